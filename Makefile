@@ -1,0 +1,26 @@
+# make run    train, with overrides in ARGS:  make run ARGS="loss=brier optimizer=adam"
+# make test   lint, types and the whole test suite
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: run test bench
+run: .venv/installed
+	@$(BIN)/python -m trainer activation=softmax loss=ce $(ARGS)
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/value_and_grad.py
+
+# The file is as old as the last installation, so nothing is installed again until the versions change.
+.venv/installed: pyproject.toml requirements.txt
+	@echo "Installing into .venv ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

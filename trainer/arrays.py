@@ -1,0 +1,47 @@
+"""The letters and shapes that every file uses, and the few array helpers that belong to no one else.
+
+=========  =========  =====================================================================================
+letter     shape      meaning
+=========  =========  =====================================================================================
+``x``      (N, D)     features
+``y``      (N, K)     target rows, non-negative: one-hot, soft, multi-hot or all-zero; ``s = y.sum(1)``
+``w``      (D+1, K)   parameters; the last row is the bias, which no penalty touches
+``z``      (N, K)     scores ``x @ w[:-1] + w[-1]``
+``a``      (N, K)     activation of the scores: the prediction
+``loss``   (N,)       per sample; weights and the mean are the objective's business
+``dl_da``  (N, K)     derivative of each sample's loss, and ``dl_dz`` likewise
+``da_dz``  (N, K, K)  ``da_dz[n, j, k]`` is d a_j / d z_k; a contraction with ``dl_da`` sums over j
+=========  =========  =====================================================================================
+
+Blocks of scores are F-ordered: a reduction over the K classes then runs along the long axis N.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+Labels = NDArray[np.integer[Any]]
+
+
+def namespace(array: Array) -> Any:
+    """The module whose functions fit the array, so that the mathematics is not tied to numpy."""
+    return array.__array_namespace__()
+
+
+def one_hot(labels: Labels, classes: int, dtype: Any) -> Array:
+    """Target rows (N,K), F-ordered, with a one in the column of each label (N,)."""
+    return (np.arange(classes)[:, None] == labels).astype(dtype).T
+
+
+def others(h: Array) -> Array:
+    """Row sums without the entry itself, ``sum_{i != j} h_i`` (N,K), by prefix and suffix sums.
+
+    ``h.sum(1) - h`` would lose the small entries beside a large one; here nothing is ever subtracted.
+    """
+    xp = namespace(h)
+    zero = xp.zeros_like(h[:, :1])
+    before = xp.concat([zero, xp.cumulative_sum(h[:, :-1], axis=1)], axis=1)
+    after = xp.flip(xp.cumulative_sum(xp.flip(h[:, 1:], axis=1), axis=1), axis=1)
+    return before + xp.concat([after, zero], axis=1)  # type: ignore[no-any-return]

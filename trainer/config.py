@@ -1,0 +1,129 @@
+"""From a configuration to checked components: names, types and ranges are all refused here, by a sentence.
+
+A YAML of a group is ``name:`` and the fields of one frozen dataclass, which is its schema. Nothing names Python code to
+run, so a configuration that came with a file can do no more than choose among the registries.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from trainer.errors import ConfigError, require
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The root of the configuration: one node a group, and the plain keys.
+
+    batch_size     samples a step; null is all of them
+    seed           data, split and shuffling all follow from it; null draws one
+    threads        null takes every core; the result does not depend on it
+    dtype          float64 or float32, of the features, the parameters and the scores
+    valid_fraction share of the samples that is held out for validation
+    standardize    whether features are brought to mean 0 and standard deviation 1 of the training rows
+    plots          whether the run draws its pictures
+    """
+
+    activation: dict[str, Any]
+    loss: dict[str, Any]
+    gradient: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    penalty: dict[str, Any]
+    data: dict[str, Any]
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    experiment: dict[str, Any] | None = None
+    epochs: int = 100
+    batch_size: int | None = 32
+    seed: int | None = 0
+    threads: int | None = None
+    dtype: str = "float64"
+    valid_fraction: float = 0.2
+    standardize: bool = True
+    plots: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 0, f"epochs must be at least 0, got {self.epochs}.")
+        size = self.batch_size
+        require(size is None or size >= 1, f"batch_size must be at least 1, or null for all samples, got {size}.")
+        require(self.seed is None or self.seed >= 0, f"seed must be at least 0, or null to draw one, got {self.seed}.")
+        count = self.threads
+        require(count is None or count >= 1, f"threads must be at least 1, or null for every core, got {count}.")
+        choose("dtype", ("float64", "float32"), self.dtype)
+        fraction = self.valid_fraction
+        require(0 <= fraction < 1, f"valid_fraction must be at least 0 and less than 1, got {fraction}.")
+
+
+def read_settings(config: DictConfig, cls: type[T]) -> T:
+    """The root schema filled with a composed configuration, its interpolations resolved."""
+    try:
+        node = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "The configuration"
+        raise ConfigError(f"{key} cannot be read: {first_line(error)}. Set it on the command line.") from None
+    return structured("", cls, node)  # type: ignore[arg-type]
+
+
+def build(group: str, registry: Mapping[str, type[T]], node: Mapping[str, Any]) -> T:
+    """The component that a group's node describes: its name looked up, its fields checked."""
+    choose(group, registry, node.get("name"))
+    return structured(group, registry[node["name"]], {key: value for key, value in node.items() if key != "name"})
+
+
+def structured(path: str, cls: type[T], node: Mapping[str, Any]) -> T:
+    """An instance of the dataclass with the node's values, which must have the fields' names and types."""
+    inside = f"{path}." if path else ""
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    for key in node:
+        if key not in known:
+            what = f"{path}={getattr(cls, 'name', '')} has" if path else "There is"
+            raise ConfigError(f"{what} no key {inside}{key}{suggest(key, known)} Its keys: {listed(known)}.")
+    for key, spec in known.items():
+        if key not in node and spec.default is MISSING and spec.default_factory is MISSING:
+            raise ConfigError(f"{inside}{key} is missing; give it as {inside}{key}=...")
+    schema = OmegaConf.structured(cls)
+    for key, value in node.items():
+        if not _fits(schema, key, value):
+            kind = known[key].type
+            wanted = kind.__name__ if isinstance(kind, type) else str(kind)
+            raise ConfigError(f"{inside}{key} must be of type {wanted}, got {value!r} of type {type(value).__name__}.")
+    return cls(**{key: float(value) if known[key].type is float else value for key, value in node.items()})
+
+
+def _fits(schema: DictConfig, key: str, value: Any) -> bool:
+    """Whether a value has the type of the schema's field: OmegaConf's rule, less its readings of '0.1' and of true."""
+    try:
+        read = OmegaConf.merge(schema, {key: value})[key]
+    except OmegaConfBaseException:
+        return False
+    return isinstance(value, dict | list) or type(read) is type(value) or (type(read) is float and type(value) is int)
+
+
+def choose(group: str, choices: Collection[str], name: Any) -> str:
+    """The name, if it is one of the choices."""
+    if name in choices:
+        return str(name)
+    raise ConfigError(f"{group}={name} is not known{suggest(str(name), choices)} Choices: {listed(choices)}.")
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """', did you mean ...?' where one of the choices is close, else a full stop."""
+    close = get_close_matches(name, list(choices), n=1)
+    return f"; did you mean {close[0]}?" if close else "."
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in alphabetical order, for a sentence."""
+    return ", ".join(sorted(names))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, without its full stop."""
+    return str(error).strip().split("\n")[0].rstrip(".")
+

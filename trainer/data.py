@@ -1,0 +1,140 @@
+"""Data in memory: rows and their targets, the split by seed, and the standardisation fitted on training rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from trainer.arrays import Array, Labels, one_hot
+from trainer.errors import ConfigError, DataError
+
+
+class Source(Protocol):
+    """Where data come from: a frozen dataclass whose fields are the YAML's; the seed makes it repeatable."""
+
+    def __call__(self, seed: int) -> "Data": ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """N samples of D features in K classes.
+
+    x         (N,D) features
+    y         (N,) labels 0..K-1, or (N,K) target rows (non-negative)
+    classes   K names in the order of the columns
+    features  D names
+    target    the name of the target in its file, None for generated data
+    weight    (N,) non-negative sample weights; None means one each
+    """
+
+    x: Array
+    y: Array | Labels
+    classes: tuple[int | str, ...]
+    features: tuple[str, ...]
+    target: str | None = None
+    weight: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def labels(self) -> Labels:
+        """One class a sample (N,): the label itself, or the largest target of its row."""
+        return self.y if self.y.ndim == 1 else self.y.argmax(axis=1)  # type: ignore[return-value]
+
+    def rows(self, index: Any) -> "Data":
+        """The samples that a slice (a view) or an array of row numbers (a copy) selects."""
+        weight = None if self.weight is None else self.weight[index]
+        return replace(self, x=self.x[index], y=self.y[index], weight=weight)
+
+    def targets(self, dtype: Any) -> Array:
+        """Target rows (N,K), F-ordered; labels become one-hot rows here and not before."""
+        if self.y.ndim == 1:
+            return one_hot(self.y, len(self.classes), dtype)
+        return np.asfortranarray(self.y, dtype=dtype)
+
+
+class Standardizer(NamedTuple):
+    """``(x - mean) / scale``; mean and scale (D,) are those of the training rows."""
+
+    mean: Array
+    scale: Array
+
+    @classmethod
+    def fit(cls, x: Array) -> "Standardizer":
+        """Mean and standard deviation of each column; a constant column keeps the scale one."""
+        with np.errstate(all="ignore"):  # a column of only zeros divides 0/0 and is caught below
+            unit = np.abs(x).max(axis=0)
+            mean = np.mean(x / unit, axis=0) * unit  # in units of the largest value squares cannot overflow
+            scale = np.std(x / unit, axis=0) * unit
+        constant = ~(scale > 1e-14 * unit)  # what rounding makes of equal values is not a spread
+        return cls(np.where(unit > 0, mean, 0.0), np.where(constant, 1.0, scale))
+
+    @classmethod
+    def none(cls, features: int) -> "Standardizer":
+        """The one that changes nothing, for data that are to be taken as they are."""
+        return cls(np.zeros(features), np.ones(features))
+
+    def __call__(self, x: Array) -> Array:
+        """Standardised features (N,D), a new array."""
+        return (x - self.mean) / self.scale
+
+
+class Prepared(NamedTuple):
+    """What a run trains and validates on, and the standardisation that a model needs to repeat it."""
+
+    train: Data
+    valid: Data | None
+    standardizer: Standardizer
+
+
+def prepare(data: Data, *, valid_fraction: float, standardize: bool, seed: int, dtype: Any) -> Prepared:
+    """Splits by seed with the classes' shares kept, standardises by the training rows, converts to dtype."""
+    train, valid = split(data, valid_fraction, seed)
+    standardizer = Standardizer.fit(train.x) if standardize else Standardizer.none(train.x.shape[1])
+
+    def ready(part: Data) -> Data:
+        return replace(part, x=np.ascontiguousarray(standardizer(part.x), dtype=dtype))
+
+    return Prepared(ready(train), None if valid is None else ready(valid), standardizer)
+
+
+def split(data: Data, valid_fraction: float, seed: int) -> tuple[Data, Data | None]:
+    """Training and validation rows: shuffled by the seed, every class in both by its share."""
+    if valid_fraction == 0:
+        return data, None
+    from sklearn.model_selection import train_test_split  # slow to import, so only where it is used
+
+    counts = np.bincount(data.labels, minlength=len(data.classes))
+    rare = [str(name) for name, count in zip(data.classes, counts, strict=True) if count == 1]
+    if rare:
+        raise DataError(
+            f"Class {', '.join(rare[:5])} has one sample only, so a stratified split cannot put it on both sides. "
+            "Remove it, or train without validation by valid_fraction=0."
+        )
+    try:
+        train, valid = train_test_split(
+            np.arange(len(data)), test_size=valid_fraction, stratify=data.labels, random_state=random_state(seed)
+        )
+    except ValueError as error:  # too few rows for every class on both sides: scikit-learn says which
+        raise ConfigError(
+            f"valid_fraction={valid_fraction} cannot split {len(data)} samples of {np.sum(counts > 0)} classes: "
+            f"{str(error).rstrip('.')}. Change valid_fraction, or set it to 0."
+        ) from None
+    return data.rows(np.sort(train)), data.rows(np.sort(valid))
+
+
+def random_state(seed: int) -> np.random.RandomState:
+    """scikit-learn's kind of generator from any non-negative integer, also one of more than 32 bits."""
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+
+
+def batches(data: Data, size: int | None, seed: int, epoch: int) -> Iterator[Data]:
+    """Mini-batches of one epoch, reshuffled; a pure function of (seed, epoch), so that a resumed run repeats it."""
+    if size is None or size >= len(data):
+        yield data
+        return
+    order = np.random.default_rng([seed, epoch]).permutation(len(data))
+    for start in range(0, len(data), size):
+        yield data.rows(order[start : start + size])

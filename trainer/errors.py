@@ -1,0 +1,30 @@
+"""Every error that a user can cause: a sentence that names the value, the reason and the way out.
+
+The class carries the exit code, so the command line needs no table of its own.
+"""
+
+
+class TrainerError(Exception):
+    """A failure that its message explains in full; the command line prints it without a traceback."""
+
+    exit_code = 2
+
+
+class ConfigError(TrainerError, ValueError):
+    """A name, a type, a range or a combination in the configuration that cannot be run."""
+
+
+class DataError(TrainerError, ValueError):
+    """A file was read, but what it holds cannot be trained on."""
+
+
+class FileError(TrainerError, OSError):
+    """A file or a folder that cannot be read or written."""
+
+    exit_code = 3
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Refuses a value of the configuration by a sentence; for the range checks of the components."""
+    if not condition:
+        raise ConfigError(sentence)

@@ -1,0 +1,93 @@
+"""The training loop, a generator: ``for report in fit(...)`` gives one report an epoch and may be left at any."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.data import Data, batches
+from trainer.errors import TrainerError
+from trainer.metrics import METRICS, Metric
+from trainer.objective import Objective, blas_on_one_thread
+from trainer.optimizers import Optimizer, Schedule
+from trainer.optimizers.schedules import Constant
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """All that a training needs to go on: epochs done, parameters w (D+1,K), the optimiser's state."""
+
+    epoch: int
+    w: Array
+    optimizer: Any
+
+    @classmethod
+    def start(cls, optimizer: Optimizer, data: Data) -> "TrainState":
+        """Zero parameters: for a convex objective as good as any, and the same for every seed."""
+        w = np.zeros((data.x.shape[1] + 1, len(data.classes)), dtype=data.x.dtype)
+        return cls(0, w, optimizer.init(w))
+
+
+@dataclass(frozen=True)
+class Report:
+    """The state after an epoch and what was measured there, by name."""
+
+    state: TrainState
+    metrics: Mapping[str, float]
+
+
+class Diverged(TrainerError):
+    """The objective or the parameters are no longer finite."""
+
+    exit_code = 1
+
+
+def columns(metrics: Mapping[str, Metric]) -> list[str]:
+    """The names in a report, in the order of metrics.csv; those with val_ are missing without validation data."""
+    return ["epoch", *(side + name for name in ("loss", *metrics) for side in ("", "val_")), "lr", "grad_norm"]
+
+
+def fit(
+    objective: Objective,
+    optimizer: Optimizer,
+    train: Data,
+    valid: Data | None,
+    state: TrainState,
+    *,
+    epochs: int,
+    batch_size: int | None = None,
+    seed: int = 0,
+    schedule: Schedule = Constant(),  # noqa: B008 - frozen and without state
+    metrics: Mapping[str, Metric] = METRICS,
+) -> Iterator[Report]:
+    """Trains from state up to so many epochs in all and yields a report after each.
+
+    loss is the mean loss on the training data without the penalty, at the parameters that the epoch ends with;
+    grad_norm is the norm of dE_dw there, lr the learning rate of the last step.  Raises Diverged within one step.
+    """
+    whole = objective.on(train)
+    checked = None if valid is None else objective.on(valid)
+    steps = 1 if batch_size is None else -(-len(train) // batch_size)
+    for epoch in range(state.epoch, epochs):
+        with blas_on_one_thread():
+            w, memory = state.w, state.optimizer
+            for number, batch in enumerate(batches(train, batch_size, seed, epoch)):
+                problem = whole if batch is train else objective.on(batch)
+                lr = optimizer.lr * schedule(epoch + (number + 0.5) / steps, epochs)
+                w, memory, value = replace(optimizer, lr=lr).step(problem, w, memory)  # type: ignore[type-var]
+                if not (np.isfinite(value) and np.isfinite(w).all()):
+                    raise Diverged(
+                        f"Diverged in epoch {epoch + 1}, step {number + 1} of {steps}: the objective is {value} and "
+                        f"the largest parameter {np.abs(w).max()}. Lower optimizer.lr={optimizer.lr}."
+                    )
+            state = TrainState(epoch + 1, w, memory)
+            measured = whole.evaluate(w, metrics)
+            row = {"epoch": epoch + 1, "loss": measured.loss, **measured.metrics}
+            if checked is not None:
+                held_out = checked.evaluate(w, metrics)
+                row |= {"val_loss": held_out.loss, **{f"val_{k}": v for k, v in held_out.metrics.items()}}
+            grad = whole.value_and_grad(w)[1]
+            row |= {"lr": lr, "grad_norm": float(np.linalg.norm(grad))}
+        yield Report(state, row)

@@ -1,0 +1,218 @@
+"""Gradient strategies: seven ways to the same dl_dz (N,K), the seam between an activation and a loss.
+
+Each is a plain function (activation, loss, z, y) -> LossGrad. Value and gradient come together because the stable
+value shares the gradient's log-sum-exp. Switching the strategy never changes the objective, only cost and rounding.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from trainer.activations import (
+    Activation,
+    Identity,
+    LogActivation,
+    LogSoftmax,
+    Sigmoid,
+    Softmax,
+    softmax_and_complement,
+)
+from trainer.arrays import Array, namespace, others
+from trainer.losses import (
+    BinaryCrossEntropy,
+    Brier,
+    CrossEntropy,
+    LogLoss,
+    Loss,
+    NegativeLogLikelihood,
+    SquaredError,
+    residual,
+)
+
+
+class LossGrad(NamedTuple):
+    """loss (N,) and dl_dz (N,K), both per sample."""
+
+    loss: Array
+    dl_dz: Array
+
+
+GradientStrategy = Callable[[Activation, Loss, Array, Array], LossGrad]
+
+
+def loop(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """One sample and one Jacobian at a time: the readable reference.  O(K^2) a row, in Python."""
+    xp = namespace(z)
+    values, rows = [], []
+    for n in range(z.shape[0]):
+        z_n, y_n = z[n : n + 1], y[n : n + 1]  # (1,K)
+        a_n = activation(z_n)  # (1,K)
+        da_dz = activation.jacobian(z_n, a_n)[0]  # (K,K)
+        dl_da = loss.grad(a_n, y_n)[0]  # (K,)
+        values.append(loss.value(a_n, y_n))
+        rows.append(da_dz.T @ dl_da)  # sum over j of dl_da[j] da_dz[j, k]
+    return LossGrad(xp.concat(values), xp.stack(rows))
+
+
+def jacobian(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """The generic contraction of dl_da (N,K) with the whole tensor da_dz (N,K,K).  O(N K^2) time and memory."""
+    a = activation(z)
+    da_dz = activation.jacobian(z, a)
+    dl_dz = namespace(z).einsum("nj,njk->nk", loss.grad(a, y), da_dz)
+    return LossGrad(loss.value(a, y), dl_dz)
+
+
+def vjp(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """The same product from the Jacobian's structure, without the tensor.  O(N K)."""
+    a = activation(z)
+    return LossGrad(loss.value(a, y), activation.vjp(z, a, loss.grad(a, y)))
+
+
+def log(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """The chain rule through log a instead of a: separable, and exact where a underflows.  O(N K)."""
+    in_log, of_log = cast(LogActivation, activation), cast(LogLoss, loss)  # pairs.check_pair has seen to it
+    log_a = in_log.log(z)
+    return LossGrad(of_log.value_log(log_a, y), in_log.log_vjp(z, log_a, of_log.grad_log(log_a, y)))
+
+
+def numeric(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """Central differences, in float64: the oracle.  O(N K^2), errors near 1e-10 where the loss is smooth."""
+    xp = namespace(z)
+    z64, y64 = xp.astype(z, xp.float64), xp.astype(y, xp.float64)
+    columns = []
+    for k in range(z.shape[1]):
+        step = np.cbrt(np.finfo(np.float64).eps) * xp.where(xp.abs(z64[:, k]) > 1, xp.abs(z64[:, k]), 1.0)  # (N,)
+        shift = step[:, None] * (xp.arange(z.shape[1]) == k)
+        up, down = (loss.value(activation(z64 + sign * shift), y64) for sign in (1, -1))
+        columns.append((up - down) / (2 * step))
+    dl_dz = xp.astype(xp.stack(columns, axis=1), z.dtype)
+    return LossGrad(loss.value(activation(z), y), dl_dz)
+
+
+def fused(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """One formula for the pair, from the table FUSED.  O(N K), the fastest."""
+    return FUSED[type(activation), type(loss)](activation, loss, z, y)
+
+
+def auto(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """The fastest exact strategy that the pair has: fused, else log, else vjp."""
+    return GRADIENTS[fastest(activation, loss)](activation, loss, z, y)
+
+
+def has_strategy(name: str, activation: Activation, loss: Loss) -> bool:
+    """Whether the pair has what the strategy needs: a formula for fused, logarithms on both sides for log."""
+    if name == "fused":
+        return (type(activation), type(loss)) in FUSED
+    if name == "log":
+        return isinstance(activation, LogActivation) and isinstance(loss, LogLoss)
+    return True
+
+
+def numbers_per_row(gradient: GradientStrategy, classes: int) -> int:
+    """The width of the widest temporary, K or K^2: what a block has to hold for each of its rows."""
+    return classes**2 if gradient is jacobian else classes
+
+
+def fastest(activation: Activation, loss: Loss) -> str:
+    """The name of the strategy that auto takes for the pair."""
+    return next(name for name in ("fused", "log", "vjp") if has_strategy(name, activation, loss))
+
+
+def _softmax_ce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = (s a - y) / T and loss = s log sum exp z/T - <y, z/T>, without their cancellations.
+
+    With q = y/s, e = exp(z/T - max), S = sum e split by the target into t = <q, e> and o = <1-q, e>:
+    dl_dz = s (e - q t - q o) / (S T), and loss = -<y, z/T - max> + s log1p(o + (t - 1)). On one-hot rows e - q t is
+    exactly zero at the target, whose derivative is then minus the sum of the other probabilities.
+    """
+    xp = namespace(z)
+    scores = z if activation.temperature == 1 else z / activation.temperature
+    d = scores - xp.max(scores, axis=1, keepdims=True)  # (N,K), <= 0
+    e = xp.exp(d)
+    s = xp.sum(y, axis=1, keepdims=True)  # (N,1)
+    q = y / xp.where(s > 0, s, 1.0)  # an all-zero row has no target and no gradient
+    e_target = q * e
+    t = xp.sum(e_target, axis=1, keepdims=True)
+    o = xp.sum(e - e_target, axis=1, keepdims=True)
+    value = s * xp.log1p(o + (t - 1)) - xp.sum(xp.where(y > 0, y * d, 0.0), axis=1, keepdims=True)
+    scale = s / (o + t)
+    return LossGrad(value[:, 0], (e - q * t - q * o) * (scale / activation.temperature))
+
+
+def _softmax_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """r = a - y: dl_dz = f a (r - <a, r>) / T and loss = f/2 <r, r>, with f = 2 for brier and 1 for squared_error.
+
+    Written as a_k (r_k (1 - a_k) - sum_{j != k} a_j r_j), so that a confident right answer keeps its small numbers.
+    """
+    a, rest = softmax_and_complement(z / activation.temperature)
+    r = residual(a, rest, y)
+    value, factor = _squares(loss, r)
+    return LossGrad(value, a * (r * rest - others(a * r)) * (factor / activation.temperature))
+
+
+def _softmax_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """r = (a - y) / (1 - a): dl_dz = (r - a sum r) / T."""
+    xp = namespace(z)
+    a, rest = softmax_and_complement(z / activation.temperature)
+    log_a = activation.log(z)
+    no = xp.where(y < 1, (1 - y) * a / rest, 0.0)
+    r = no - y
+    value = -xp.sum(xp.where(y > 0, y * log_a, 0.0) + xp.where(y < 1, (1 - y) * xp.log(rest), 0.0), axis=1)
+    return LossGrad(value, (r * rest - a * others(r)) / activation.temperature)
+
+
+def _sigmoid_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = a - y, loss = sum_k max(z, 0) - y z + log1p(exp(-|z|)); no factor s: the K questions are independent."""
+    xp = namespace(z)
+    size = xp.abs(z)
+    value = xp.sum(size * xp.where(z > 0, 1 - y, y) + xp.log1p(xp.exp(-size)), axis=1)
+    return LossGrad(value, residual(activation(z), activation(-z), y))
+
+
+def _sigmoid_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = f (a - y) a (1 - a), with f = 2 for brier and 1 for squared_error."""
+    a, rest = activation(z), activation(-z)
+    r = residual(a, rest, y)
+    value, factor = _squares(loss, r)
+    return LossGrad(value, factor * r * a * rest)
+
+
+def _log_softmax_nll(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """The same function of z as softmax with ce: dl_dz = s softmax(z) - y."""
+    return _softmax_ce(Softmax(), loss, z, y)
+
+
+def _identity_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = z - y."""
+    r = z - y
+    return LossGrad(_squares(loss, r)[0], r)
+
+
+def _squares(loss: Loss, r: Array) -> tuple[Array, int]:
+    """The loss (N,) of residuals r (N,K) and the factor f of its derivative f r."""
+    factor = 2 if isinstance(loss, Brier) else 1
+    return namespace(r).sum(r * r, axis=1) * (factor / 2), factor
+
+
+FUSED: dict[tuple[type[Activation], type[Loss]], GradientStrategy] = {
+    (Softmax, CrossEntropy): _softmax_ce,
+    (Softmax, BinaryCrossEntropy): _softmax_bce,
+    (Softmax, Brier): _softmax_squares,
+    (Softmax, SquaredError): _softmax_squares,
+    (LogSoftmax, NegativeLogLikelihood): _log_softmax_nll,
+    (Sigmoid, BinaryCrossEntropy): _sigmoid_bce,
+    (Sigmoid, Brier): _sigmoid_squares,
+    (Sigmoid, SquaredError): _sigmoid_squares,
+    (Identity, SquaredError): _identity_squares,
+}
+
+GRADIENTS: dict[str, GradientStrategy] = {
+    "auto": auto,
+    "fused": fused,
+    "log": log,
+    "vjp": vjp,
+    "jacobian": jacobian,
+    "loop": loop,
+    "numeric": numeric,
+}

@@ -1,0 +1,108 @@
+"""First-order optimisers: sgd, adam and adamw.  Each asks the problem once a step."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.errors import require
+from trainer.optimizers.protocols import Problem, Step
+
+
+def _check(lr: float, **fractions: float) -> None:
+    require(0 < lr < math.inf, f"optimizer.lr must be finite and greater than 0, got {lr}.")
+    for name, value in fractions.items():
+        require(0 <= value < 1, f"optimizer.{name} must be at least 0 and less than 1, got {value}.")
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """v <- momentum v + g;  w <- w - lr v, or w - lr (g + momentum v) with nesterov  (Sutskever et al. 2013)."""
+
+    name: ClassVar[str] = "sgd"
+    lr: float = 0.5
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.lr, momentum=self.momentum)
+        ok = self.momentum > 0 or not self.nesterov
+        require(ok, "optimizer.nesterov=true needs optimizer.momentum greater than 0; set one of the two.")
+
+    def init(self, w: Array) -> Array:
+        return np.zeros_like(w)
+
+    def step(self, problem: Problem, w: Array, state: Array) -> Step:
+        value, g = problem.value_and_grad(w)
+        v = self.momentum * state + g
+        return Step(w - self.lr * (g + self.momentum * v if self.nesterov else v), v, value)
+
+
+class Moments(NamedTuple):
+    """Adam's state: running means of the gradient and of its square (D+1,K), and the number of steps."""
+
+    mean: Array
+    square: Array
+    steps: int
+
+
+def _adam(
+    optimizer: "Adam | AdamW", problem: Problem, w: Array, state: Moments
+) -> tuple[float, Array, Moments]:
+    """E, the bias-corrected direction mean / (sqrt(square) + eps) (D+1,K), and the new state."""
+    value, g = problem.value_and_grad(w)
+    steps = state.steps + 1
+    mean = optimizer.beta1 * state.mean + (1 - optimizer.beta1) * g
+    square = optimizer.beta2 * state.square + (1 - optimizer.beta2) * g * g
+    root = np.sqrt(square / (1 - optimizer.beta2**steps))
+    return value, mean / (1 - optimizer.beta1**steps) / (root + optimizer.eps), Moments(mean, square, steps)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """w <- w - lr * mean / (sqrt(square) + eps), both bias-corrected  (Kingma & Ba 2015, alg. 1)."""
+
+    name: ClassVar[str] = "adam"
+    lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _check(self.lr, beta1=self.beta1, beta2=self.beta2)
+        require(0 < self.eps < math.inf, f"optimizer.eps must be finite and greater than 0, got {self.eps}.")
+
+    def init(self, w: Array) -> Moments:
+        return Moments(np.zeros_like(w), np.zeros_like(w), 0)
+
+    def step(self, problem: Problem, w: Array, state: Moments) -> Step:
+        value, direction, state = _adam(self, problem, w, state)
+        return Step(w - self.lr * direction, state, value)
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """adam with w[:-1] <- (1 - lr weight_decay) w[:-1] beside its step  (Loshchilov & Hutter 2019, alg. 2)."""
+
+    name: ClassVar[str] = "adamw"
+    lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check(self.lr, beta1=self.beta1, beta2=self.beta2)
+        require(0 < self.eps < math.inf, f"optimizer.eps must be finite and greater than 0, got {self.eps}.")
+        ok = 0 <= self.weight_decay < math.inf
+        require(ok, f"optimizer.weight_decay must be finite and at least 0, got {self.weight_decay}.")
+
+    def init(self, w: Array) -> Moments:
+        return Moments(np.zeros_like(w), np.zeros_like(w), 0)
+
+    def step(self, problem: Problem, w: Array, state: Moments) -> Step:
+        value, direction, state = _adam(self, problem, w, state)
+        decay = np.concatenate([w[:-1], np.zeros_like(w[-1:])])  # the bias has no share in it
+        return Step(w - self.lr * (direction + self.weight_decay * decay), state, value)

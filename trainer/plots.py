@@ -1,0 +1,73 @@
+"""The pictures of a run.  Drawn on figures of their own, so that nothing depends on a display or on global state."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from trainer.data import Data
+from trainer.model import Model
+from trainer.outputs import write_whole
+
+# Okabe & Ito's colours, which colour-blind people can tell apart; more classes than colours start again.
+COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
+
+
+def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str) -> Path:
+    """Loss and accuracy on the training and the validation data, epoch by epoch."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2)
+    for axes, name in ((left, "loss"), (right, "accuracy")):
+        for key, label, color in ((name, "training", COLORS[0]), (f"val_{name}", "validation", COLORS[5])):
+            values = np.array([row.get(key, np.nan) for row in rows])
+            if np.isfinite(values).any():
+                epochs = [row["epoch"] for row in rows]
+                axes.plot(epochs, values, color=color, label=label, marker="o" if len(rows) == 1 else None)
+                axes.annotate(f" {values[-1]:.3g}", (epochs[-1], values[-1]), color=color, va="center")
+        axes.set(xlabel="epoch", ylabel=f"mean {name}" if name == "loss" else name)
+        axes.legend(frameon=False)
+        _tidy(axes)
+    values = [row["loss"] for row in rows]
+    if min(values) > 0 and max(values) > 30 * min(values):
+        left.set_yscale("log")
+    return _save(figure, path)
+
+
+def boundary(path: Path, model: Model, data: Data, title: str) -> Path:
+    """Decision regions of a model on two features, with all samples; those on the wrong side are ringed."""
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axes = figure.subplots()
+    low, high = data.x.min(axis=0), data.x.max(axis=0)
+    margin = 0.08 * np.where(high > low, high - low, 1.0)
+    ticks = [np.linspace(start, stop, 300) for start, stop in zip(low - margin, high + margin, strict=True)]
+    first, second = np.meshgrid(*ticks)
+    regions = model.predict(np.column_stack([first.ravel(), second.ravel()])).argmax(axis=1).reshape(first.shape)
+    classes = len(model.classes)
+    colors = [COLORS[k % len(COLORS)] for k in range(classes)]
+    axes.pcolormesh(
+        first, second, regions, cmap=ListedColormap(colors), vmin=-0.5, vmax=classes - 0.5, alpha=0.2, rasterized=True
+    )
+    wrong = model.predict(data.x).argmax(axis=1) != data.labels
+    for k, name in enumerate(model.classes):
+        axes.scatter(*data.x[data.labels == k].T, s=14, color=colors[k], label=f"{name}", linewidths=0)
+    axes.scatter(
+        *data.x[wrong].T, s=50, facecolors="none", edgecolors="black", linewidths=1, label=f"misclassified ({wrong.sum()})"
+    )
+    axes.set(xlabel=data.features[0], ylabel=data.features[1], title=title)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    _tidy(axes)
+    return _save(figure, path)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    FigureCanvasAgg(figure)
+    return write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))

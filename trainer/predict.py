@@ -1,0 +1,83 @@
+"""``python -m trainer.predict model=... data=file data.path=...``: predictions and probabilities as a CSV file."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from trainer.arrays import Array
+from trainer.config import build, read_settings
+from trainer.data import Data
+from trainer.errors import DataError
+from trainer.files import read_features
+from trainer.model import Model
+from trainer.outputs import write_whole
+from trainer.run import available_cores, shorter
+from trainer.sources import SOURCES, File
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """The root of conf/predict.yaml."""
+
+    model: str
+    data: dict[str, Any]
+    output: str | None = None
+    threads: int | None = None
+
+
+def predict(config: DictConfig) -> None:
+    """Reads the model and the features, writes one line a row: the class, then a number for each class."""
+    settings = read_settings(config, PredictSettings)
+    source = build("data", SOURCES, settings.data)
+    path = Path(settings.model)
+    model = Model.load(path)
+    if isinstance(source, File):
+        x, targets = read_features(source.path, model.features, source.target or model.target)
+        name = Path(source.path).stem
+    else:
+        data = source(0)
+        x, targets, name = _checked(data, model), [str(data.classes[label]) for label in data.labels], settings.data["name"]
+    a = model.predict(x, settings.threads or available_cores())
+    output = Path(settings.output) if settings.output else path.with_name(f"{name}-predictions.csv")
+    write_whole(output, lambda file: file.write(table(model, a).encode()))
+    print(f"{len(x)} predictions in {shorter(output.absolute())}")
+    if targets is not None and len(targets):
+        predicted = [str(model.classes[k]) for k in a.argmax(axis=1)]
+        share = np.mean([one == other for one, other in zip(predicted, targets, strict=True)])
+        print(f"accuracy {share:.4g} against the target column of the data")
+
+
+def table(model: Model, a: Array) -> str:
+    """The CSV text: a header, then for each row of a (N,K) its class and its K numbers."""
+    kind = "probability" if model.activation.range in ("simplex", "unit") else model.activation.name
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["prediction", *(f"{kind}_{name}" for name in model.classes)])
+    for values, best in zip(a.tolist(), a.argmax(axis=1), strict=True):
+        rows.writerow([model.classes[best], *values])
+    return text.getvalue()
+
+
+def _checked(data: Data, model: Model) -> Array:
+    if data.features != model.features:
+        raise DataError(
+            f"The model has {len(model.features)} features and the data have {len(data.features)}, or other names; "
+            "take the data that it was trained on."
+        )
+    return data.x
+
+
+def main() -> None:
+    """The command ``python -m trainer.predict``."""
+    from trainer.__main__ import command
+
+    command(predict, "predict")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""One experiment from settings to files: data, objective, fit, callbacks, results.  It knows nothing of Hydra.
+
+Everything that can be refused is refused before the first file is written.
+"""
+
+import logging
+import math
+import os
+import secrets
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from trainer import __version__
+from trainer.activations import ACTIVATIONS
+from trainer.callbacks import CALLBACKS, Callback, CallbackConfig
+from trainer.config import Settings, build, choose
+from trainer.data import Data, Prepared, Source, prepare
+from trainer.errors import ConfigError
+from trainer.fit import Diverged, TrainState, columns, fit
+from trainer.gradients import GRADIENTS
+from trainer.losses import LOSSES
+from trainer.metrics import METRICS
+from trainer.model import Model
+from trainer.objective import Objective
+from trainer.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
+from trainer.outputs import Table, git_commit, versions, write_json
+from trainer.pairs import check_pair
+from trainer.penalties import PENALTIES
+from trainer.sources import SOURCES
+
+log = logging.getLogger("trainer")
+
+
+class Parts(NamedTuple):
+    """The components that the settings name, checked alone and together."""
+
+    objective: Objective
+    strategy: str  # the gradient strategy that runs; auto is resolved
+    optimizer: Optimizer
+    schedule: Schedule
+    source: Source
+    callbacks: list[CallbackConfig]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended, where its files are, and the last row of its table."""
+
+    status: str  # finished, stopped (by a callback), diverged or interrupted
+    folder: Path
+    metrics: Mapping[str, float]
+
+
+def assemble(settings: Settings) -> Parts:
+    """Builds every component; ConfigError for whatever does not exist or does not fit together."""
+    activation = build("activation", ACTIVATIONS, settings.activation)
+    loss = build("loss", LOSSES, settings.loss)
+    chosen = choose("gradient", GRADIENTS, settings.gradient.get("name"))
+    if extra := [key for key in settings.gradient if key != "name"]:
+        raise ConfigError(f"gradient={chosen} has no key gradient.{extra[0]}; strategies have no settings.")
+    strategy = check_pair(activation, loss, chosen)
+    penalty = build("penalty", PENALTIES, settings.penalty)
+    callbacks = [
+        build(f"callbacks.{name}", {name: CALLBACKS[choose("callbacks", CALLBACKS, name)]}, {"name": name, **(node or {})})
+        for name, node in settings.callbacks.items()
+    ]
+    return Parts(
+        Objective(activation, loss, GRADIENTS[strategy], penalty, settings.threads or available_cores()),
+        strategy,
+        build("optimizer", OPTIMIZERS, settings.optimizer),
+        build("schedule", SCHEDULES, settings.schedule),
+        build("data", SOURCES, settings.data),
+        callbacks,
+    )
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = None) -> Result | None:
+    """Trains as the settings say and leaves metrics.csv, model.npz, run.json and the pictures in the folder.
+
+    recorded is the configuration as run.json is to keep it, by default the settings.  With settings.experiment the
+    experiment takes the place of the training and there is no result.  Raises Diverged, after writing, if it did.
+    """
+    if settings.seed is None:
+        settings = replace(settings, seed=secrets.randbits(32))
+    parts = assemble(settings)
+    if settings.experiment is not None:
+        from trainer.experiments import EXPERIMENTS
+
+        build("experiment", EXPERIMENTS, settings.experiment)(parts.objective, settings.seed, log.info)
+        return None
+    names = [name for name in columns(METRICS) if settings.valid_fraction > 0 or not name.startswith("val_")]
+    callbacks = [callback.start(names) for callback in parts.callbacks]
+    seed, fraction = settings.seed, settings.valid_fraction
+    raw = parts.source(seed)
+    data = prepare(raw, valid_fraction=fraction, standardize=settings.standardize, seed=seed, dtype=settings.dtype)
+    if settings.batch_size is not None and settings.batch_size > len(data.train):
+        warnings.warn(
+            f"batch_size={settings.batch_size} is more than the {len(data.train)} training samples; all are used.",
+            stacklevel=1,
+        )
+    log.info(headline(parts, settings))
+    folder.mkdir(parents=True, exist_ok=True)
+    return _Run(settings, parts, raw, data, folder, recorded).go(callbacks)
+
+
+def headline(parts: Parts, settings: Settings) -> str:
+    """The pair, the strategy and the optimiser in one line."""
+    objective = parts.objective
+    chosen = settings.gradient["name"]
+    strategy = parts.strategy if chosen == parts.strategy else f"{parts.strategy} (chosen by {chosen})"
+    return f"{objective.activation!r} with {objective.loss!r}, gradient {strategy}, {parts.optimizer!r}"
+
+
+@dataclass
+class _Run:
+    """What the steps of one run share."""
+
+    settings: Settings
+    parts: Parts
+    raw: Data
+    data: Prepared
+    folder: Path
+    recorded: Mapping[str, Any] | None
+
+    def go(self, callbacks: Sequence[Callback]) -> Result:
+        settings, parts, (train, valid, _) = self.settings, self.parts, self.data
+        state = TrainState.start(parts.optimizer, train)
+        rows: list[dict[str, float]] = []
+        status, failure = "finished", None
+        began = time.perf_counter()
+        reports = fit(
+            parts.objective,
+            parts.optimizer,
+            train,
+            valid,
+            state,
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            seed=settings.seed or 0,
+            schedule=parts.schedule,
+        )
+        with Table(self.folder / "metrics.csv", [*columns(METRICS), "seconds"]) as table:
+            try:
+                # disable=None: no bar where there is no terminal
+                for report in tqdm(reports, total=settings.epochs, unit="epoch", leave=False, disable=None):
+                    state = report.state
+                    rows.append({**report.metrics, "seconds": round(time.perf_counter() - began, 6)})
+                    table.add(rows[-1])
+                    if any([callback(report) for callback in callbacks]):
+                        status = "stopped"
+                        break
+            except (Diverged, KeyboardInterrupt) as error:
+                status = "diverged" if isinstance(error, Diverged) else "interrupted"
+                failure = error
+        seconds = time.perf_counter() - began
+        result = Result(status, self.folder, rows[-1] if rows else {})
+        self.write(result, state, seconds, str(failure or ""))
+        files = self.draw(rows, state) if settings.plots and rows and status != "interrupted" else []
+        for line in summary(result, seconds, [self.folder / "model.npz", *files]):
+            log.info(line)
+        if failure is not None:
+            raise failure
+        return result
+
+    def model(self, state: TrainState) -> Model:
+        train, valid, standardizer = self.data
+        chosen = {"seed": self.settings.seed, "valid_fraction": self.settings.valid_fraction, "stratified": True}
+        rows = {"train_rows": len(train), "valid_rows": 0 if valid is None else len(valid)}
+        names = (self.raw.classes, self.raw.features, self.raw.target)
+        return Model(state.w, standardizer, self.parts.objective.activation, *names, split=chosen | rows)
+
+    def write(self, result: Result, state: TrainState, seconds: float, reason: str) -> None:
+        model = self.model(state)
+        model.save(self.folder / "model.npz")
+        content = {
+            "status": result.status,
+            "reason": reason,
+            "metrics": result.metrics,
+            "epochs": state.epoch,
+            "strategy": self.parts.strategy,
+            "seed": self.settings.seed,
+            "threads": self.parts.objective.threads,
+            "split": model.split,
+            "standardization": {"mean": model.standardizer.mean.tolist(), "scale": model.standardizer.scale.tolist()},
+            "seconds": round(seconds, 6),
+            "versions": {"trainer": __version__, **versions()},
+            "git_commit": git_commit(),
+            "config": self.recorded if self.recorded is not None else asdict(self.settings),
+        }
+        write_json(self.folder / "run.json", content)
+
+    def draw(self, rows: Sequence[Mapping[str, float]], state: TrainState) -> list[Path]:
+        from trainer import plots  # matplotlib is slow to import
+
+        objective = self.parts.objective
+        title = f"{title_of(objective.activation)} + {title_of(objective.loss)}, gradient {self.parts.strategy}"
+        files = [plots.curves(self.folder / "curves.png", rows, title)]
+        if len(self.raw.features) == 2:
+            files.append(plots.boundary(self.folder / "boundary.png", self.model(state), self.raw, title))
+        return files
+
+
+def title_of(component: Any) -> str:
+    """A component as a person writes it: its name, and its settings where they are not the defaults."""
+    changed = [
+        f"{f.name}={getattr(component, f.name)}" for f in fields(component) if getattr(component, f.name) != f.default
+    ]
+    return str(component.name) + (f"({', '.join(changed)})" if changed else "")
+
+
+def summary(result: Result, seconds: float, files: Sequence[Path]) -> list[str]:
+    """What the terminal shows at the end: status, last metrics, and where the files are."""
+    shown = [name for name in ("loss", "val_loss", "accuracy", "val_accuracy") if name in result.metrics]
+    numbers = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in shown)
+    epochs = int(result.metrics.get("epoch", 0))
+    lines = [f"{result.status} after {epochs} epochs in {seconds:.2f} s  {numbers}".rstrip()]
+    return lines + [f"  {file.stem:<9} {shorter(file)}" for file in files]
+
+
+def shorter(path: Path) -> Path:
+    """A path relative to the working folder where it lies inside."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def is_finite(row: Mapping[str, float]) -> bool:
+    """Whether every number of a row is finite."""
+    return all(math.isfinite(value) for value in row.values())
