@@ -12,40 +12,74 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config import Settings, choose, first_line, listed, read_settings, suggest
 from trainer.errors import ConfigError, TrainerError
 
 
+Task = Callable[[DictConfig], None]
+
+HELP = """Trains a linear classifier; the output activation, the loss and the gradient strategy are three free choices.
+
+Choices, as choice=option, and choice.key=value for the keys of an option:
+{choices}
+
+Plain keys:
+  epochs=50            passes over the training data
+  batch_size=32        samples a step; null is all of them at once
+  seed=0               data, split and shuffling follow from it; null draws one
+  threads=null         null takes every core; the result is the same for any number
+  dtype=float64        or float32
+  valid_fraction=0.2   share of the samples held out for validation
+  standardize=true     features to mean 0 and standard deviation 1 of the training rows
+  plots=true           draw curves.png, and boundary.png for two features
+
+Examples:
+  python -m trainer activation=softmax loss=ce
+  python -m trainer data=digits optimizer=adam schedule=cosine epochs=30
+  python -m trainer data=file data.path=flowers.csv data.target=species penalty=l2 penalty.strength=0.01
+  python -m trainer -m loss=ce,brier gradient=fused,jacobian optimizer.lr=0.01,0.1
+
+--cfg job prints the configuration of a run without running it, -m sweeps over lists with commas,
+--hydra-help lists the flags of Hydra, and eval "$(trainer -sc install=bash)" completes all of this by the Tab key."""
+
+
 def main() -> None:
     """The command ``trainer``, and ``python -m trainer``."""
-    command(train, "config")
+    command(train, "config", HELP)
 
 
 def train(config: DictConfig) -> None:
-    """One run, in the folder that Hydra has made for it; a run that never began leaves no folder."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        settings = read_settings(config, Settings)
-        from trainer.run import run  # after the first checks: a wrong key is refused before numpy is loaded
+    """One run, in the folder that the configuration of Hydra names; it is made once nothing can be refused any more."""
+    settings = read_settings(config, Settings)
+    from trainer.run import run  # after the first checks: a wrong key is refused before numpy is loaded
 
-        unresolved = OmegaConf.to_container(config, resolve=False)  # ${oc.env:SECRET} stays unread in what is kept
-        run(settings, folder, recorded=unresolved)  # type: ignore[arg-type]
-    except BaseException:
-        _remove_if_empty(folder)
-        raise
+    unresolved = OmegaConf.to_container(config, resolve=False)  # ${oc.env:SECRET} stays unread in what is kept
+    run(settings, Path(HydraConfig.get().runtime.output_dir), recorded=unresolved)  # type: ignore[arg-type]
 
 
-def command(task: Callable[[DictConfig], None], config_name: str) -> None:
-    """Runs a task under Hydra with one of the configurations in conf/, and turns errors into exit codes."""
+def command(task: Task, config_name: str, text: str) -> None:
+    """Runs a task with one of the configurations in conf/, and turns errors into exit codes.
+
+    text is what --help prints, {choices} in it standing for the groups; Hydra's own help loads every option to do so.
+    Sweeps and the other flags are Hydra's. A single run is composed here: Hydra would compose it twice, and make the
+    run's folder before the task could refuse.
+    """
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print(text.replace("{choices}", choices()))
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, so that the sentence can be ours
     warnings.showwarning = lambda message, *_: print(f"Warning: {message}", file=sys.stderr)
-    folder = str(config_folder())
     try:
-        hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(task)()
+        if any(argument.startswith("-") for argument in arguments):
+            hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(task)()
+        else:
+            single(task, config_name, arguments)
     except TrainerError as error:
         _stop(error.exit_code, str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -56,11 +90,36 @@ def command(task: Callable[[DictConfig], None], config_name: str) -> None:
         _stop(130, "Interrupted.")
 
 
+def single(task: Task, config_name: str, overrides: list[str]) -> None:
+    """Composes the configuration once and calls the task with it."""
+    config = composed(config_name, overrides)
+    with open_dict(config):
+        config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
+        HydraConfig.instance().set_config(config)
+        configure_log(config.hydra.job_logging, config.hydra.verbose)
+        del config.hydra
+    task(config)
+
+
+def composed(config_name: str, overrides: list[str]) -> DictConfig:
+    """A configuration of conf/ with overrides from the command line, Hydra's own node included."""
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return hydra.compose(config_name, overrides, return_hydra_config=True)
+
+
 def config_folder() -> Path:
     """conf/: inside the package when installed from a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
+
+
+def choices() -> str:
+    """The groups of conf/ and their options, a line each."""
+    groups = [group for group in sorted(config_folder().iterdir()) if group.is_dir() and group.name != "hydra"]
+    return "\n".join(
+        f"  {group.name:<12} {', '.join(sorted(option.stem for option in group.glob('*.yaml')))}" for group in groups
+    )
 
 
 def explain(error: Exception, config_name: str) -> str:
@@ -74,40 +133,22 @@ def explain(error: Exception, config_name: str) -> str:
     unknown = re.match(r"Could not override '([^']*)'", str(error))
     if unknown:
         key = unknown[1]
-        known = _keys(config_name)
-        return f"There is no key {key}{suggest(key, known)} {_inside(key, known)}"
+        near = _neighbours(key, config_name)
+        return f"There is no key {key}{suggest(key, near)} " + (
+            f"Its neighbours: {listed(near)}." if near else "See --cfg job."
+        )
     cause = error.__cause__
     detail = f" ({first_line(cause)})" if isinstance(cause, OmegaConfBaseException) else ""
     return f"{first_line(error)}{detail}. See --help, or --cfg job for all keys."
 
 
-def _keys(config_name: str) -> list[str]:
-    """The keys of the default configuration, in dots."""
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        composed = compose(config_name)
-    keys = []
-    for key, node in composed.items_ex(resolve=False):
-        keys.append(str(key))
-        if isinstance(node, DictConfig) and not node._is_none():
-            keys += [f"{key}.{name}" for name in node]
-    return keys
-
-
-def _inside(key: str, known: list[str]) -> str:
-    """The keys beside a wrong one."""
+def _neighbours(key: str, config_name: str) -> list[str]:
+    """The keys of the default configuration in the same group as a wrong one, in dots."""
     group = key.rpartition(".")[0]
-    near = [name for name in known if name.rpartition(".")[0] == group and not name.endswith(".name")]
-    return f"The keys {f'of {group}' if group else 'at the root'}: {listed(near)}." if near else "See --cfg job."
-
-
-def _remove_if_empty(folder: Path) -> None:
-    for path in (folder, folder.parent):
-        try:
-            path.rmdir()
-        except OSError:
-            return
+    config = composed(config_name, [])
+    node = OmegaConf.select(config, group) if group else config
+    names = [str(name) for name in node] if isinstance(node, DictConfig) else []
+    return [f"{group}.{name}" if group else name for name in names if name not in ("name", "hydra")]
 
 
 def _stop(code: int, sentence: str) -> None:

@@ -46,7 +46,7 @@ class Data:
     def rows(self, index: Any) -> "Data":
         """The samples that a slice (a view) or an array of row numbers (a copy) selects."""
         weight = None if self.weight is None else self.weight[index]
-        return replace(self, x=self.x[index], y=self.y[index], weight=weight)
+        return Data(self.x[index], self.y[index], self.classes, self.features, self.target, weight)
 
     def targets(self, dtype: Any) -> Array:
         """Target rows (N,K), F-ordered; labels become one-hot rows here and not before."""

@@ -122,17 +122,17 @@ def _read_csv(
     file: IO[bytes], path: str, choose: Callable[[list[str]], Choice]
 ) -> tuple[Array, tuple[str, ...], Any, Callable[[int], str]]:
     """x (N,D), the D names, the N labels if they are chosen, and where the label of a row stands."""
-    rows = _rows(io.TextIOWrapper(file, "utf-8-sig", newline=""), path)
-    names = _header(next(rows, (1, []))[1], path)
-    columns, label = choose(names)
-    blocks: list[Array] = [np.empty((0, len(columns)))]
+    blocks: list[Array] = []
     labels, lines = [], array("q")
-    while block := list(islice(rows, BLOCK)):
-        blocks.append(_numbers(block, columns, names, path))
-        lines.extend(line for line, _ in block)
-        labels += [] if label is None else [row[label] for _, row in block]
-
-    x = np.concatenate(blocks)
+    with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+        rows = _rows(text, path)
+        names = _header(next(rows, (1, []))[1], path)
+        columns, label = choose(names)
+        while block := list(islice(rows, BLOCK)):
+            blocks.append(_numbers(block, columns, names, path))
+            lines.extend(line for line, _ in block)
+            labels += [] if label is None else [row[label] for _, row in block]
+    x = np.concatenate([np.empty((0, len(columns))), *blocks])
     _refuse(~np.isfinite(x), x, lambda row, column: f"{path}:{lines[row]}:{columns[column] + 1}", FINITE)
     chosen = tuple(names[column] for column in columns)
     if label is None:
@@ -177,9 +177,7 @@ def _header(fields: list[str], path: str) -> list[str]:
             way = f"convert it, decimal commas too: tr ',{escape}' '.,' < FILE > NEW"
             raise DataError(f"{path}:1: the fields are separated by {mark!r}, not by ','; {way}")
     if "" in names:
-        raise DataError(
-            f"{path}:1:{names.index('') + 1}: name the column, or remove it (pandas: index=False)."
-        )
+        raise DataError(f"{path}:1:{names.index('') + 1}: name the column or remove it (pandas: index=False).")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{path}:1: more than one column is named {_quoted(twice[0])}; rename one.")
     return names
@@ -192,9 +190,7 @@ def _split_columns(path: str, target: str | None, names: list[str]) -> Choice:
     if target not in names:
         close = difflib.get_close_matches(target, names, 1)
         hint = f" Did you mean {_quoted(close[0])}?" if close else ""
-        raise ConfigError(
-            f"data.target={_quoted(target)} is not in {path}, which has {_listed(names)}.{hint}"
-        )
+        raise ConfigError(f"data.target={_quoted(target)} is not in {path}; it has {_listed(names)}.{hint}")
     if len(names) == 1:
         raise DataError(f"{path} has no column but {_quoted(target)}; at least one feature is needed.")
     label = names.index(target)
@@ -242,15 +238,11 @@ def _check_cells(block: list[Row], columns: list[int], names: list[str], path: s
             raise DataError(f"{path}:{line}:{column + 1}: {_quoted(cell)} in column {column_name} {why}.")
 
 
-def _read_arrays(
-    file: IO[bytes], path: str, kind: str, target: str | None, label_needed: bool
-) -> tuple[Array, Any]:
+def _read_arrays(file: IO[bytes], path: str, kind: str, target: str | None, label_needed: bool) -> tuple[Array, Any]:
     """x (N,D) and the raw labels, an array of N rows or None."""
     if kind == ".npz":
         if target is not None:
-            raise ConfigError(
-                f"data.target has no use for {path}, as y in it holds the labels; leave it out."
-            )
+            raise ConfigError(f"data.target has no use, as {path} holds the labels in y; leave it out.")
         raw, y = _read_npz(file, path, label_needed)
         x = _features(raw, f"{path}: x")
     else:
@@ -260,7 +252,7 @@ def _read_arrays(
         if target is not None:
             with _opened(target) as (labels, label_kind):
                 if label_kind != ".npy":
-                    raise ConfigError(f"data.target={_quoted(target)} must be a .npy file, as {path} is one.")
+                    raise ConfigError(f"data.target={_shown(target)} must be a .npy file, as {path} is one.")
                 y = _read_array(labels, None, _shown(target), "biufU")
     if y is not None and y.shape[:1] != x.shape[:1]:
         raise DataError(f"{path}: x has the shape {x.shape}, but y has {y.shape}; give each row its label.")
@@ -277,7 +269,7 @@ def _read_npz(file: IO[bytes], path: str, label_needed: bool) -> tuple[NDArray[A
                 with archive.open(info) as stream:
                     kinds = "biuf" if key == "x" else "biufU"
                     arrays[key] = _read_array(stream, info.file_size, f"{path}: {key}", kinds)
-    except (TrainerError, OSError):
+    except TrainerError:
         raise
     except Exception as error:  # whatever zipfile and its decoders raise for damaged bytes
         why = f"damaged or no .npz file ({type(error).__name__})"
@@ -305,7 +297,7 @@ def _read_array(stream: IO[bytes], size: int | None, name: str, kinds: str) -> N
         _check_array(shape, dtype, left, name, kinds)
         stream.seek(0)
         return np.lib.format.read_array(stream, allow_pickle=False)
-    except (TrainerError, OSError):
+    except TrainerError:
         raise
     except Exception as error:  # whatever numpy's parser raises for damaged bytes
         why = f"damaged, pickled or no .npy array ({type(error).__name__})"

@@ -69,18 +69,21 @@ def fit(
     """
     whole = objective.on(train)
     checked = None if valid is None else objective.on(valid)
+    full_lr = optimizer.lr
     steps = 1 if batch_size is None else -(-len(train) // batch_size)
     for epoch in range(state.epoch, epochs):
         with blas_on_one_thread():
             w, memory = state.w, state.optimizer
             for number, batch in enumerate(batches(train, batch_size, seed, epoch)):
                 problem = whole if batch is train else objective.on(batch)
-                lr = optimizer.lr * schedule(epoch + (number + 0.5) / steps, epochs)
-                w, memory, value = replace(optimizer, lr=lr).step(problem, w, memory)  # type: ignore[type-var]
+                lr = full_lr * schedule(epoch + (number + 0.5) / steps, epochs)
+                if lr != optimizer.lr:
+                    optimizer = replace(optimizer, lr=lr)  # type: ignore[type-var]
+                w, memory, value = optimizer.step(problem, w, memory)
                 if not (np.isfinite(value) and np.isfinite(w).all()):
                     raise Diverged(
                         f"Diverged in epoch {epoch + 1}, step {number + 1} of {steps}: the objective is {value} and "
-                        f"the largest parameter {np.abs(w).max()}. Lower optimizer.lr={optimizer.lr}."
+                        f"the largest parameter {np.abs(w).max()}. Lower optimizer.lr={full_lr}."
                     )
             state = TrainState(epoch + 1, w, memory)
             measured = whole.evaluate(w, metrics)

@@ -19,7 +19,8 @@ COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0
 
 def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str) -> Path:
     """Loss and accuracy on the training and the validation data, epoch by epoch."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4))
+    figure.subplots_adjust(left=0.07, right=0.94, bottom=0.13, top=0.88, wspace=0.3)  # a fitted layout draws it twice
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
     for axes, name in ((left, "loss"), (right, "accuracy")):
@@ -40,7 +41,8 @@ def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str) -> Path:
 
 def boundary(path: Path, model: Model, data: Data, title: str) -> Path:
     """Decision regions of a model on two features, with all samples; those on the wrong side are ringed."""
-    figure = Figure(figsize=(7, 6), layout="constrained")
+    figure = Figure(figsize=(8, 6))
+    figure.subplots_adjust(left=0.09, right=0.73, bottom=0.09, top=0.93)
     axes = figure.subplots()
     low, high = data.x.min(axis=0), data.x.max(axis=0)
     margin = 0.08 * np.where(high > low, high - low, 1.0)
@@ -56,7 +58,12 @@ def boundary(path: Path, model: Model, data: Data, title: str) -> Path:
     for k, name in enumerate(model.classes):
         axes.scatter(*data.x[data.labels == k].T, s=14, color=colors[k], label=f"{name}", linewidths=0)
     axes.scatter(
-        *data.x[wrong].T, s=50, facecolors="none", edgecolors="black", linewidths=1, label=f"misclassified ({wrong.sum()})"
+        *data.x[wrong].T,
+        s=50,
+        facecolors="none",
+        edgecolors="black",
+        linewidths=1,
+        label=f"misclassified ({wrong.sum()})",
     )
     axes.set(xlabel=data.features[0], ylabel=data.features[1], title=title)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
@@ -70,4 +77,4 @@ def _tidy(axes: Axes) -> None:
 
 def _save(figure: Figure, path: Path) -> Path:
     FigureCanvasAgg(figure)
-    return write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    return write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))

@@ -19,6 +19,18 @@ from trainer.outputs import write_whole
 from trainer.run import available_cores, shorter
 from trainer.sources import SOURCES, File
 
+HELP = """Predicts with a trained model, and writes the predictions and probabilities to a CSV file.
+
+Keys:
+  model=...       the model.npz of a run
+  data=file       where the features come from, with data.path=...
+  output=null     the CSV to write; null is <name of the data>-predictions.csv beside the model
+  threads=null    null takes every core
+
+Examples:
+  python -m trainer.predict model=outputs/.../model.npz data=file data.path=new.csv
+  python -m trainer.predict model=outputs/.../model.npz data=file data.path=new.npz output=new.csv"""
+
 
 @dataclass(frozen=True)
 class PredictSettings:
@@ -41,7 +53,11 @@ def predict(config: DictConfig) -> None:
         name = Path(source.path).stem
     else:
         data = source(0)
-        x, targets, name = _checked(data, model), [str(data.classes[label]) for label in data.labels], settings.data["name"]
+        x, targets, name = (
+            _checked(data, model),
+            [str(data.classes[label]) for label in data.labels],
+            settings.data["name"],
+        )
     a = model.predict(x, settings.threads or available_cores())
     output = Path(settings.output) if settings.output else path.with_name(f"{name}-predictions.csv")
     write_whole(output, lambda file: file.write(table(model, a).encode()))
@@ -76,7 +92,7 @@ def main() -> None:
     """The command ``python -m trainer.predict``."""
     from trainer.__main__ import command
 
-    command(predict, "predict")
+    command(predict, "predict", HELP)
 
 
 if __name__ == "__main__":

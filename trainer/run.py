@@ -4,7 +4,6 @@ Everything that can be refused is refused before the first file is written.
 """
 
 import logging
-import math
 import os
 import secrets
 import time
@@ -29,7 +28,7 @@ from trainer.metrics import METRICS
 from trainer.model import Model
 from trainer.objective import Objective
 from trainer.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
-from trainer.outputs import Table, git_commit, versions, write_json
+from trainer.outputs import Table, git_commit, versions, write_json, writing
 from trainer.pairs import check_pair
 from trainer.penalties import PENALTIES
 from trainer.sources import SOURCES
@@ -67,7 +66,9 @@ def assemble(settings: Settings) -> Parts:
     strategy = check_pair(activation, loss, chosen)
     penalty = build("penalty", PENALTIES, settings.penalty)
     callbacks = [
-        build(f"callbacks.{name}", {name: CALLBACKS[choose("callbacks", CALLBACKS, name)]}, {"name": name, **(node or {})})
+        build(
+            f"callbacks.{name}", {name: CALLBACKS[choose("callbacks", CALLBACKS, name)]}, {"name": name, **(node or {})}
+        )
         for name, node in settings.callbacks.items()
     ]
     return Parts(
@@ -97,7 +98,10 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
     if settings.experiment is not None:
         from trainer.experiments import EXPERIMENTS
 
-        build("experiment", EXPERIMENTS, settings.experiment)(parts.objective, settings.seed, log.info)
+        experiment = build("experiment", EXPERIMENTS, settings.experiment)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        experiment(parts.objective, settings.seed, log.info)
         return None
     names = [name for name in columns(METRICS) if settings.valid_fraction > 0 or not name.startswith("val_")]
     callbacks = [callback.start(names) for callback in parts.callbacks]
@@ -109,8 +113,9 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
             f"batch_size={settings.batch_size} is more than the {len(data.train)} training samples; all are used.",
             stacklevel=1,
         )
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     log.info(headline(parts, settings))
-    folder.mkdir(parents=True, exist_ok=True)
     return _Run(settings, parts, raw, data, folder, recorded).go(callbacks)
 
 
@@ -231,8 +236,3 @@ def summary(result: Result, seconds: float, files: Sequence[Path]) -> list[str]:
 def shorter(path: Path) -> Path:
     """A path relative to the working folder where it lies inside."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def is_finite(row: Mapping[str, float]) -> bool:
-    """Whether every number of a row is finite."""
-    return all(math.isfinite(value) for value in row.values())

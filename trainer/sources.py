@@ -36,11 +36,7 @@ class Blobs:
         from sklearn.datasets import make_blobs
 
         x, y = make_blobs(
-            self.samples,
-            self.features,
-            centers=self.classes,
-            cluster_std=self.spread,
-            random_state=random_state(seed),
+            self.samples, self.features, centers=self.classes, cluster_std=self.spread, random_state=random_state(seed)
         )
         return _generated(x, y, self.classes)
 
@@ -229,9 +225,7 @@ def _check_samples(samples: int, classes: int, features: int) -> None:
         raise ConfigError(f"data.samples must be at least {classes}, got {samples}.")
     most = files.MAX_BYTES // (8 * features)
     if samples > most:
-        raise ConfigError(
-            f"data.samples must be at most {most:,} for {features:,} features, got {samples:,}."
-        )
+        raise ConfigError(f"data.samples must be at most {most:,} for {features:,} features, got {samples:,}.")
 
 
 def _generated(x: Any, y: Any, classes: int) -> Data:

@@ -22,7 +22,7 @@ class Sgd:
     """v <- momentum v + g;  w <- w - lr v, or w - lr (g + momentum v) with nesterov  (Sutskever et al. 2013)."""
 
     name: ClassVar[str] = "sgd"
-    lr: float = 0.5
+    lr: float = 0.02
     momentum: float = 0.9
     nesterov: bool = False
 
@@ -48,9 +48,7 @@ class Moments(NamedTuple):
     steps: int
 
 
-def _adam(
-    optimizer: "Adam | AdamW", problem: Problem, w: Array, state: Moments
-) -> tuple[float, Array, Moments]:
+def _adam(optimizer: "Adam | AdamW", problem: Problem, w: Array, state: Moments) -> tuple[float, Array, Moments]:
     """E, the bias-corrected direction mean / (sqrt(square) + eps) (D+1,K), and the new state."""
     value, g = problem.value_and_grad(w)
     steps = state.steps + 1
