@@ -531,7 +531,7 @@ def test_npy_needs_a_second_file_of_labels(npy, csv):
         read(x, None)
     with pytest.raises(ConfigError, match=r"data\.csv must be a \.npy file"):
         read(x, csv(GOOD))
-    with pytest.raises(FileError, match=r"nowhere\.npy cannot be read: No such file"):
+    with pytest.raises(FileError, match=r"^nowhere\.npy cannot be read: No such file"):
         read(x, "nowhere.npy")
 
 

@@ -20,7 +20,6 @@ from omegaconf.errors import OmegaConfBaseException
 from trainer.config import Settings, choose, first_line, listed, read_settings, suggest
 from trainer.errors import ConfigError, TrainerError
 
-
 Task = Callable[[DictConfig], None]
 
 HELP = """Trains a linear classifier; the output activation, the loss and the gradient strategy are three free choices.

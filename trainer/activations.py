@@ -56,7 +56,7 @@ def log_softmax(z: Array) -> Array:
     """
     xp = namespace(z)
     d, _, rest = _shifted(z)
-    return d - xp.log1p(rest)  # type: ignore[no-any-return]
+    return d - xp.log1p(rest)
 
 
 def softmax_and_complement(z: Array) -> tuple[Array, Array]:
@@ -80,13 +80,13 @@ def _shifted(z: Array) -> tuple[Array, Array, Array]:
 def _log_pull_back(log_a: Array, h: Array) -> Array:
     """h - a * sum h (N,K), written as h_k (1 - a_k) - a_k sum_{j != k} h_j so that confident rows do not cancel."""
     xp = namespace(log_a)
-    return -h * xp.expm1(log_a) - xp.exp(log_a) * others(h)  # type: ignore[no-any-return]
+    return -h * xp.expm1(log_a) - xp.exp(log_a) * others(h)
 
 
 def _diagonal(d: Array) -> Array:
     """diag(d_n) for every row: (N,K) to (N,K,K)."""
     xp = namespace(d)
-    return d[:, :, None] * xp.eye(d.shape[1], dtype=d.dtype)  # type: ignore[no-any-return]
+    return d[:, :, None] * xp.eye(d.shape[1], dtype=d.dtype)
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,14 @@ class Softmax:
     def __call__(self, z: Array) -> Array:
         xp = namespace(z)
         e = xp.exp((z - xp.max(z, axis=1, keepdims=True)) / self.temperature)
-        return e / xp.sum(e, axis=1, keepdims=True)  # type: ignore[no-any-return]
+        return e / xp.sum(e, axis=1, keepdims=True)
 
     def jacobian(self, z: Array, a: Array) -> Array:
         return (_diagonal(a) - a[:, :, None] * a[:, None, :]) / self.temperature
 
     def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
         xp = namespace(z)
-        return a * (dl_da - xp.sum(a * dl_da, axis=1, keepdims=True)) / self.temperature  # type: ignore[no-any-return]
+        return a * (dl_da - xp.sum(a * dl_da, axis=1, keepdims=True)) / self.temperature
 
     def log(self, z: Array) -> Array:
         return log_softmax(z / self.temperature)
@@ -132,7 +132,7 @@ class LogSoftmax:
 
     def jacobian(self, z: Array, a: Array) -> Array:
         xp = namespace(z)
-        return xp.eye(z.shape[1], dtype=z.dtype) - xp.exp(a)[:, None, :]  # type: ignore[no-any-return]
+        return xp.eye(z.shape[1], dtype=z.dtype) - xp.exp(a)[:, None, :]
 
     def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
         return _log_pull_back(a, dl_da)  # its own output is log a of softmax
@@ -148,7 +148,7 @@ class Sigmoid:
     def __call__(self, z: Array) -> Array:
         xp = namespace(z)
         e = xp.exp(-xp.abs(z))  # of the negative side only, so that it cannot overflow
-        return xp.where(z >= 0, 1.0, e) / (1 + e)  # type: ignore[no-any-return]
+        return xp.where(z >= 0, 1.0, e) / (1 + e)
 
     def _slope(self, z: Array) -> Array:
         return self(z) * self(-z)  # not a (1 - a), which is zero from z = 37 on

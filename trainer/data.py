@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from trainer.arrays import Array, Labels, one_hot
+from trainer.arrays import Array, one_hot
 from trainer.errors import ConfigError, DataError
 
 
@@ -29,7 +29,7 @@ class Data:
     """
 
     x: Array
-    y: Array | Labels
+    y: Array
     classes: tuple[int | str, ...]
     features: tuple[str, ...]
     target: str | None = None
@@ -39,9 +39,9 @@ class Data:
         return len(self.x)
 
     @property
-    def labels(self) -> Labels:
+    def labels(self) -> Array:
         """One class a sample (N,): the label itself, or the largest target of its row."""
-        return self.y if self.y.ndim == 1 else self.y.argmax(axis=1)  # type: ignore[return-value]
+        return self.y if self.y.ndim == 1 else self.y.argmax(axis=1)
 
     def rows(self, index: Any) -> "Data":
         """The samples that a slice (a view) or an array of row numbers (a copy) selects."""
@@ -64,12 +64,12 @@ class Standardizer(NamedTuple):
     @classmethod
     def fit(cls, x: Array) -> "Standardizer":
         """Mean and standard deviation of each column; a constant column keeps the scale one."""
-        with np.errstate(all="ignore"):  # a column of only zeros divides 0/0 and is caught below
-            unit = np.abs(x).max(axis=0)
-            mean = np.mean(x / unit, axis=0) * unit  # in units of the largest value squares cannot overflow
-            scale = np.std(x / unit, axis=0) * unit
-        constant = ~(scale > 1e-14 * unit)  # what rounding makes of equal values is not a spread
-        return cls(np.where(unit > 0, mean, 0.0), np.where(constant, 1.0, scale))
+        size = np.abs(x).max(axis=0)
+        unit = np.where(size > 0, size, 1.0)
+        parts = x / unit  # in units of its largest value a column's squares can neither overflow nor underflow
+        spread = parts.std(axis=0)
+        constant = spread < 1e-14  # what rounding makes of equal values is not a spread
+        return cls(parts.mean(axis=0) * unit, np.where(constant, 1.0, spread * unit))
 
     @classmethod
     def none(cls, features: int) -> "Standardizer":

@@ -79,13 +79,13 @@ class Question:
             show(f"{name:<10}{deviation:>20.1e}{cost.seconds * 1e6:>10.0f} us{cost.bytes / 1024:>9.1f} KiB")
         faster = costs["loop"].seconds / costs["jacobian"].seconds
         show(
-            "dE/dz (N,K) is einsum('nj,njk->nk', dE/da, da/dz): one vectorised contraction over the activation's index j, "
+            "dE/dz = einsum('nj,njk->nk', dE/da, da/dz): one vectorised contraction over the activation's index j, "
             f"{faster:.0f} times as fast as the loop."
         )
         saved = costs["jacobian"].bytes / costs["vjp"].bytes
         show(
-            "da/dz need not be built: softmax gives a * (g - sum(a * g)) from g = dE/da, gradient=vjp, "
-            f"in {1 / saved:.0%} of the memory; activation and loss stay apart."
+            "da/dz need not be built: softmax gives a * (g - sum(a * g)) from g = dE/da (gradient=vjp), "
+            f"in {1 / saved:.0%} of the memory, and activation and loss stay apart."
         )
 
 

@@ -72,7 +72,7 @@ def fit(
     full_lr = optimizer.lr
     steps = 1 if batch_size is None else -(-len(train) // batch_size)
     for epoch in range(state.epoch, epochs):
-        with blas_on_one_thread():
+        with blas_on_one_thread(), np.errstate(all="ignore"):  # what is not finite ends in Diverged, below
             w, memory = state.w, state.optimizer
             for number, batch in enumerate(batches(train, batch_size, seed, epoch)):
                 problem = whole if batch is train else objective.on(batch)

@@ -156,9 +156,9 @@ def _softmax_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     xp = namespace(z)
     a, rest = softmax_and_complement(z / activation.temperature)
     log_a = activation.log(z)
-    no = xp.where(y < 1, (1 - y) * a / rest, 0.0)
+    no = xp.where(y != 1, (1 - y) * a / rest, 0.0)
     r = no - y
-    value = -xp.sum(xp.where(y > 0, y * log_a, 0.0) + xp.where(y < 1, (1 - y) * xp.log(rest), 0.0), axis=1)
+    value = -xp.sum(xp.where(y > 0, y * log_a, 0.0) + xp.where(y != 1, (1 - y) * xp.log(rest), 0.0), axis=1)
     return LossGrad(value, (r * rest - a * others(r)) / activation.temperature)
 
 

@@ -36,12 +36,12 @@ class LogLoss(Protocol):
 
 
 def _row_sum(terms: Array) -> Array:
-    return namespace(terms).sum(terms, axis=1)  # type: ignore[no-any-return]
+    return namespace(terms).sum(terms, axis=1)
 
 
 def _where(condition: Array, then: Array) -> Array:
     """``then`` where the condition holds, else an exact zero."""
-    return namespace(then).where(condition, then, 0.0)  # type: ignore[no-any-return]
+    return namespace(then).where(condition, then, 0.0)
 
 
 def residual(a: Array, one_minus_a: Array, y: Array) -> Array:
@@ -97,19 +97,19 @@ class BinaryCrossEntropy:
 
     def value(self, a: Array, y: Array) -> Array:
         xp = namespace(a)
-        return -_row_sum(_where(y > 0, y * xp.log(a)) + _where(y < 1, (1 - y) * xp.log1p(-a)))
+        return -_row_sum(_where(y > 0, y * xp.log(a)) + _where(y != 1, (1 - y) * xp.log1p(-a)))
 
     def grad(self, a: Array, y: Array) -> Array:
-        return _where(y < 1, (1 - y) / (1 - a)) - _where(y > 0, y / a)
+        return _where(y != 1, (1 - y) / (1 - a)) - _where(y > 0, y / a)
 
     def value_log(self, log_a: Array, y: Array) -> Array:
         xp = namespace(log_a)
         yes = _where(y > 0, y * log_a)
-        return -_row_sum(yes + _where(y < 1, (1 - y) * xp.log(-xp.expm1(log_a))))
+        return -_row_sum(yes + _where(y != 1, (1 - y) * xp.log(-xp.expm1(log_a))))
 
     def grad_log(self, log_a: Array, y: Array) -> Array:
         xp = namespace(log_a)
-        return _where(y < 1, (1 - y) * xp.exp(log_a) / -xp.expm1(log_a)) - y
+        return _where(y != 1, (1 - y) * xp.exp(log_a) / -xp.expm1(log_a)) - y
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Brier:
         return _row_sum(_residual_log(log_a, y) ** 2)
 
     def grad_log(self, log_a: Array, y: Array) -> Array:
-        return 2 * namespace(log_a).exp(log_a) * _residual_log(log_a, y)  # type: ignore[no-any-return]
+        return 2 * namespace(log_a).exp(log_a) * _residual_log(log_a, y)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class SquaredError:
         return _row_sum(_residual_log(log_a, y) ** 2) / 2
 
     def grad_log(self, log_a: Array, y: Array) -> Array:
-        return namespace(log_a).exp(log_a) * _residual_log(log_a, y)  # type: ignore[no-any-return]
+        return namespace(log_a).exp(log_a) * _residual_log(log_a, y)
 
 
 LOSSES: dict[str, type[Loss]] = {

@@ -6,7 +6,6 @@ a thread. The partial sums are added in the order of the blocks, so the number o
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
@@ -115,7 +114,8 @@ class BlockSum:
 
 def scores(w: Array, x: Array) -> Array:
     """z (N,K), F-ordered: the transposed product runs every reduction over K along the long axis."""
-    return (w[:-1].T @ x.T + w[-1][:, None]).T
+    z: Array = (w[:-1].T @ x.T + w[-1][:, None]).T
+    return z
 
 
 def predict(activation: Activation, w: Array, x: Array, threads: int = 1) -> Array:
@@ -137,9 +137,9 @@ def blocks(data: Data, width: int) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, len(data), rows)]
 
 
-def blas_on_one_thread() -> AbstractContextManager[Any]:
+def blas_on_one_thread() -> Any:
     """Holds BLAS to one thread, so that blocks can have a core each and sums do not depend on the machine."""
-    return _controller().limit(limits=1, user_api="blas")  # type: ignore[no-any-return]
+    return _controller().limit(limits=1, user_api="blas")
 
 
 @cache

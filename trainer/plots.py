@@ -26,6 +26,7 @@ def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str) -> Path:
     for axes, name in ((left, "loss"), (right, "accuracy")):
         for key, label, color in ((name, "training", COLORS[0]), (f"val_{name}", "validation", COLORS[5])):
             values = np.array([row.get(key, np.nan) for row in rows])
+            values[~(np.abs(values) < 1e100)] = np.nan  # what a diverging run ends with breaks an axis
             if np.isfinite(values).any():
                 epochs = [row["epoch"] for row in rows]
                 axes.plot(epochs, values, color=color, label=label, marker="o" if len(rows) == 1 else None)
@@ -33,8 +34,8 @@ def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str) -> Path:
         axes.set(xlabel="epoch", ylabel=f"mean {name}" if name == "loss" else name)
         axes.legend(frameon=False)
         _tidy(axes)
-    values = [row["loss"] for row in rows]
-    if min(values) > 0 and max(values) > 30 * min(values):
+    losses = [row["loss"] for row in rows if row["loss"] < 1e100]
+    if losses and min(losses) > 0 and max(losses) > 30 * min(losses):
         left.set_yscale("log")
     return _save(figure, path)
 
@@ -56,9 +57,12 @@ def boundary(path: Path, model: Model, data: Data, title: str) -> Path:
     )
     wrong = model.predict(data.x).argmax(axis=1) != data.labels
     for k, name in enumerate(model.classes):
-        axes.scatter(*data.x[data.labels == k].T, s=14, color=colors[k], label=f"{name}", linewidths=0)
+        first, second = data.x[data.labels == k].T
+        axes.scatter(first, second, s=14, color=colors[k], label=f"{name}", linewidths=0)
+    first, second = data.x[wrong].T
     axes.scatter(
-        *data.x[wrong].T,
+        first,
+        second,
         s=50,
         facecolors="none",
         edgecolors="black",

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from trainer.arrays import Array
 from trainer.config import build, read_settings
-from trainer.data import Data
+from trainer.data import Data, Source
 from trainer.errors import DataError
 from trainer.files import read_features
 from trainer.model import Model
@@ -45,11 +45,12 @@ class PredictSettings:
 def predict(config: DictConfig) -> None:
     """Reads the model and the features, writes one line a row: the class, then a number for each class."""
     settings = read_settings(config, PredictSettings)
-    source = build("data", SOURCES, settings.data)
+    source: Source = build("data", SOURCES, settings.data)
     path = Path(settings.model)
     model = Model.load(path)
     if isinstance(source, File):
-        x, targets = read_features(source.path, model.features, source.target or model.target)
+        known = model.target if source.path.endswith(".csv") else None  # only a CSV names its target
+        x, targets = read_features(source.path, model.features, source.target or known)
         name = Path(source.path).stem
     else:
         data = source(0)

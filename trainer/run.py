@@ -9,7 +9,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from trainer import __version__
 from trainer.activations import ACTIVATIONS
 from trainer.callbacks import CALLBACKS, Callback, CallbackConfig
-from trainer.config import Settings, build, choose
+from trainer.config import Settings, build, choose, structured
 from trainer.data import Data, Prepared, Source, prepare
 from trainer.errors import ConfigError
 from trainer.fit import Diverged, TrainState, columns, fit
@@ -66,9 +66,7 @@ def assemble(settings: Settings) -> Parts:
     strategy = check_pair(activation, loss, chosen)
     penalty = build("penalty", PENALTIES, settings.penalty)
     callbacks = [
-        build(
-            f"callbacks.{name}", {name: CALLBACKS[choose("callbacks", CALLBACKS, name)]}, {"name": name, **(node or {})}
-        )
+        structured(f"callbacks.{name}", CALLBACKS[choose("callbacks", CALLBACKS, name)], node or {})
         for name, node in settings.callbacks.items()
     ]
     return Parts(
@@ -92,8 +90,7 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
     recorded is the configuration as run.json is to keep it, by default the settings.  With settings.experiment the
     experiment takes the place of the training and there is no result.  Raises Diverged, after writing, if it did.
     """
-    if settings.seed is None:
-        settings = replace(settings, seed=secrets.randbits(32))
+    seed = secrets.randbits(32) if settings.seed is None else settings.seed
     parts = assemble(settings)
     if settings.experiment is not None:
         from trainer.experiments import EXPERIMENTS
@@ -101,13 +98,18 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
         experiment = build("experiment", EXPERIMENTS, settings.experiment)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        experiment(parts.objective, settings.seed, log.info)
+        experiment(parts.objective, seed, log.info)
         return None
     names = [name for name in columns(METRICS) if settings.valid_fraction > 0 or not name.startswith("val_")]
     callbacks = [callback.start(names) for callback in parts.callbacks]
-    seed, fraction = settings.seed, settings.valid_fraction
     raw = parts.source(seed)
-    data = prepare(raw, valid_fraction=fraction, standardize=settings.standardize, seed=seed, dtype=settings.dtype)
+    data = prepare(
+        raw,
+        valid_fraction=settings.valid_fraction,
+        standardize=settings.standardize,
+        seed=seed,
+        dtype=settings.dtype,
+    )
     if settings.batch_size is not None and settings.batch_size > len(data.train):
         warnings.warn(
             f"batch_size={settings.batch_size} is more than the {len(data.train)} training samples; all are used.",
@@ -116,7 +118,7 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     log.info(headline(parts, settings))
-    return _Run(settings, parts, raw, data, folder, recorded).go(callbacks)
+    return _Run(settings, seed, parts, raw, data, folder, recorded).go(callbacks)
 
 
 def headline(parts: Parts, settings: Settings) -> str:
@@ -132,6 +134,7 @@ class _Run:
     """What the steps of one run share."""
 
     settings: Settings
+    seed: int
     parts: Parts
     raw: Data
     data: Prepared
@@ -152,7 +155,7 @@ class _Run:
             state,
             epochs=settings.epochs,
             batch_size=settings.batch_size,
-            seed=settings.seed or 0,
+            seed=self.seed,
             schedule=parts.schedule,
         )
         with Table(self.folder / "metrics.csv", [*columns(METRICS), "seconds"]) as table:
@@ -162,7 +165,8 @@ class _Run:
                     state = report.state
                     rows.append({**report.metrics, "seconds": round(time.perf_counter() - began, 6)})
                     table.add(rows[-1])
-                    if any([callback(report) for callback in callbacks]):
+                    answers = [callback(report) for callback in callbacks]  # every one sees every report
+                    if any(answers):
                         status = "stopped"
                         break
             except (Diverged, KeyboardInterrupt) as error:
@@ -180,7 +184,7 @@ class _Run:
 
     def model(self, state: TrainState) -> Model:
         train, valid, standardizer = self.data
-        chosen = {"seed": self.settings.seed, "valid_fraction": self.settings.valid_fraction, "stratified": True}
+        chosen = {"seed": self.seed, "valid_fraction": self.settings.valid_fraction, "stratified": True}
         rows = {"train_rows": len(train), "valid_rows": 0 if valid is None else len(valid)}
         names = (self.raw.classes, self.raw.features, self.raw.target)
         return Model(state.w, standardizer, self.parts.objective.activation, *names, split=chosen | rows)
@@ -194,7 +198,7 @@ class _Run:
             "metrics": result.metrics,
             "epochs": state.epoch,
             "strategy": self.parts.strategy,
-            "seed": self.settings.seed,
+            "seed": self.seed,
             "threads": self.parts.objective.threads,
             "split": model.split,
             "standardization": {"mean": model.standardizer.mean.tolist(), "scale": model.standardizer.scale.tolist()},

@@ -63,7 +63,7 @@ class Adam:
     """w <- w - lr * mean / (sqrt(square) + eps), both bias-corrected  (Kingma & Ba 2015, alg. 1)."""
 
     name: ClassVar[str] = "adam"
-    lr: float = 0.01
+    lr: float = 0.005
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
@@ -85,7 +85,7 @@ class AdamW:
     """adam with w[:-1] <- (1 - lr weight_decay) w[:-1] beside its step  (Loshchilov & Hutter 2019, alg. 2)."""
 
     name: ClassVar[str] = "adamw"
-    lr: float = 0.01
+    lr: float = 0.005
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from tests.conftest import ACTIVATIONS
+from trainer.activations import LogActivation, LogSoftmax, Sigmoid, Softmax, softmax_and_complement
+from trainer.errors import ConfigError
+
+SIMPLEX = [a for a in ACTIVATIONS if a.range == "simplex"]
+WITH_LOG = [a for a in ACTIVATIONS if isinstance(a, LogActivation)]
+
+
+def test_jacobian_is_the_derivative_of_the_activation(activation, z):
+    step = 1e-6
+    for k in range(z.shape[1]):
+        shift = step * np.eye(z.shape[1])[k]
+        difference = (activation(z + shift) - activation(z - shift)) / (2 * step)
+        assert_allclose(activation.jacobian(z, activation(z))[:, :, k], difference, atol=1e-9)
+
+
+def test_vjp_sums_the_jacobian_over_its_first_class_index(activation, z):
+    g = np.random.default_rng(2).normal(size=z.shape)
+    a = activation(z)
+    expected = np.einsum("nj,njk->nk", g, activation.jacobian(z, a))
+    assert_allclose(activation.vjp(z, a, g), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_log_softmax_tells_the_two_class_indices_apart(z):
+    g = np.random.default_rng(2).normal(size=z.shape)
+    jacobian = LogSoftmax().jacobian(z, LogSoftmax()(z))
+    wrong_index = np.einsum("nk,njk->nj", g, jacobian)
+    assert np.abs(LogSoftmax().vjp(z, LogSoftmax()(z), g) - wrong_index).max() > 0.1
+
+
+@pytest.mark.parametrize("activation", SIMPLEX, ids=repr)
+def test_simplex_activations_give_positive_rows_that_sum_to_one(activation, z):
+    a = activation(z)
+    assert (a > 0).all()
+    assert_allclose(a.sum(axis=1), 1, rtol=1e-15)
+    assert_allclose(activation.jacobian(z, a).sum(axis=1), 0, atol=1e-15)
+
+
+@pytest.mark.parametrize("activation", SIMPLEX, ids=repr)
+def test_softmax_does_not_change_when_a_row_is_shifted(activation, z):
+    assert_allclose(activation(z + np.arange(7)[:, None]), activation(z), rtol=1e-13)
+
+
+@pytest.mark.parametrize("activation", WITH_LOG, ids=repr)
+def test_log_is_the_logarithm_of_the_activation(activation, z):
+    assert_allclose(activation.log(z), np.log(activation(z)), rtol=1e-13)
+
+
+@pytest.mark.parametrize("activation", WITH_LOG, ids=repr)
+def test_log_vjp_pulls_h_back_as_vjp_pulls_back_h_over_a(activation, z):
+    h = np.random.default_rng(2).normal(size=z.shape)
+    a = activation(z)
+    assert_allclose(activation.log_vjp(z, np.log(a), h), activation.vjp(z, a, h / a), rtol=1e-11, atol=1e-14)
+
+
+def test_each_row_of_softmax_is_shifted_by_its_own_maximum():
+    a = Softmax()(np.array([[0.0, 1, 2], [1000, 1001, 1002]]))
+    assert_allclose(a[0], a[1], rtol=1e-15)
+
+
+def test_sigmoid_keeps_its_small_side_and_its_slope():
+    z = np.array([[-745.0, 40.0, 800.0]])
+    assert_allclose(Sigmoid()(z), [[5e-324, 1.0, 1.0]])
+    slope = Sigmoid().vjp(z, Sigmoid()(z), np.ones_like(z))
+    assert_allclose(slope[0, :2], [5e-324, 4.248354255291589e-18], rtol=1e-15)
+
+
+def test_complement_of_softmax_keeps_what_rounding_to_one_would_lose():
+    a, rest = softmax_and_complement(np.array([[37.0, 0, 0], [1, 1, 1]]))
+    assert_allclose(rest[0], [1.706609525148813e-16, 1, 1], rtol=1e-15)
+    assert_allclose(a + rest, 1, rtol=1e-15)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])
+def test_temperature_must_be_finite_and_positive(temperature):
+    with pytest.raises(ConfigError, match=r"activation\.temperature must be finite and greater than 0"):
+        Softmax(temperature)

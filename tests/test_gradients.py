@@ -1,0 +1,178 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from tests.conftest import PAIRS, pair_id, targets
+from trainer.activations import Identity, LogSoftmax, Sigmoid, Softmax
+from trainer.gradients import FUSED, GRADIENTS, auto, fastest, fused, has_strategy, jacobian, log, loop, numeric, vjp
+from trainer.losses import BinaryCrossEntropy, CrossEntropy, NegativeLogLikelihood, SquaredError
+
+CE, BCE, NLL, SQUARES = CrossEntropy(), BinaryCrossEntropy(), NegativeLogLikelihood(), SquaredError()
+CELLS = [(*pair, name) for pair in PAIRS for name in GRADIENTS if has_strategy(name, *pair)]
+
+
+@pytest.fixture(params=CELLS, ids=lambda cell: f"{pair_id(cell)}+{cell[2]}")
+def cell(request):
+    return request.param
+
+
+def test_every_strategy_agrees_with_central_differences(cell, z, y):
+    activation, loss, name = cell
+    exact = GRADIENTS[name](activation, loss, z, y)
+    oracle = numeric(activation, loss, z, y)
+    assert_allclose(exact.dl_dz, oracle.dl_dz, rtol=1e-7, atol=1e-9)
+    assert_allclose(exact.loss, oracle.loss, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["fused", "log", "vjp", "auto", "loop"])
+def test_every_exact_strategy_agrees_with_the_jacobian_to_rounding(name, pair, z, y):
+    if not has_strategy(name, *pair):
+        pytest.skip(f"no {name} for this pair")
+    generic = jacobian(*pair, z, y)
+    result = GRADIENTS[name](*pair, z, y)
+    assert_allclose(result.dl_dz, generic.dl_dz, rtol=1e-12, atol=1e-14)
+    assert_allclose(result.loss, generic.loss, rtol=1e-12, atol=1e-15)
+
+
+def test_a_strategy_works_row_by_row(cell, z):
+    activation, loss, name = cell
+    y = targets("soft", 7, 4)
+    whole = GRADIENTS[name](activation, loss, z, y)
+    rows = [GRADIENTS[name](activation, loss, z[n : n + 1], y[n : n + 1]) for n in range(7)]
+    assert_allclose(whole.dl_dz, np.concatenate([row.dl_dz for row in rows]), rtol=1e-13, atol=1e-15)
+    assert_allclose(whole.loss, np.concatenate([row.loss for row in rows]), rtol=1e-13, atol=1e-15)
+
+
+def test_a_strategy_gives_the_same_on_the_f_ordered_scores_of_a_block(cell, z):
+    activation, loss, name = cell
+    y = targets("one-hot", 7, 4)
+    c_ordered = GRADIENTS[name](activation, loss, z, y)
+    f_ordered = GRADIENTS[name](activation, loss, np.asfortranarray(z), np.asfortranarray(y))
+    assert_allclose(f_ordered.dl_dz, c_ordered.dl_dz, rtol=1e-13, atol=1e-15)
+
+
+def test_float32_scores_give_float32_derivatives(cell, z):
+    activation, loss, name = cell
+    y = targets("one-hot", 7, 4)
+    single = GRADIENTS[name](activation, loss, z.astype(np.float32), y.astype(np.float32))
+    assert single.dl_dz.dtype == single.loss.dtype == np.float32
+    assert_allclose(single.dl_dz, jacobian(activation, loss, z, y).dl_dz, rtol=2e-5, atol=2e-6)
+
+
+def test_contracting_log_softmax_over_the_wrong_index_would_be_seen(z):
+    y = targets("one-hot", 7, 4)
+    a = LogSoftmax()(z)
+    wrong = np.einsum("nk,njk->nj", NLL.grad(a, y), LogSoftmax().jacobian(z, a))
+    assert np.abs(wrong - numeric(LogSoftmax(), NLL, z, y).dl_dz).max() > 0.1
+    assert_allclose(jacobian(LogSoftmax(), NLL, z, y).dl_dz, numeric(LogSoftmax(), NLL, z, y).dl_dz, atol=1e-9)
+
+
+def test_the_shortcut_is_s_times_a_minus_y_and_not_a_minus_y(z, y):
+    a, s = Softmax()(z), y.sum(axis=1, keepdims=True)
+    assert_allclose(fused(Softmax(), CE, z, y).dl_dz, s * a - y, rtol=1e-12, atol=1e-14)
+
+
+def test_log_softmax_with_nll_is_softmax_with_ce(z, y):
+    for strategy in (loop, jacobian, vjp):
+        assert_allclose(strategy(LogSoftmax(), NLL, z, y).dl_dz, fused(Softmax(), CE, z, y).dl_dz, atol=1e-14)
+
+
+def test_sigmoid_with_bce_and_identity_with_squares_are_canonical(z):
+    y = targets("multi-hot", 7, 4)
+    assert_allclose(fused(Sigmoid(), BCE, z, y).dl_dz, Sigmoid()(z) - y, rtol=1e-12)
+    assert_allclose(fused(Identity(), SQUARES, z, y).dl_dz, z - y, rtol=1e-15)
+
+
+def test_a_temperature_divides_the_scores_and_the_derivative(z, y):
+    warm, plain = fused(Softmax(4.0), CE, z, y), fused(Softmax(), CE, z / 4, y)
+    assert_allclose(warm.loss, plain.loss, rtol=1e-15)
+    assert_allclose(warm.dl_dz, plain.dl_dz / 4, rtol=1e-14)
+
+
+def test_auto_takes_the_first_of_fused_log_and_vjp_that_the_pair_has(pair, z):
+    y = targets("one-hot", 7, 4)
+    name = fastest(*pair)
+    assert name == (
+        "fused" if (type(pair[0]), type(pair[1])) in FUSED else "log" if has_strategy("log", *pair) else "vjp"
+    )
+    assert_allclose(auto(*pair, z, y).dl_dz, GRADIENTS[name](*pair, z, y).dl_dz, rtol=0)
+
+
+@pytest.mark.parametrize("strategy", [fused, log], ids=["fused", "log"])
+@pytest.mark.parametrize("scale", [1e4, 1e8])
+def test_softmax_with_ce_stays_exact_at_huge_scores(strategy, scale):
+    z = scale * np.array([[1.0, 0, -1], [-1, -1, -1], [0, 1, 0.5]])
+    y = np.array([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]])
+    result = strategy(Softmax(), CE, z, y)
+    assert_allclose(result.loss, [2 * scale, np.log(3), scale], rtol=1e-15)
+    assert_allclose(result.dl_dz, [[1, 0, -1], [1 / 3, -2 / 3, 1 / 3], [-1, 1, 0]], rtol=1e-15)
+
+
+ONE_THIRD = 1 / 3
+# (scores, target row, loss, dl_dz), computed with 60 to 80 digits and rounded to double
+SOFTMAX_CE = [
+    ([0, 1, 2], [1, 0, 0], 2.40760596444438, [-0.9099694268296196, 0.24472847105479764, 0.6652409557748219]),
+    ([1000, 1001, 1002], [1, 0, 0], 2.40760596444438, [-0.9099694268296196, 0.24472847105479764, 0.6652409557748219]),
+    ([1000, 0, -1000], [1, 0, 0], 0, [0, 0, 0]),
+    ([1000, 0, -1000], [0, 0, 1], 2000, [1, 0, -1]),
+    ([1e4, 0, 7e-7], [0, 0, 1], 9999.9999993, [1, 0, -1]),
+    ([-1e4, -1e4, -1e4], [0, 1, 0], 1.0986122886681098, [ONE_THIRD, -2 * ONE_THIRD, ONE_THIRD]),
+    ([37, 0, 0], [1, 0, 0], 1.706609525148813e-16, [-1.706609525148813e-16, *2 * [8.533047625744065e-17]]),
+    ([36.7368, 0], [1, 0], 1.1102236570939687e-16, [-1.1102236570939685e-16, 1.1102236570939685e-16]),
+    ([710, 0], [1, 0], 4.47628622567513e-309, [-4.47628622567513e-309, 4.47628622567513e-309]),
+    ([710, 0], [0, 1], 710, [1, -1]),
+    ([745, 0], [0, 1], 745, [1, -1]),
+    ([1e308, -1e308], [1, 0], 0, [0, 0]),
+    ([1e308, -1e308], [0, 1], np.inf, [1, -1]),
+    (
+        [1e4, 0, -1e4],
+        [0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3],
+        1000,
+        [0.06666666666666667, -0.03333333333333333, -0.03333333333333333],
+    ),
+    ([0, 1, 2], [2, 0, 0], 4.81521192888876, [-1.8199388536592391, 0.4894569421095953, 1.3304819115496438]),
+]
+
+
+@pytest.mark.parametrize("strategy", [fused, log], ids=["fused", "log"])
+@pytest.mark.parametrize(("z", "y", "loss", "dl_dz"), SOFTMAX_CE, ids=[str(case[:2]) for case in SOFTMAX_CE])
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_softmax_with_ce_on_hard_scores(strategy, z, y, loss, dl_dz):
+    result = strategy(Softmax(), CE, np.array([z], dtype=float), np.array([y], dtype=float))
+    assert_allclose(result.loss, [loss], rtol=1e-15)
+    assert_allclose(result.dl_dz, [dl_dz], rtol=1e-14 if 0 < y[0] < 1 else 1e-15)
+
+
+@pytest.mark.parametrize("strategy", [fused, log], ids=["fused", "log"])
+def test_the_logsumexp_of_a_million_equal_scores(strategy):
+    z, y = np.full((1, 10**6), 1e4), np.eye(1, 10**6)
+    assert_allclose(1e4 + strategy(Softmax(), CE, z, y).loss, 10013.815510557964, rtol=1e-15)
+
+
+SIGMOID_BCE = [
+    (40, 1, 4.248354255291589e-18, -4.248354255291589e-18),
+    (-40, 1, 40, -1),
+    (37, 0, 37, 0.9999999999999999),
+    (1e20, 0, 1e20, 1),
+    (-745, 0, 5e-324, 5e-324),
+    (800, 0, 800, 1),
+    (0, 0, 0.6931471805599453, 0.5),
+    (0, 0.3, 0.6931471805599453, 0.2),
+]
+
+
+@pytest.mark.parametrize(("z", "y", "loss", "dl_dz"), SIGMOID_BCE)
+def test_sigmoid_with_bce_on_hard_scores(z, y, loss, dl_dz):
+    result = fused(Sigmoid(), BCE, np.array([[z]], dtype=float), np.array([[y]], dtype=float))
+    assert_allclose(result.loss, [loss], rtol=1e-15)
+    assert_allclose(result.dl_dz, [[dl_dz]], rtol=1e-15)
+
+
+@pytest.mark.parametrize("strategy", [fused, log], ids=["fused", "log"])
+def test_softmax_with_squares_keeps_both_halves_of_its_derivative(strategy):
+    right = strategy(Softmax(), SQUARES, np.array([[40.0, 0]]), np.array([[1.0, 0]]))
+    assert_allclose(right.loss, [1.804851387845415e-35], rtol=1e-15)
+    assert_allclose(right.dl_dz, [[-3.60970277569083e-35, 3.60970277569083e-35]], rtol=1e-15)
+    wrong = strategy(Softmax(), SQUARES, np.array([[40.0, 0]]), np.array([[0.0, 1]]))
+    assert_allclose(wrong.loss, [1], rtol=1e-15)
+    assert_allclose(wrong.dl_dz, [[8.496708510583178e-18, -8.496708510583178e-18]], rtol=1e-15)

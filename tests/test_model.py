@@ -1,0 +1,146 @@
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from tests.conftest import ACTIVATIONS
+from trainer.activations import Softmax
+from trainer.data import Standardizer
+from trainer.errors import DataError, FileError
+from trainer.model import Model
+
+
+SHARP = Softmax(temperature=2.0)
+
+
+def model(activation=SHARP, classes=("ja", "nein", "日本"), dtype=np.float64):
+    rng = np.random.default_rng(0)
+    standardizer = Standardizer(rng.normal(size=4), rng.uniform(1, 2, size=4))
+    w = rng.normal(size=(5, len(classes))).astype(dtype)
+    return Model(w, standardizer, activation, classes, tuple("abcd"), "art", {"seed": 3, "valid_fraction": 0.2})
+
+
+X = np.random.default_rng(1).normal(size=(20, 4))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_saved_model_predicts_the_same_bits(activation, dtype, tmp_path):
+    saved = model(activation, dtype=dtype)
+    loaded = Model.load(saved.save(tmp_path / "model.npz"))
+    assert loaded.activation == activation
+    assert loaded.classes == saved.classes
+    assert (loaded.features, loaded.target, loaded.split) == (saved.features, saved.target, saved.split)
+    assert_array_equal(loaded.predict(X), saved.predict(X))
+
+
+def test_a_prediction_is_the_activation_of_the_scores_of_standardised_features():
+    m = model()
+    z = ((X - m.standardizer.mean) / m.standardizer.scale) @ m.w[:-1] + m.w[-1]
+    assert_allclose(m.predict(X), m.activation(z), rtol=1e-13)
+
+
+def test_integer_classes_stay_integers(tmp_path):
+    assert Model.load(model(classes=(0, 7, 10**30)).save(tmp_path / "model.npz")).classes == (0, 7, 10**30)
+
+
+def test_no_rows_give_no_predictions():
+    assert model().predict(X[:0]).shape == (0, 3)
+
+
+def test_the_file_holds_plain_arrays_and_a_json_header_only(tmp_path):
+    path = model().save(tmp_path / "model.npz")
+    with np.load(path, allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["header", "mean", "scale", "w"]
+        assert json.loads(arrays["header"].tobytes())["activation"] == {"name": "softmax", "temperature": 2.0}
+    assert [file.name for file in tmp_path.iterdir()] == ["model.npz"]
+
+
+def altered(path, **changes):
+    """The model file with some arrays replaced, or left out by None."""
+    with np.load(model().save(path)) as arrays:
+        content = {**arrays, **changes}
+    np.savez(path, **{key: value for key, value in content.items() if value is not None})
+    return path
+
+
+def header(**changes):
+    base = {"format": "softmax-trainer model 1", "activation": {"name": "softmax"}, "classes": [0, 1, 2]}
+    content = {**base, "features": list("abcd"), "target": None, "split": {}, **changes}
+    return np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
+
+
+class Evil:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle in a model file was run",))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"w": None},
+        {"extra": np.zeros(3)},
+        {"w": np.zeros((5, 2))},
+        {"w": np.full((5, 3), np.nan)},
+        {"w": np.zeros((5, 3), dtype=int)},
+        {"w": np.array([[Evil()] * 3] * 5, dtype=object)},
+        {"mean": np.zeros(3)},
+        {"header": np.frombuffer(b"not json", dtype=np.uint8)},
+        {"header": header(format="softmax-trainer model 99")},
+        {"header": header(activation={"name": "os.system"})},
+        {"header": header(activation={"name": "softmax", "temperature": -1})},
+        {"header": header(activation="softmax")},
+        {"header": header(classes=None)},
+        {"header": np.frombuffer(b"[]", dtype=np.uint8)},
+    ],
+    ids=lambda changes: next(f"{key}-{type(value).__name__}" for key, value in changes.items()),
+)
+def test_a_file_that_is_no_model_of_ours_is_refused(changes, tmp_path):
+    with pytest.raises(DataError, match=r"model\.npz (is not a model of ours|has the format)"):
+        Model.load(altered(tmp_path / "model.npz", **changes))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", pickle.dumps(Evil()), b"PK\x03\x04 torn"], ids=["empty", "text", "pickle", "torn"]
+)
+def test_other_files_are_refused(content, tmp_path):
+    path = tmp_path / "model.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is not a model of ours"):
+        Model.load(path)
+
+
+def test_every_truncation_of_a_model_is_refused(tmp_path):
+    whole = model().save(tmp_path / "model.npz").read_bytes()
+    torn = tmp_path / "torn.npz"
+    for length in range(0, len(whole), 37):
+        torn.write_bytes(whole[:length])
+        with pytest.raises(DataError):
+            Model.load(torn)
+
+
+def test_a_file_that_unpacks_to_more_than_a_model_can_be_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.model.LARGEST", 100)
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("read before its size was checked"))
+    with pytest.raises(DataError, match="is not a model of ours"):
+        Model.load(model().save(tmp_path / "model.npz"))
+
+
+def test_a_missing_model_is_a_file_error(tmp_path):
+    with pytest.raises(FileError, match=r"nowhere\.npz is not a file"):
+        Model.load(tmp_path / "nowhere.npz")
+
+
+def test_a_folder_that_cannot_be_written_is_a_file_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="cannot be written"):
+        model().save(tmp_path / "file" / "model.npz")
+
+
+def test_a_model_is_replaced_whole(tmp_path):
+    path = model().save(tmp_path / "model.npz")
+    other = replace(model(), w=2 * model().w)
+    assert_array_equal(Model.load(other.save(path)).w, other.w)
