@@ -12,7 +12,6 @@ from trainer.data import Standardizer
 from trainer.errors import DataError, FileError
 from trainer.model import Model
 
-
 SHARP = Softmax(temperature=2.0)
 
 

@@ -24,7 +24,7 @@ from trainer.sources import (
 )
 
 GENERATED = [
-    (Blobs(), (600, 2), 3),
+    (Blobs(), (600, 2), 4),
     (Blobs(samples=7, features=1, classes=7, spread=0.0), (7, 1), 7),
     (Classification(), (1000, 20), 4),
     (Classification(samples=2, features=2, informative=2, classes=2), (2, 2), 2),
@@ -108,7 +108,7 @@ def test_circles_and_spirals_without_noise_lie_where_they_are_said_to():
 @pytest.mark.parametrize(
     ("source", "fields", "message"),
     [
-        (Blobs, {"samples": 1}, "data.samples must be at least 3, got 1."),
+        (Blobs, {"samples": 1}, "data.samples must be at least 4, got 1."),
         (Blobs, {"classes": 1}, "data.classes must be at least 2, got 1."),
         (Blobs, {"features": 0}, "data.features must be at least 1, got 0."),
         (Blobs, {"spread": -0.5}, "data.spread must be at least 0, got -0.5."),

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 the training diverged, 2 a wrong input, 3 a file that cannot be read or written, 130 Ctrl-C.
 """
 
+import io
 import os
 import re
 import sys
@@ -30,7 +31,7 @@ Choices, as choice=option, and choice.key=value for the keys of an option:
 Plain keys:
   epochs=50            passes over the training data
   batch_size=32        samples a step; null is all of them at once
-  seed=0               data, split and shuffling follow from it; null draws one
+  seed=3               data, split and shuffling follow from it; null draws one
   threads=null         null takes every core; the result is the same for any number
   dtype=float64        or float32
   valid_fraction=0.2   share of the samples held out for validation
@@ -72,6 +73,9 @@ def command(task: Task, config_name: str, text: str) -> None:
     if {"--help", "-h"} & set(arguments):
         print(text.replace("{choices}", choices()))
         return
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, so that the sentence can be ours
     warnings.showwarning = lambda message, *_: print(f"Warning: {message}", file=sys.stderr)
     try:

@@ -42,7 +42,7 @@ class Settings:
     experiment: dict[str, Any] | None = None
     epochs: int = 50
     batch_size: int | None = 32
-    seed: int | None = 0
+    seed: int | None = 3
     threads: int | None = None
     dtype: str = "float64"
     valid_fraction: float = 0.2

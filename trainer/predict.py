@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig
 
 from trainer.arrays import Array
@@ -50,23 +49,14 @@ def predict(config: DictConfig) -> None:
     model = Model.load(path)
     if isinstance(source, File):
         known = model.target if source.path.endswith(".csv") else None  # only a CSV names its target
-        x, targets = read_features(source.path, model.features, source.target or known)
+        x, _ = read_features(source.path, model.features, source.target or known)
         name = Path(source.path).stem
     else:
-        data = source(0)
-        x, targets, name = (
-            _checked(data, model),
-            [str(data.classes[label]) for label in data.labels],
-            settings.data["name"],
-        )
+        x, name = _checked(source(0), model), settings.data["name"]
     a = model.predict(x, settings.threads or available_cores())
     output = Path(settings.output) if settings.output else path.with_name(f"{name}-predictions.csv")
     write_whole(output, lambda file: file.write(table(model, a).encode()))
     print(f"{len(x)} predictions in {shorter(output.absolute())}")
-    if targets is not None and len(targets):
-        predicted = [str(model.classes[k]) for k in a.argmax(axis=1)]
-        share = np.mean([one == other for one, other in zip(predicted, targets, strict=True)])
-        print(f"accuracy {share:.4g} against the target column of the data")
 
 
 def table(model: Model, a: Array) -> str:

@@ -23,8 +23,8 @@ class Blobs:
 
     samples: int = 600
     features: int = 2
-    classes: int = 3
-    spread: float = 1.0
+    classes: int = 4
+    spread: float = 2.0
 
     def __post_init__(self) -> None:
         _at_least("classes", self.classes, 2)

@@ -1,0 +1,68 @@
+"""The README tells the truth of today: its commands run, and its vocabulary is the program's."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.sources import Iris
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [line for line in LINES if line.startswith("python -m ")]
+OPTIONS = [(path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder with the files that the commands name."""
+    here = tmp_path_factory.mktemp("readme")
+    iris = Iris()(0)
+    rows = [[*values, iris.classes[label]] for values, label in zip(iris.x.tolist(), iris.y, strict=True)]
+    lines = [[f"part{d}" for d in range(4)] + ["species"], *rows]
+    for name in ("flowers.csv", "new.csv"):
+        (here / name).write_text("\n".join(",".join(map(str, line)) for line in lines))
+    return here
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_readme_runs(command, folder):
+    words = [sys.executable, *shlex.split(command)[1:]]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert done.returncode == 0, done.stderr
+    if "flowers.csv" in command:  # the model of the next command
+        (model,) = re.findall(r"outputs/\S+/model\.npz", done.stdout)
+        (folder / model).rename(folder / "model.npz")
+
+
+def test_make_run_and_make_test_are_the_two_commands():
+    assert [line.split("  ")[0] for line in LINES[:2]] == ["make run", "make test"]
+    for target in ("run", "test"):
+        subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+    overrides = re.search(r'`make run ARGS="([^"]*)"`', README)[1]
+    dry = subprocess.run(
+        ["make", "--dry-run", "run", f"ARGS={overrides}"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert f"-m trainer activation=softmax loss=ce {overrides}" in dry.stdout
+
+
+@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] != "job_logging"])
+def test_the_vocabulary_names_every_option(group, option):
+    rows = re.findall(rf"^\| `{group}` \| (.*) \|$", README.partition("## The vocabulary")[2], re.MULTILINE)
+    assert f"`{option}`" in rows[0]
+
+
+@pytest.mark.parametrize("picture", re.findall(r"!\[[^]]*\]\(([^)]*)\)", README))
+def test_every_picture_is_there(picture):
+    assert (ROOT / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_contributors_files_are_those_that_exist():
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (`.*?) \|", contributing, re.MULTILINE)
+    for name in re.findall(r"`([^`]*)`", " ".join(table)):
+        assert (ROOT / "trainer" / name).exists() or name == "trainer/"
