@@ -4,7 +4,7 @@
 
 The peers are scikit-learn's LinearModelLoss (the better of one thread and all), torch autograd, jax jit, and as a floor
 the two matrix products alone (the better of two layouts).  Each is warm and in its own dtype; what is not installed is
-skipped with a line (pip install softmax-trainer[bench]).  Medians in milliseconds, taken in turns.
+skipped with a line (pip install softmax-trainer[bench]).  Medians in milliseconds.
 """
 
 import statistics
@@ -25,13 +25,13 @@ from trainer.penalties import NoPenalty
 from trainer.run import available_cores
 
 SHAPES = [(100_000, 20, 4), (100_000, 64, 10), (60_000, 784, 10), (100_000, 512, 100)]
-ROUNDS = 9
+WARM, ROUNDS = 2, 9
 CORES = available_cores()
 
 Call = Callable[[], object]
 
 
-def ours(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> dict[str, Call]:
+def ours(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> list[Call]:
     """The objective of this project, on every core."""
     data = Data(x, y, tuple(range(w.shape[1])), tuple(map(str, range(x.shape[1]))))
     problem = Objective(Softmax(), CrossEntropy(), fused, NoPenalty(), CORES).on(data)
@@ -40,17 +40,17 @@ def ours(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> dict[str, Call]:
         with blas_on_one_thread():
             return problem.value_and_grad(w.copy())  # a new array, since the last one's result is kept
 
-    return {"trainer": call}
+    return [call]
 
 
-def scikit_learn(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> dict[str, Call]:
+def scikit_learn(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> list[Call]:
     """scikit-learn's loss of LogisticRegression, with its own layout of the coefficients."""
     loss = LinearModelLoss(HalfMultinomialLoss(n_classes=w.shape[1]), fit_intercept=True)
     coef, target = np.asfortranarray(w.T), y.astype(x.dtype)
-    return {f"sklearn {n}": lambda n=n: loss.loss_gradient(coef, x, target, n_threads=n) for n in {1, CORES}}
+    return [lambda n=n: loss.loss_gradient(coef, x, target, n_threads=n) for n in {1, CORES}]
 
 
-def torch_autograd(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> dict[str, Call]:
+def torch_autograd(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> list[Call]:
     """torch's cross entropy through autograd."""
     import torch
 
@@ -63,10 +63,10 @@ def torch_autograd(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> dict[str, Cal
         loss.backward()
         return loss.item(), weight.grad
 
-    return {"torch": call}
+    return [call]
 
 
-def jax_jit(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> dict[str, Call]:
+def jax_jit(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> list[Call]:
     """jax's value_and_grad, compiled."""
     import jax
 
@@ -79,37 +79,33 @@ def jax_jit(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> dict[str, Call]:
         return (jax.nn.logsumexp(z, axis=1) - jax.numpy.take_along_axis(z, y[:, None], axis=1)[:, 0]).mean()
 
     arguments = [jax.numpy.asarray(part) for part in (w, x, y)]
-    return {"jax": lambda: jax.block_until_ready(call(*arguments))}
+    return [lambda: jax.block_until_ready(call(*arguments))]
 
 
-def products(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> dict[str, Call]:
+def products(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> list[Call]:
     """x @ w and x^T @ dl_dz, and nothing else."""
     weight = np.ascontiguousarray(w[:-1])
     dl_dz = np.random.default_rng(0).normal(size=(len(x), w.shape[1])).astype(x.dtype)
     transposed = np.ascontiguousarray(dl_dz.T)
-    return {
-        "products 1": lambda: (x @ weight, x.T @ dl_dz),
-        "products 2": lambda: (weight.T @ x.T, transposed @ x),
-    }
+    return [lambda: (x @ weight, x.T @ dl_dz), lambda: (weight.T @ x.T, transposed @ x)]
 
 
 PEERS = {"trainer": ours, "sklearn": scikit_learn, "torch": torch_autograd, "jax": jax_jit, "products": products}
 
 
-def medians(calls: dict[str, Call]) -> dict[str, float]:
-    """Milliseconds of each call, the median of rounds in which they take turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
+def median(call: Call) -> float:
+    """Milliseconds of a call: warm, and the median of its rounds."""
+    time.sleep(0.3)  # the threads of the last one may spin for a while before they sleep
+    times = []
+    for _ in range(WARM + ROUNDS):
+        start = time.perf_counter()
         call()
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times[WARM:])
 
 
 def main() -> None:
+    """Prints the table and the ratios."""
     dtypes = sys.argv[1:] or ["float64", "float32"]
     rows: list[dict[str, float]] = []
     missing: dict[str, str] = {}
@@ -121,16 +117,12 @@ def main() -> None:
             x = rng.normal(size=(n, d)).astype(dtype)
             y = rng.integers(k, size=n)
             w = (rng.normal(size=(d + 1, k)) / np.sqrt(d)).astype(dtype)
-            calls: dict[str, Call] = {}
+            best = dict.fromkeys(PEERS, np.nan)
             for peer, make in PEERS.items():
                 try:
-                    calls |= make(x, y, w)
+                    best[peer] = min(median(call) for call in make(x, y, w))
                 except ImportError as error:
                     missing[peer] = str(error)
-            times = medians(calls)
-            best = {
-                peer: min((t for name, t in times.items() if name.split()[0] == peer), default=np.nan) for peer in PEERS
-            }
             rows.append(best)
             print(f"{n:,}, {d}, {k}".ljust(18) + f"{dtype:<9}" + "".join(f"{best[peer]:>10.1f}" for peer in PEERS))
     for peer, reason in missing.items():
@@ -138,7 +130,9 @@ def main() -> None:
     for peer in list(PEERS)[1:]:
         ratios = [row[peer] / row["trainer"] for row in rows]
         if not np.isnan(ratios).any():
-            print(f"{peer:<9} / trainer: geometric mean {statistics.geometric_mean(ratios):.2f}, least {min(ratios):.2f}")
+            print(
+                f"{peer:<9} / trainer: geometric mean {statistics.geometric_mean(ratios):.2f}, least {min(ratios):.2f}"
+            )
 
 
 if __name__ == "__main__":

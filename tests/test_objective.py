@@ -14,7 +14,7 @@ from trainer.metrics import METRICS
 from trainer.objective import Objective, blas_on_one_thread, blocks, predict, scores
 from trainer.penalties import L2, NoPenalty
 
-N, D, K = 70_001, 5, 4  # more than four blocks, and a last one that is not full
+N, D, K = 140_001, 5, 4  # six blocks, and a last one that is not full
 
 
 def problem(data, **changes):

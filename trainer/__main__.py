@@ -10,11 +10,15 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -80,6 +84,7 @@ def command(task: Task, config_name: str, text: str) -> None:
     warnings.showwarning = lambda message, *_: print(f"Warning: {message}", file=sys.stderr)
     try:
         if any(argument.startswith("-") for argument in arguments):
+            flags(task, config_name, arguments)
             hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(task)()
         else:
             single(task, config_name, arguments)
@@ -91,6 +96,28 @@ def command(task: Task, config_name: str, text: str) -> None:
         _stop(3, f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
     except KeyboardInterrupt:
         _stop(130, "Interrupted.")
+
+
+def flags(task: Task, config_name: str, arguments: list[str]) -> None:
+    """Refuses a wrong flag in a sentence, and a sweep with a wrong job before the first job starts."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(
+            f"{message[0].upper()}{message[1:]}. Keys take no dashes, as in epochs=10; see --help and --hydra-help."
+        )
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    given = parser.parse_args(arguments)
+    if not given.multirun or task is not train:
+        return
+    from trainer.run import assemble
+
+    for job in BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given.overrides), None)[0]:
+        config = composed(config_name, job)
+        with open_dict(config):
+            del config.hydra
+        assemble(read_settings(config, Settings))
 
 
 def single(task: Task, config_name: str, overrides: list[str]) -> None:
@@ -107,7 +134,16 @@ def single(task: Task, config_name: str, overrides: list[str]) -> None:
 def composed(config_name: str, overrides: list[str]) -> DictConfig:
     """A configuration of conf/ with overrides from the command line, Hydra's own node included."""
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return hydra.compose(config_name, overrides, return_hydra_config=True)
+        try:
+            return hydra.compose(config_name, overrides, return_hydra_config=True)
+        except ValueError as error:  # a group that got a number or null; Hydra does not say which
+            if isinstance(error, HydraException | OmegaConfBaseException):
+                raise
+            for group, _, name in (override.partition("=") for override in overrides):
+                options = [option.stem for option in (config_folder() / group).glob("*.yaml")]
+                if group and options:
+                    choose(group, options, name)
+            raise ConfigError(f"{first_line(error)}. See --help for the names of the options.") from None
 
 
 def config_folder() -> Path:
@@ -133,6 +169,11 @@ def explain(error: Exception, config_name: str) -> str:
             choose(group, error.options, name)
         except ConfigError as sentence:
             return str(sentence)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read as key=value. Put a value with other than plain letters in two "
+            f"kinds of quotes, as in 'data.path=\"größe.csv\"'; see --help."
+        )
     unknown = re.match(r"Could not override '([^']*)'", str(error))
     if unknown:
         key = unknown[1]

@@ -110,8 +110,8 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def choose(group: str, choices: Collection[str], name: Any) -> str:
     """The name, if it is one of the choices."""
-    if name in choices:
-        return str(name)
+    if isinstance(name, str) and name in choices:
+        return name
     raise ConfigError(f"{group}={name} is not known{suggest(str(name), choices)} Choices: {listed(choices)}.")
 
 

@@ -70,7 +70,9 @@ def boundary(path: Path, model: Model, data: Data, title: str) -> Path:
         label=f"misclassified ({wrong.sum()})",
     )
     axes.set(xlabel=data.features[0], ylabel=data.features[1], title=title)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    for text in (axes.xaxis.label, axes.yaxis.label, *legend.get_texts()):
+        text.set_parse_math(False)  # a $ in a name from a file is a dollar
     _tidy(axes)
     return _save(figure, path)
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from trainer.arrays import Array
 from trainer.config import build, read_settings
 from trainer.data import Data, Source
-from trainer.errors import DataError
+from trainer.errors import DataError, require
 from trainer.files import read_features
 from trainer.model import Model
 from trainer.outputs import write_whole
@@ -40,6 +40,10 @@ class PredictSettings:
     output: str | None = None
     threads: int | None = None
 
+    def __post_init__(self) -> None:
+        count = self.threads
+        require(count is None or count >= 1, f"threads must be at least 1, or null for every core, got {count}.")
+
 
 def predict(config: DictConfig) -> None:
     """Reads the model and the features, writes one line a row: the class, then a number for each class."""
@@ -48,7 +52,7 @@ def predict(config: DictConfig) -> None:
     path = Path(settings.model)
     model = Model.load(path)
     if isinstance(source, File):
-        known = model.target if source.path.endswith(".csv") else None  # only a CSV names its target
+        known = model.target if source.path.lower().endswith(".csv") else None  # only a CSV names its target
         x, _ = read_features(source.path, model.features, source.target or known)
         name = Path(source.path).stem
     else:
