@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from tests.test_run import SETTINGS
 from trainer.activations import LogSoftmax, Softmax
 from trainer.errors import ConfigError
 from trainer.experiments import Question
@@ -11,14 +12,14 @@ from trainer.objective import Objective
 from trainer.penalties import NoPenalty
 
 
-def lines_of(activation, loss):
+def lines_of(activation, loss, tmp_path):
     lines = []
-    Question(repeats=1)(Objective(activation, loss, auto, NoPenalty()), 0, lines.append)
+    Question(repeats=1)(SETTINGS, Objective(activation, loss, auto, NoPenalty()), tmp_path, lines.append)
     return lines
 
 
-def test_the_question_is_answered_for_every_strategy_in_a_table_and_two_lines():
-    lines = lines_of(Softmax(), CrossEntropy())
+def test_the_question_is_answered_for_every_strategy_in_a_table_and_two_lines(tmp_path):
+    lines = lines_of(Softmax(), CrossEntropy(), tmp_path)
     assert "N=100, D=2, K=4" in lines[0]
     table = {line.split()[0]: line.split()[1:] for line in lines[2:-2]}
     assert set(table) == set(GRADIENTS)
@@ -30,8 +31,10 @@ def test_the_question_is_answered_for_every_strategy_in_a_table_and_two_lines():
     assert int(re.search(r"(\d+) times as fast as the loop", lines[-2])[1]) > 1
 
 
-def test_a_strategy_that_the_pair_lacks_is_said_to_be_missing():
-    missing = [line for line in lines_of(LogSoftmax(), NegativeLogLikelihood()) if "no formula for this pair" in line]
+def test_a_strategy_that_the_pair_lacks_is_said_to_be_missing(tmp_path):
+    missing = [
+        line for line in lines_of(LogSoftmax(), NegativeLogLikelihood(), tmp_path) if "no formula for this pair" in line
+    ]
     assert [line.split()[0] for line in missing] == ["log"]
 
 

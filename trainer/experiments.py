@@ -4,14 +4,18 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from trainer.arrays import Array, one_hot
+from trainer.config import Settings
 from trainer.errors import require
 from trainer.gradients import GRADIENTS, GradientStrategy, LossGrad, has_strategy, loop
 from trainer.objective import Objective
+
+Show = Callable[[str], None]
 
 
 class Experiment(Protocol):
@@ -19,8 +23,8 @@ class Experiment(Protocol):
 
     name: ClassVar[str]
 
-    def __call__(self, objective: Objective, seed: int, show: Callable[[str], None]) -> None:
-        """Runs it for the pair of the objective and shows its lines."""
+    def __call__(self, settings: Settings, objective: Objective, folder: Path, show: Show) -> None:
+        """Runs it for the settings (whose seed is drawn) and the pair of the objective; pictures go to the folder."""
 
 
 class Cost(NamedTuple):
@@ -61,8 +65,8 @@ class Question:
             value = getattr(self, name)
             require(value >= 1, f"experiment.{name} must be at least 1, got {value}.")
 
-    def __call__(self, objective: Objective, seed: int, show: Callable[[str], None]) -> None:
-        rng = np.random.default_rng(seed)
+    def __call__(self, settings: Settings, objective: Objective, folder: Path, show: Show) -> None:
+        rng = np.random.default_rng(settings.seed)
         z = rng.random((self.samples, self.features)) @ rng.random((self.features, self.classes))  # (N,K)
         y = one_hot(rng.integers(self.classes, size=self.samples), self.classes, z.dtype)  # (N,K)
         pair = f"{objective.activation!r} with {objective.loss!r}"

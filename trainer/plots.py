@@ -52,8 +52,16 @@ def boundary(path: Path, model: Model, data: Data, title: str) -> Path:
     regions = model.predict(np.column_stack([first.ravel(), second.ravel()])).argmax(axis=1).reshape(first.shape)
     classes = len(model.classes)
     colors = [COLORS[k % len(COLORS)] for k in range(classes)]
-    axes.pcolormesh(
-        first, second, regions, cmap=ListedColormap(colors), vmin=-0.5, vmax=classes - 0.5, alpha=0.2, rasterized=True
+    axes.imshow(
+        regions,
+        extent=(first[0, 0], first[0, -1], second[0, 0], second[-1, 0]),
+        origin="lower",
+        aspect="auto",
+        cmap=ListedColormap(colors),
+        vmin=-0.5,
+        vmax=classes - 0.5,
+        alpha=0.2,
+        interpolation="nearest",
     )
     wrong = model.predict(data.x).argmax(axis=1) != data.labels
     for k, name in enumerate(model.classes):
@@ -83,4 +91,4 @@ def _tidy(axes: Axes) -> None:
 
 def _save(figure: Figure, path: Path) -> Path:
     FigureCanvasAgg(figure)
-    return write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    return write_whole(path, lambda file: figure.savefig(file, format="png", dpi=100, pil_kwargs={"compress_level": 3}))

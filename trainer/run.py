@@ -9,7 +9,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +98,7 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
         experiment = build("experiment", EXPERIMENTS, settings.experiment)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        experiment(parts.objective, seed, log.info)
+        experiment(replace(settings, seed=seed), parts.objective, folder, log.info)
         return None
     names = [name for name in columns(METRICS) if settings.valid_fraction > 0 or not name.startswith("val_")]
     callbacks = [callback.start(names) for callback in parts.callbacks]
