@@ -2,10 +2,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from tests.conftest import LOSSES, targets
+from tests.conftest import targets
 from trainer.losses import BinaryCrossEntropy, Brier, CrossEntropy, LogLoss, SquaredError
-
-WITH_LOG = [loss for loss in LOSSES if isinstance(loss, LogLoss)]
 
 
 def predictions():
@@ -29,8 +27,9 @@ def test_value_and_grad_are_per_sample(loss, y):
         assert_allclose(loss.grad(a[n : n + 1], y[n : n + 1]), loss.grad(a, y)[n : n + 1], rtol=1e-15)
 
 
-@pytest.mark.parametrize("loss", WITH_LOG, ids=repr)
 def test_the_log_form_is_the_same_loss_with_h_equal_to_a_times_grad(loss, y):
+    if not isinstance(loss, LogLoss):
+        pytest.skip("stated on a only")
     a = predictions()
     assert_allclose(loss.value_log(np.log(a), y), loss.value(a, y), rtol=1e-12, atol=1e-15)
     assert_allclose(loss.grad_log(np.log(a), y), a * loss.grad(a, y), rtol=1e-11, atol=1e-14)

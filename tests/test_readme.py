@@ -65,4 +65,4 @@ def test_a_contributors_files_are_those_that_exist():
     contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| (`.*?) \|", contributing, re.MULTILINE)
     for name in re.findall(r"`([^`]*)`", " ".join(table)):
-        assert (ROOT / "trainer" / name).exists() or name == "trainer/"
+        assert (ROOT / "trainer" / name).exists() or name == "trainer/", name

@@ -11,11 +11,16 @@ import numpy as np
 
 from trainer.activations import (
     Activation,
+    Entmax,
     Identity,
     LogActivation,
     LogSoftmax,
+    NormalizedSigmoid,
     Sigmoid,
     Softmax,
+    Sparsemax,
+    Spherical,
+    Taylor,
     softmax_and_complement,
 )
 from trainer.arrays import Array, namespace, others
@@ -23,10 +28,14 @@ from trainer.losses import (
     BinaryCrossEntropy,
     Brier,
     CrossEntropy,
+    DirectLoss,
+    FenchelYoung,
+    KullbackLeibler,
     LogLoss,
     Loss,
     NegativeLogLikelihood,
     SquaredError,
+    ZLoss,
     residual,
 )
 
@@ -41,6 +50,20 @@ class LossGrad(NamedTuple):
 GradientStrategy = Callable[[Activation, Loss, Array, Array], LossGrad]
 
 
+def value(activation: Activation, loss: Loss, z: Array, y: Array) -> Array:
+    """loss (N,) of the pair by its definition."""
+    passing = loss.value(activation(z), y)
+    return passing + loss.direct(activation, z, y)[0] if isinstance(loss, DirectLoss) else passing
+
+
+def with_direct(activation: Activation, loss: Loss, z: Array, y: Array, chained: LossGrad) -> LossGrad:
+    """Adds the part of a loss that is stated on the scores to what came through the activation."""
+    if not isinstance(loss, DirectLoss):
+        return chained
+    part, slope = loss.direct(activation, z, y)
+    return LossGrad(chained.loss + part, chained.dl_dz + slope)
+
+
 def loop(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
     """One sample and one Jacobian at a time: the readable reference.  O(K^2) a row, in Python."""
     xp = namespace(z)
@@ -52,7 +75,7 @@ def loop(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
         dl_da = loss.grad(a_n, y_n)[0]  # (K,)
         values.append(loss.value(a_n, y_n))
         rows.append(da_dz.T @ dl_da)  # sum over j of dl_da[j] da_dz[j, k]
-    return LossGrad(xp.concat(values), xp.stack(rows))
+    return with_direct(activation, loss, z, y, LossGrad(xp.concat(values), xp.stack(rows)))
 
 
 def jacobian(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
@@ -60,20 +83,22 @@ def jacobian(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad
     a = activation(z)
     da_dz = activation.jacobian(z, a)
     dl_dz = namespace(z).einsum("nj,njk->nk", loss.grad(a, y), da_dz)
-    return LossGrad(loss.value(a, y), dl_dz)
+    return with_direct(activation, loss, z, y, LossGrad(loss.value(a, y), dl_dz))
 
 
 def vjp(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
     """The same product from the Jacobian's structure, without the tensor.  O(N K)."""
     a = activation(z)
-    return LossGrad(loss.value(a, y), activation.vjp(z, a, loss.grad(a, y)))
+    chained = LossGrad(loss.value(a, y), activation.vjp(z, a, loss.grad(a, y)))
+    return with_direct(activation, loss, z, y, chained)
 
 
 def log(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
     """The chain rule through log a instead of a: separable, and exact where a underflows.  O(N K)."""
     in_log, of_log = cast(LogActivation, activation), cast(LogLoss, loss)  # pairs.check_pair has seen to it
     log_a = in_log.log(z)
-    return LossGrad(of_log.value_log(log_a, y), in_log.log_vjp(z, log_a, of_log.grad_log(log_a, y)))
+    chained = LossGrad(of_log.value_log(log_a, y), in_log.log_vjp(z, log_a, of_log.grad_log(log_a, y)))
+    return with_direct(activation, loss, z, y, chained)
 
 
 def numeric(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
@@ -84,10 +109,10 @@ def numeric(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
     for k in range(z.shape[1]):
         step = np.cbrt(np.finfo(np.float64).eps) * xp.where(xp.abs(z64[:, k]) > 1, xp.abs(z64[:, k]), 1.0)  # (N,)
         shift = step[:, None] * (xp.arange(z.shape[1]) == k)
-        up, down = (loss.value(activation(z64 + sign * shift), y64) for sign in (1, -1))
+        up, down = (value(activation, loss, z64 + sign * shift, y64) for sign in (1, -1))
         columns.append((up - down) / (2 * step))
     dl_dz = xp.astype(xp.stack(columns, axis=1), z.dtype)
-    return LossGrad(loss.value(activation(z), y), dl_dz)
+    return LossGrad(value(activation, loss, z, y), dl_dz)
 
 
 def fused(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
@@ -183,8 +208,42 @@ def _log_softmax_nll(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad
     return _softmax_ce(Softmax(), loss, z, y)
 
 
+def _softmax_kl(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = (s a - y) / T, and loss = ce + sum y log y."""
+    value, dl_dz = _softmax_ce(activation, loss, z, y)
+    return LossGrad(value + Softmax().omega(y), dl_dz)
+
+
+def _softmax_z_loss(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = (s a - y + 2 weight lse a) / T, with lse = log sum exp z/T."""
+    return with_direct(activation, loss, z, y, _softmax_ce(activation, loss, z, y))
+
+
+def _normalized_ce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = (log f)'(z) (s a - y) for a = f / sum f, since a is softmax(log f)."""
+    value, slope = _softmax_ce(Softmax(), loss, activation.log_f(z), y)
+    return LossGrad(value, slope * activation.slope(z))
+
+
+def _softmax_fenchel_young(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = a - y, and loss = T kl: the conjugate of T sum a log a is T log sum exp z/T."""
+    value, dl_dz = _softmax_kl(activation, loss, z, y)
+    return LossGrad(activation.temperature * value, activation.temperature * dl_dz)
+
+
+def _sigmoid_fenchel_young(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = a - y, and loss = bce less the entropy of y."""
+    value, dl_dz = _sigmoid_bce(activation, loss, z, y)
+    return LossGrad(value + activation.omega(y), dl_dz)
+
+
+def _fenchel_young(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = a - y: the loss is stated on the scores, so nothing passes through the Jacobian."""
+    return LossGrad(*loss.direct(activation, z, y))
+
+
 def _identity_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
-    """dl_dz = z - y."""
+    """dl_dz = z - y and loss = 1/2 <z - y, z - y>, which is also the Fenchel-Young loss of identity."""
     r = z - y
     return LossGrad(_squares(loss, r)[0], r)
 
@@ -197,14 +256,24 @@ def _squares(loss: Loss, r: Array) -> tuple[Array, int]:
 
 FUSED: dict[tuple[type[Activation], type[Loss]], GradientStrategy] = {
     (Softmax, CrossEntropy): _softmax_ce,
+    (Softmax, KullbackLeibler): _softmax_kl,
+    (Softmax, ZLoss): _softmax_z_loss,
+    (Softmax, FenchelYoung): _softmax_fenchel_young,
     (Softmax, BinaryCrossEntropy): _softmax_bce,
     (Softmax, Brier): _softmax_squares,
     (Softmax, SquaredError): _softmax_squares,
     (LogSoftmax, NegativeLogLikelihood): _log_softmax_nll,
+    (Taylor, CrossEntropy): _normalized_ce,
+    (Spherical, CrossEntropy): _normalized_ce,
+    (NormalizedSigmoid, CrossEntropy): _normalized_ce,
     (Sigmoid, BinaryCrossEntropy): _sigmoid_bce,
+    (Sigmoid, FenchelYoung): _sigmoid_fenchel_young,
     (Sigmoid, Brier): _sigmoid_squares,
     (Sigmoid, SquaredError): _sigmoid_squares,
     (Identity, SquaredError): _identity_squares,
+    (Identity, FenchelYoung): _identity_squares,
+    (Sparsemax, FenchelYoung): _fenchel_young,
+    (Entmax, FenchelYoung): _fenchel_young,
 }
 
 GRADIENTS: dict[str, GradientStrategy] = {

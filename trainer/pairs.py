@@ -1,29 +1,114 @@
-"""What is known of each (activation, loss): whether it makes sense, and which strategies it has.
+"""The registry of pairs: which activation goes with which loss, why not if not, the strategies, and what is known.
 
-A loss names the ranges that it is defined on and an activation names its own; a pair is allowed where they meet.
+A loss names the ranges that it is defined on and what it needs of an activation; a pair is allowed where both are met.
+``python -m trainer.pairs`` prints the table, with ``--markdown`` as the page of the README.
+Every claim made here is measured by tests/test_registry.py over the whole registry.
 """
+
+import sys
+from dataclasses import dataclass
 
 from trainer.activations import ACTIVATIONS, RANGES, Activation
 from trainer.errors import ConfigError
-from trainer.gradients import fastest, has_strategy
+from trainer.gradients import GRADIENTS, fastest, has_strategy
 from trainer.losses import LOSSES, Loss
+
+PROPERTIES = {
+    "proper": "the expected loss is smallest where a is the distribution that labels are drawn from",
+    "convex": "in the scores z, with the default settings of both",
+    "shift_invariant": "a number added to every score of a row changes nothing",
+    "canonical": "dl_dz is a - y, up to one factor",
+    "dead": "no gradient (below 0.001) where a wrong class leads by 20: what is confidently wrong stays so",
+}
+
+# Proper scoring rules, which stay proper behind whatever activation can reach the distribution.
+PROPER = {"ce", "kl", "nll", "bce", "brier", "squared_error", "tsallis", "spherical_score", "z_loss", "fenchel_young"}
+SHIFT_INVARIANT = {"softmax", "log_softmax", "sparsemax", "entmax"}
+SHIFT_INVARIANT_ON_SCORES = {"crammer_singer", "weston_watkins"}
+CANONICAL = {
+    ("softmax", "ce"),
+    ("softmax", "kl"),
+    ("log_softmax", "nll"),
+    ("sigmoid", "bce"),
+    ("identity", "squared_error"),
+}
+CONVEX = {("softmax", "poly1"), ("softmax", "z_loss")}  # beside the canonical pairs and the losses on the scores
+SATURATING = {"softmax", "sparsemax", "entmax", "spherical"}  # the derivative of a vanishes at a corner of the simplex
+BOUNDED = {"brier", "squared_error", "mae", "gce", "tsallis", "spherical_score"}  # and the loss cannot make up for it
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is claimed of an allowed pair, with the default settings of both."""
+
+    activation: str
+    loss: str
+    strategies: tuple[str, ...]
+    proper: bool
+    convex: bool
+    shift_invariant: bool
+    canonical: bool
+    dead: bool
+
+    def properties(self) -> list[str]:
+        """The names of the properties that it has."""
+        return [name for name in PROPERTIES if getattr(self, name)]
+
+
+def describe(activation: str, loss: str) -> Pair:
+    """The registry's entry of an allowed pair."""
+    instance, other = ACTIVATIONS[activation](), LOSSES[loss]()
+    pair = (activation, loss)
+    canonical = pair in CANONICAL or loss == "fenchel_young"
+    on_scores = activation == "identity"
+    return Pair(
+        activation,
+        loss,
+        tuple(name for name in GRADIENTS if name != "auto" and has_strategy(name, instance, other)),
+        proper=loss in PROPER,
+        convex=canonical or on_scores or pair in CONVEX,
+        shift_invariant=(activation in SHIFT_INVARIANT and loss != "z_loss")
+        or (on_scores and loss in SHIFT_INVARIANT_ON_SCORES),
+        canonical=canonical,
+        dead=activation in SATURATING and loss in BOUNDED,
+    )
+
+
+def registry() -> list[Pair]:
+    """Every allowed pair, by activation."""
+    return [describe(a, n) for a in ACTIVATIONS for n in LOSSES if allowed(ACTIVATIONS[a], LOSSES[n])]
 
 
 def allowed(activation: type[Activation], loss: type[Loss]) -> bool:
-    """Whether the loss is defined on what the activation gives."""
-    return activation.range in loss.accepts
+    """Whether the loss is defined on what the activation gives, and the activation has what the loss needs of it."""
+    return not reason(activation, loss)
+
+
+def reason(activation: type[Activation], loss: type[Loss]) -> str:
+    """Why a pair is not allowed; empty where it is."""
+    if activation.range not in loss.accepts:
+        return f"{activation.name} gives {RANGES[activation.range]}, and {loss.name} is stated on {accepted(loss)}"
+    needed = getattr(loss, "needs", "")
+    if needed and not hasattr(activation, needed):
+        return f"{loss.name} is made of the activation's {needed.replace('_', ' ')}, which {activation.name} has not"
+    return ""
+
+
+def accepted(loss: type[Loss]) -> str:
+    """What the loss is stated on, in words."""
+    return " or ".join(RANGES[name] for name in RANGES if name in loss.accepts)
 
 
 def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
     """The name of the strategy that will run (auto is resolved), or a ConfigError that says what to take instead."""
-    if not allowed(type(activation), type(loss)):
-        losses = " or ".join(name for name, cls in LOSSES.items() if allowed(type(activation), cls))
-        activations = " or ".join(name for name, cls in ACTIVATIONS.items() if allowed(cls, type(loss)))
+    why = reason(type(activation), type(loss))
+    if why:
+        losses = [name for name, cls in LOSSES.items() if allowed(type(activation), cls)]
+        losses.sort(key=lambda name: name != "fenchel_young")  # where there is one, it is the activation's own
+        activations = [name for name, cls in ACTIVATIONS.items() if allowed(cls, type(loss))]
         raise ConfigError(
-            f"activation={activation.name} with loss={loss.name} makes no sense: {activation.name} gives "
-            f"{RANGES[activation.range]}, and {loss.name} is stated on "
-            f"{' or '.join(RANGES[name] for name in sorted(loss.accepts))}. "
-            f"Take loss={losses}, or activation={activations}."
+            f"activation={activation.name} with loss={loss.name} makes no sense: {why}. "
+            f"Take loss={' or '.join(losses)}, or activation={' or '.join(activations)}."
         )
     if not has_strategy(gradient, activation, loss):
         raise ConfigError(
@@ -35,9 +120,51 @@ def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
 
 def pairs_with(gradient: str) -> list[str]:
     """The allowed pairs that have the strategy, as 'activation+loss'."""
-    return [
-        f"{name}+{other}"
-        for name, activation in ACTIVATIONS.items()
-        for other, loss in LOSSES.items()
-        if allowed(activation, loss) and has_strategy(gradient, activation(), loss())
-    ]
+    return [f"{pair.activation}+{pair.loss}" for pair in registry() if gradient in ("auto", *pair.strategies)]
+
+
+def table() -> str:
+    """The registry as aligned text: pair, strategies, properties, and then what is refused and why."""
+    lines = [f"{'activation':<19}{'loss':<17}{'strategies beside loop, jacobian, vjp, numeric':<48}properties"]
+    for pair in registry():
+        extra = ", ".join(name for name in pair.strategies if name in ("fused", "log")) or "-"
+        properties = ", ".join(pair.properties()).replace("_", " ")
+        lines.append(f"{pair.activation:<19}{pair.loss:<17}{extra:<48}{properties}".rstrip())
+    lines += ["", *(f"{name.replace('_', ' ')}: {meaning}" for name, meaning in PROPERTIES.items()), "", "refused:"]
+    for name, loss in LOSSES.items():
+        others = [other for other, activation in ACTIVATIONS.items() if not allowed(activation, loss)]
+        needed = f", and made of the activation's {loss.needs.replace('_', ' ')}" if hasattr(loss, "needs") else ""
+        if others:
+            lines.append(f"  {name} with {', '.join(others)}: it is stated on {accepted(loss)}{needed}")
+    return "\n".join(lines)
+
+
+def markdown() -> str:
+    """The registry as a matrix for the README: losses down, activations across, a letter for each property."""
+    letters = {"proper": "p", "convex": "c", "shift_invariant": "s", "canonical": "k", "dead": "d"}
+    pairs = {(pair.activation, pair.loss): pair for pair in registry()}
+
+    def cell(activation: str, loss: str) -> str:
+        if (activation, loss) not in pairs:
+            return ""
+        pair = pairs[activation, loss]
+        fast = next(name for name in ("fused", "log", "vjp") if name in pair.strategies)
+        return f"{fast} {''.join(letters[name] for name in pair.properties())}".rstrip()
+
+    head = f"| loss | {' | '.join(ACTIVATIONS)} |\n|---|{'---|' * len(ACTIVATIONS)}"
+    rows = [f"| `{loss}` | {' | '.join(cell(activation, loss) for activation in ACTIVATIONS)} |" for loss in LOSSES]
+    meaning = "; ".join(f"**{letters[name]}** {name.replace('_', ' ')}: {text}" for name, text in PROPERTIES.items())
+    return "\n".join([head, *rows, "", f"Each cell names the fastest exact strategy, which `auto` takes. {meaning}."])
+
+
+def main() -> None:
+    """The command ``python -m trainer.pairs``."""
+    arguments = sys.argv[1:]
+    if arguments not in ([], ["--markdown"]):
+        print("python -m trainer.pairs prints the table of pairs; --markdown prints it as the README has it.")
+        sys.exit(0 if arguments in (["--help"], ["-h"]) else 2)
+    print(markdown() if arguments else table())
+
+
+if __name__ == "__main__":
+    main()

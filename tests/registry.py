@@ -1,0 +1,92 @@
+"""Measures, by sampling, of what pairs.py claims of a pair; the claims themselves are not read here."""
+
+import numpy as np
+
+from trainer.gradients import auto, value
+
+K = 3
+
+
+def inverse(activation, p):
+    """Scores z with activation(z) = p for rows p inside the simplex."""
+    name = activation.name
+    if name in ("softmax", "log_softmax"):
+        return getattr(activation, "temperature", 1.0) * np.log(p)
+    if name == "sigmoid":
+        return np.log(p / (1 - p))
+    if name == "tanh":
+        return np.arctanh(p)
+    if name == "entmax":
+        return p ** (activation.alpha - 1) / (activation.alpha - 1)
+    if name == "taylor":  # 1 + z + z^2/2 = 20 p / min p > 1/2
+        return np.sqrt(2 * 20 * p / p.min(axis=1, keepdims=True) - 1) - 1
+    if name == "spherical":
+        return np.sqrt(p / p.min(axis=1, keepdims=True) - activation.epsilon)
+    if name == "normalized_sigmoid":
+        f = 0.9 * p / p.max(axis=1, keepdims=True)
+        return np.log(f / (1 - f))
+    return p  # identity, and sparsemax on the simplex
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def one_hot(n):
+    return np.eye(K)[rng().integers(K, size=n)]
+
+
+def is_proper(activation, loss):
+    """Whether a = p makes the expected loss smallest when labels are drawn from p."""
+    p = 0.9 * rng().dirichlet(np.ones(K), size=200) + 0.1 / K
+    z = inverse(activation, p)
+
+    def expected(z):
+        return sum(p[:, k] * value(activation, loss, z, np.tile(np.eye(K)[k], (200, 1))) for k in range(K))
+
+    slope = sum(p[:, k, None] * auto(activation, loss, z, np.tile(np.eye(K)[k], (200, 1))).dl_dz for k in range(K))
+    around = [expected(z + 1e-2 * step) for step in rng().normal(size=(10, 200, K))]
+    return np.abs(slope).max() < 1e-8 and (np.min(around, axis=0) >= expected(z) - 1e-12).all()
+
+
+def is_convex(activation, loss):
+    """Whether no chord of the loss in z, of 100,000 random ones, lies below it."""
+    n = 100_000
+    one, other = rng().normal(scale=6, size=(2, n, K))
+    y = one_hot(n)
+    middle = value(activation, loss, (one + other) / 2, y)
+    chord = (value(activation, loss, one, y) + value(activation, loss, other, y)) / 2
+    return (middle <= chord + 1e-9 * (1 + np.abs(chord))).all()
+
+
+def is_shift_invariant(activation, loss):
+    """Whether adding a number to every score of a row changes nothing."""
+    z, y = rng().normal(scale=3, size=(200, K)), one_hot(200)
+    moved = value(activation, loss, z + rng().normal(scale=2, size=(200, 1)), y)
+    return np.allclose(moved, value(activation, loss, z, y), rtol=1e-9, atol=1e-9)
+
+
+def is_canonical(activation, loss):
+    """Whether dl_dz is a - y, up to one factor."""
+    z, y = rng().normal(scale=2, size=(200, K)), one_hot(200)
+    a = activation(z)
+    a = np.exp(a) if activation.range == "log_simplex" else a
+    slope = auto(activation, loss, z, y).dl_dz
+    r = a - y
+    factor = (slope * r).sum() / (r * r).sum()
+    return factor > 0 and np.allclose(slope, factor * r, atol=1e-10)
+
+
+def dies(activation, loss):
+    """Whether the derivative all but vanishes where another class leads by 20."""
+    z, y = np.array([[20.0, 0.0, 0.0]]), np.array([[0.0, 0.0, 1.0]])
+    return np.linalg.norm(auto(activation, loss, z, y).dl_dz) < 1e-3
+
+
+MEASURES = {
+    "proper": is_proper,
+    "convex": is_convex,
+    "shift_invariant": is_shift_invariant,
+    "canonical": is_canonical,
+    "dead": dies,
+}

@@ -1,0 +1,77 @@
+"""Every claim of the registry, measured: what pairs.py says of a pair is what tests/registry.py finds out."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.registry import MEASURES
+from trainer.activations import ACTIVATIONS
+from trainer.gradients import GRADIENTS
+from trainer.losses import LOSSES, TARGETS
+from trainer.pairs import PROPERTIES, allowed, markdown, reason, registry, table
+
+PAIRS = registry()
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.activation}+{pair.loss}")
+def test_a_claim_is_made_just_where_it_holds(pair, name):
+    with np.errstate(all="ignore"):
+        holds = MEASURES[name](ACTIVATIONS[pair.activation](), LOSSES[pair.loss]())
+    assert getattr(pair, name) == holds
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.activation}+{pair.loss}")
+def test_the_strategies_of_a_pair_run_and_the_others_do_not(pair):
+    z, y = np.array([[0.3, -1.0, 0.5]]), np.array([[0.0, 1.0, 0.0]])
+    arguments = (ACTIVATIONS[pair.activation](), LOSSES[pair.loss](), z, y)
+    for name, strategy in GRADIENTS.items():
+        if name in ("auto", *pair.strategies):
+            assert np.isfinite(strategy(*arguments).dl_dz).all()
+        else:
+            with pytest.raises((KeyError, AttributeError)):
+                strategy(*arguments)
+
+
+def test_every_activation_on_the_open_simplex_has_log_with_every_loss_that_passes_through_it():
+    for pair in PAIRS:
+        if ACTIVATIONS[pair.activation].range == "simplex" and pair.loss != "fenchel_young":
+            assert "log" in pair.strategies
+
+
+def test_every_pair_of_the_square_is_allowed_or_has_a_reason_that_names_both():
+    for name, activation in ACTIVATIONS.items():
+        for other, loss in LOSSES.items():
+            why = reason(activation, loss)
+            assert bool(why) != allowed(activation, loss)
+            assert not why or (name in why and other in why)
+
+
+def test_every_loss_says_what_targets_it_is_stated_on():
+    assert all(loss.targets in TARGETS for loss in LOSSES.values())
+
+
+def test_the_table_has_a_line_for_every_pair_and_names_every_refused_one():
+    lines = table().splitlines()
+    assert [line.split()[:2] for line in lines[1 : len(PAIRS) + 1]] == [[p.activation, p.loss] for p in PAIRS]
+    refusals = {line.split(" with ")[0].strip(): line for line in lines if " with " in line}
+    for name, activation in ACTIVATIONS.items():
+        for other, loss in LOSSES.items():
+            if not allowed(activation, loss):
+                assert name in refusals[other].split(" with ")[1].split(":")[0].split(", ")
+
+
+def test_the_readme_has_the_table_of_the_program():
+    assert markdown() in README
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 0), (["--markdown"], 0), (["--help"], 0), (["--latex"], 2)])
+def test_the_command_prints_the_table(arguments, code):
+    command = [sys.executable, "-m", "trainer.pairs", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == code
+    assert done.stdout.strip() == {"": table(), "--markdown": markdown()}.get("".join(arguments), done.stdout.strip())

@@ -1,0 +1,62 @@
+"""What an activation is, what its rows may be, and the two helpers that several of them share."""
+
+from typing import ClassVar, Protocol, runtime_checkable
+
+from trainer.arrays import Array, namespace
+
+
+class Activation(Protocol):
+    """What every activation brings; hyper-parameters are fields, so the repr is the call."""
+
+    name: ClassVar[str]
+    range: ClassVar[str]  # a key of RANGES
+
+    def __call__(self, z: Array) -> Array:
+        """The prediction a (N,K) for scores z (N,K)."""
+
+    def jacobian(self, z: Array, a: Array) -> Array:
+        """da_dz (N,K,K) with da_dz[n,j,k] = d a_j / d z_k."""
+
+    def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
+        """dl_dz (N,K) with dl_dz[n,k] = sum_j dl_da[n,j] da_dz[n,j,k]."""
+
+
+@runtime_checkable
+class LogActivation(Protocol):
+    """An activation whose logarithm is known without taking it, and so is exact however small a is."""
+
+    def log(self, z: Array) -> Array:
+        """log a (N,K)."""
+
+    def log_vjp(self, z: Array, log_a: Array, h: Array) -> Array:
+        """dl_dz (N,K) from h = dl/dlog a (N,K)."""
+
+
+@runtime_checkable
+class Entropic(Protocol):
+    """An activation that is the gradient of a convex conjugate, a = grad Omega*(z): it has a Fenchel-Young loss."""
+
+    def omega(self, a: Array) -> Array:
+        """Omega(a) (N,), the negative entropy that the activation maximises <a, z> - Omega(a) with."""
+
+
+RANGES = {
+    "simplex": "rows of positive numbers that sum to one",
+    "sparse_simplex": "rows that sum to one and may hold exact zeros",
+    "unit": "K independent numbers between zero and one",
+    "signed_unit": "K independent numbers between minus one and one",
+    "log_simplex": "logarithms of probabilities",
+    "real": "any real numbers",
+}
+
+
+def diagonal(d: Array) -> Array:
+    """diag(d_n) for every row: (N,K) to (N,K,K)."""
+    xp = namespace(d)
+    return d[:, :, None] * xp.eye(d.shape[1], dtype=d.dtype)
+
+
+def x_log_x(a: Array) -> Array:
+    """a log a, zero at zero."""
+    xp = namespace(a)
+    return xp.where(a > 0, a * xp.log(xp.where(a > 0, a, 1.0)), 0.0)
