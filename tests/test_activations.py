@@ -63,7 +63,7 @@ def test_log_is_the_logarithm_of_the_activation(activation, z):
 def test_log_vjp_pulls_h_back_as_vjp_pulls_back_h_over_a(activation, z):
     h = np.random.default_rng(2).normal(size=z.shape)
     a = activation(z)
-    assert_allclose(activation.log_vjp(z, np.log(a), h), activation.vjp(z, a, h / a), rtol=1e-11, atol=1e-14)
+    assert_allclose(activation.log_vjp(z, h), activation.vjp(z, a, h / a), rtol=1e-11, atol=1e-14)
 
 
 def test_each_row_of_softmax_is_shifted_by_its_own_maximum():

@@ -5,6 +5,7 @@ value shares the gradient's log-sum-exp. Switching the strategy never changes th
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from trainer.activations import (
     Sparsemax,
     Spherical,
     Taylor,
+    shifted_exp,
     softmax_and_complement,
 )
 from trainer.arrays import Array, namespace, others
@@ -45,6 +47,14 @@ class LossGrad(NamedTuple):
 
     loss: Array
     dl_dz: Array
+
+
+@dataclass(frozen=True)
+class GradientChoice:
+    """What a configuration says of the strategy: its name, and whether fused is to take the precise form."""
+
+    name: str = "auto"
+    precise: bool = False
 
 
 GradientStrategy = Callable[[Activation, Loss, Array, Array], LossGrad]
@@ -97,7 +107,7 @@ def log(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
     """The chain rule through log a instead of a: separable, and exact where a underflows.  O(N K)."""
     in_log, of_log = cast(LogActivation, activation), cast(LogLoss, loss)  # pairs.check_pair has seen to it
     log_a = in_log.log(z)
-    chained = LossGrad(of_log.value_log(log_a, y), in_log.log_vjp(z, log_a, of_log.grad_log(log_a, y)))
+    chained = LossGrad(of_log.value_log(log_a, y), in_log.log_vjp(z, of_log.grad_log(log_a, y)))
     return with_direct(activation, loss, z, y, chained)
 
 
@@ -144,7 +154,12 @@ def fastest(activation: Activation, loss: Loss) -> str:
     return next(name for name in ("fused", "log", "vjp") if has_strategy(name, activation, loss))
 
 
-def _softmax_ce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+def precise(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """fused for softmax with ce, to a few units in the last place of every number at any scores; it costs more."""
+    return _softmax_ce(activation, loss, z, y, precise=True)
+
+
+def _softmax_ce(activation: Any, loss: Any, z: Array, y: Array, precise: bool = False) -> LossGrad:
     """dl_dz = (s a - y) / T and loss = s log sum exp z/T - <y, z/T>, without their cancellations.
 
     With q = y/s, e = exp(z/T - max), S = sum e split by the target into t = <q, e> and o = <1-q, e>:
@@ -153,8 +168,12 @@ def _softmax_ce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     """
     xp = namespace(z)
     scores = z if activation.temperature == 1 else z / activation.temperature
-    d = scores - xp.max(scores, axis=1, keepdims=True)  # (N,K), <= 0
-    e = xp.exp(d)
+    top = xp.max(scores, axis=1, keepdims=True)
+    if precise:
+        d, e = shifted_exp(scores, top)
+    else:
+        d = scores - top  # (N,K), <= 0
+        e = xp.exp(d)
     s = xp.sum(y, axis=1, keepdims=True)  # (N,1)
     q = y / xp.where(s > 0, s, 1.0)  # an all-zero row has no target and no gradient
     e_target = q * e

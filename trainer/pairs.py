@@ -99,7 +99,7 @@ def accepted(loss: type[Loss]) -> str:
     return " or ".join(RANGES[name] for name in RANGES if name in loss.accepts)
 
 
-def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
+def check_pair(activation: Activation, loss: Loss, gradient: str, precise: bool = False) -> str:
     """The name of the strategy that will run (auto is resolved), or a ConfigError that says what to take instead."""
     why = reason(type(activation), type(loss))
     if why:
@@ -115,7 +115,13 @@ def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
             f"gradient={gradient} has no formula for activation={activation.name} with loss={loss.name}; "
             f"it has one for: {', '.join(pairs_with(gradient))}. Use gradient={fastest(activation, loss)}."
         )
-    return fastest(activation, loss) if gradient == "auto" else gradient
+    strategy = fastest(activation, loss) if gradient == "auto" else gradient
+    if precise and (activation.name, loss.name, strategy) != ("softmax", "ce", "fused"):
+        raise ConfigError(
+            f"gradient.precise=true is a form of fused for activation=softmax with loss=ce, not of {strategy} for "
+            f"{activation.name} with {loss.name}. Leave it out; gradient=log is as precise wherever there is one."
+        )
+    return strategy
 
 
 def pairs_with(gradient: str) -> list[str]:

@@ -14,6 +14,7 @@ from trainer.activations.normalized import (
     Spherical,
     Taylor,
     log_softmax,
+    shifted_exp,
     softmax_and_complement,
 )
 from trainer.activations.sparse import Entmax, Sparsemax
@@ -51,5 +52,6 @@ __all__ = [
     "Tanh",
     "Taylor",
     "log_softmax",
+    "shifted_exp",
     "softmax_and_complement",
 ]

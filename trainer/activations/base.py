@@ -28,7 +28,7 @@ class LogActivation(Protocol):
     def log(self, z: Array) -> Array:
         """log a (N,K)."""
 
-    def log_vjp(self, z: Array, log_a: Array, h: Array) -> Array:
+    def log_vjp(self, z: Array, h: Array) -> Array:
         """dl_dz (N,K) from h = dl/dlog a (N,K)."""
 
 

@@ -32,17 +32,30 @@ def softmax_and_complement(z: Array) -> tuple[Array, Array]:
 def _shifted(z: Array) -> tuple[Array, Array, Array]:
     """d = z - max z and exp d, both (N,K), and the sum (N,1) of exp d over all classes but one maximum."""
     xp = namespace(z)
-    d = z - xp.max(z, axis=1, keepdims=True)  # the row's own maximum: exp never overflows, softmax is unchanged
+    top = xp.max(z, axis=1, keepdims=True)  # the row's own maximum: exp never overflows, softmax is unchanged
+    d, e = shifted_exp(z, top)
+    at_top = d == 0
+    ties = xp.sum(xp.astype(at_top, z.dtype), axis=1, keepdims=True) - 1
+    return d, e, xp.sum(xp.where(at_top, 0.0, e), axis=1, keepdims=True) + ties
+
+
+def shifted_exp(z: Array, top: Array) -> tuple[Array, Array]:
+    """d = z - top rounded, and exp(z - top) as if it were not: e^d (1 + what the rounding of d lost)  (N,K).
+
+    Near -700 the rounding of d alone would cost e^d two to three digits. The lost part is Knuth's two-sum.
+    """
+    xp = namespace(z)
+    d = z - top
+    back = z - d
+    lost = (z - (d + back)) + (back - top)
     e = xp.exp(d)
-    top = d == 0
-    ties = xp.sum(xp.astype(top, z.dtype), axis=1, keepdims=True) - 1
-    return d, e, xp.sum(xp.where(top, 0.0, e), axis=1, keepdims=True) + ties
+    return d, xp.where(e > 0, e * (1 + lost), 0.0)  # where a score is -inf, nothing of it is left to correct
 
 
-def _log_pull_back(log_a: Array, h: Array) -> Array:
-    """h - a * sum h (N,K), written as h_k (1 - a_k) - a_k sum_{j != k} h_j so that confident rows do not cancel."""
-    xp = namespace(log_a)
-    return -h * xp.expm1(log_a) - xp.exp(log_a) * others(h)
+def _log_pull_back(z: Array, h: Array) -> Array:
+    """h - a * sum h (N,K) for a = softmax(z), as h_k (1 - a_k) - a_k sum_{j != k} h_j: confident rows do not cancel."""
+    a, rest = softmax_and_complement(z)
+    return h * rest - a * others(h)
 
 
 # a = f(z) / sum f(z) is softmax(log f(z)), whatever f > 0. With slope = (log f)'(z), (N,K) or a number, the chain rule
@@ -61,7 +74,7 @@ def _normalized_vjp(a: Array, slope: Array | float, dl_da: Array) -> Array:
 
 def _softmax(z: Array) -> Array:
     xp = namespace(z)
-    e = xp.exp(z - xp.max(z, axis=1, keepdims=True))
+    _, e = shifted_exp(z, xp.max(z, axis=1, keepdims=True))
     return e / xp.sum(e, axis=1, keepdims=True)
 
 
@@ -89,8 +102,8 @@ class Softmax:
     def log(self, z: Array) -> Array:
         return log_softmax(z / self.temperature)
 
-    def log_vjp(self, z: Array, log_a: Array, h: Array) -> Array:
-        return _log_pull_back(log_a, h) / self.temperature
+    def log_vjp(self, z: Array, h: Array) -> Array:
+        return _log_pull_back(z / self.temperature, h) / self.temperature
 
     def log_normalizer(self, z: Array) -> Array:
         """log sum_j exp(z_j / T)  (N,)."""
@@ -117,7 +130,7 @@ class LogSoftmax:
         return xp.eye(z.shape[1], dtype=z.dtype) - xp.exp(a)[:, None, :]
 
     def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
-        return _log_pull_back(a, dl_da)  # its own output is log a of softmax
+        return _log_pull_back(z, dl_da)  # it is softmax in logarithms
 
 
 @dataclass(frozen=True)
@@ -150,8 +163,8 @@ class Taylor:
     def log(self, z: Array) -> Array:
         return log_softmax(self.log_f(z))
 
-    def log_vjp(self, z: Array, log_a: Array, h: Array) -> Array:
-        return _log_pull_back(log_a, h) * self.slope(z)
+    def log_vjp(self, z: Array, h: Array) -> Array:
+        return _log_pull_back(self.log_f(z), h) * self.slope(z)
 
 
 @dataclass(frozen=True)
@@ -189,8 +202,8 @@ class Spherical:
     def log(self, z: Array) -> Array:
         return log_softmax(self.log_f(z))
 
-    def log_vjp(self, z: Array, log_a: Array, h: Array) -> Array:
-        return _log_pull_back(log_a, h) * self.slope(z)
+    def log_vjp(self, z: Array, h: Array) -> Array:
+        return _log_pull_back(self.log_f(z), h) * self.slope(z)
 
 
 @dataclass(frozen=True)
@@ -221,5 +234,5 @@ class NormalizedSigmoid:
     def log(self, z: Array) -> Array:
         return log_softmax(self.log_f(z))
 
-    def log_vjp(self, z: Array, log_a: Array, h: Array) -> Array:
-        return _log_pull_back(log_a, h) * self.slope(z)
+    def log_vjp(self, z: Array, h: Array) -> Array:
+        return _log_pull_back(self.log_f(z), h) * self.slope(z)

@@ -1,0 +1,140 @@
+"""The promise of accuracy, against mpmath with 60 digits: purely relative errors, no absolute tolerance."""
+
+import mpmath
+import numpy as np
+import pytest
+
+from tests.conftest import PAIRS, pair_id, targets
+from trainer.activations import Sigmoid, Softmax, softmax_and_complement
+from trainer.gradients import GRADIENTS, fused, has_strategy, jacobian, log, precise
+from trainer.losses import BinaryCrossEntropy, CrossEntropy
+
+mpmath.mp.dps = 60
+TINY = np.finfo(float).tiny
+PROMISE = 2e-15
+
+
+def error(value, exact):
+    """The relative error; below the smallest normal number, four units there count as the promise."""
+    if abs(exact) < TINY:
+        return float(abs(mpmath.mpf(float(value)) - exact)) / 5e-324 / 4 * PROMISE
+    return float(abs((mpmath.mpf(float(value)) - exact) / exact))
+
+
+def worst(values, exacts):
+    return max(error(value, exact) for value, exact in zip(values, exacts, strict=True))
+
+
+def exact_softmax_ce(z, t):
+    """Probabilities, loss and dl_dz for scores z and the label t."""
+    scores = [mpmath.mpf(float(score)) for score in z]
+    e = [mpmath.exp(score - max(scores)) for score in scores]
+    a = [term / mpmath.fsum(e) for term in e]
+    rest = mpmath.fsum(term for k, term in enumerate(a) if k != t)
+    # -log a_t, from the smaller of a_t and the rest
+    loss = -mpmath.log1p(-rest) if rest < 0.5 else -mpmath.log(a[t])
+    return a, loss, [-rest if k == t else term for k, term in enumerate(a)]
+
+
+def score_rows():
+    """Scores that a naive formula fails on: huge, huge with close rivals, one far above the rest, all far below one."""
+    rng = np.random.default_rng(0)
+    for number in range(240):
+        k = int(rng.choice([2, 3, 5, 10, 100]))
+        scale = 10 ** rng.uniform(-3, 8)
+        z = rng.normal(size=k)
+        if number % 4 == 0:
+            z = z * scale
+        elif number % 4 == 1:
+            z = scale + z * 10 ** rng.uniform(-1, 2.5)
+        elif number % 4 == 2:
+            z = 10 * z
+            z[rng.integers(k)] += rng.uniform(0, 700)
+        else:
+            z = rng.uniform(-745, 0, size=k)
+            z[rng.integers(k)] = rng.uniform(-1, 1)
+        yield np.clip(z, -1e8, 1e8), int(z.argmax()) if number % 3 else int(rng.integers(k))
+
+
+ROWS = [*score_rows(), (np.array([37.0, 0, 0]), 0), (np.array([710.0, 0]), 0), (np.array([-1e4, 1e4, 0]), 0)]
+
+
+@pytest.mark.parametrize("strategy", [precise, log], ids=["precise", "log"])
+def test_softmax_with_ce_is_exact_to_the_promise_at_any_scores(strategy):
+    for z, t in ROWS:
+        a, loss, dl_dz = exact_softmax_ce(z, t)
+        result = strategy(Softmax(), CrossEntropy(), z[None], np.eye(len(z))[[t]])
+        assert error(result.loss[0], loss) <= PROMISE, (z, t)
+        assert worst(result.dl_dz[0], dl_dz) <= PROMISE, (z, t)
+        assert worst(Softmax()(z[None])[0], a) <= PROMISE, (z, t)
+
+
+def test_the_plain_fused_form_loses_no_more_than_the_rounding_of_the_shifted_scores():
+    for z, t in ROWS:
+        a, loss, dl_dz = exact_softmax_ce(z, t)
+        result = fused(Softmax(), CrossEntropy(), z[None], np.eye(len(z))[[t]])
+        lost = (
+            np.spacing(min(745.0, np.ptp(z))) + PROMISE
+        )  # exp turns the absolute error of a score into a relative one
+        assert error(result.loss[0], loss) <= lost, (z, t)
+        assert worst(result.dl_dz[0], dl_dz) <= lost or min(a) < TINY, (z, t)
+
+
+def test_one_minus_softmax_is_exact_to_the_promise():
+    for z, t in ROWS:
+        rest = -exact_softmax_ce(z, t)[2][t]
+        assert error(softmax_and_complement(z[None])[1][0, t], rest) <= PROMISE, (z, t)
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_sigmoid_with_bce_is_exact_to_the_promise_at_any_score(target):
+    rng = np.random.default_rng(0)
+    scores = [*rng.normal(size=100) * 10 ** rng.uniform(-8, 8, size=100), 36.8, -36.8, 745.0, -745.0, 800.0, -710.0]
+    for z in scores:
+        size = mpmath.mpf(float(z)) * (1 if target == 0 else -1)  # the loss is softplus of this
+        loss = mpmath.log1p(mpmath.exp(size)) if size < 0 else size + mpmath.log1p(mpmath.exp(-size))
+        slope = (1 if target == 0 else -1) / (1 + mpmath.exp(-size))
+        result = fused(Sigmoid(), BinaryCrossEntropy(), np.array([[z]]), np.array([[target]]))
+        assert error(result.loss[0], loss) <= PROMISE, z
+        assert error(result.dl_dz[0, 0], slope) <= PROMISE, z
+        assert error(Sigmoid()(np.array([[z]]))[0, 0], 1 / (1 + mpmath.exp(-mpmath.mpf(float(z))))) <= PROMISE, z
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
+def test_up_to_scores_of_thirty_every_pair_is_finite_and_its_strategies_agree_to_twelve_digits(pair):
+    z = np.random.default_rng(0).uniform(-30, 30, size=(40, 5))
+    y = targets("one-hot", 40, 5)
+    with np.errstate(all="ignore"):
+        results = {name: f(*pair, z, y) for name, f in GRADIENTS.items() if has_strategy(name, *pair)}
+    assert np.isfinite(results["auto"].dl_dz).all()
+    assert np.isfinite(results["auto"].loss).all()
+    size = np.abs(results["auto"].dl_dz).max(axis=1, keepdims=True)
+    # What starts from dl_da of bce divides by a 1 - a that has lost its digits; fused and log do not.
+    lossy = {"loop", "jacobian", "vjp"} if pair[1].name == "bce" else set()
+    for name in set(results) - lossy - {"numeric"}:
+        error = np.abs(results[name].dl_dz - results["auto"].dl_dz)
+        rows = np.isfinite(results[name].dl_dz).all(axis=1)
+        assert rows.all() or name in ("loop", "jacobian", "vjp")
+        assert (error[rows] <= 1e-12 * size[rows] + 1e-15).all(), name
+
+
+@pytest.mark.parametrize("strategy", [fused, precise, log, jacobian], ids=["fused", "precise", "log", "jacobian"])
+def test_a_masked_class_without_target_changes_nothing(strategy):
+    z = np.array([[1.0, -np.inf, 0.5], [-np.inf, -np.inf, 2.0]])
+    y = np.array([[1.0, 0, 0], [0, 0, 1.0]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        masked = strategy(Softmax(), CrossEntropy(), z, y)
+    without = strategy(Softmax(), CrossEntropy(), z[:1, [0, 2]], y[:1, [0, 2]])
+    np.testing.assert_allclose(masked.loss, [without.loss[0], 0], rtol=1e-15)
+    np.testing.assert_allclose(masked.dl_dz, [[without.dl_dz[0, 0], 0, without.dl_dz[0, 1]], [0, 0, 0]], rtol=1e-14)
+
+
+@pytest.mark.parametrize("strategy", [fused, precise, log], ids=["fused", "precise", "log"])
+def test_float32_keeps_six_digits_at_scores_of_a_thousand(strategy):
+    rng = np.random.default_rng(0)
+    z = rng.uniform(-1000, 1000, size=(200, 6)).astype(np.float32)
+    y = np.eye(6, dtype=np.float32)[rng.integers(6, size=200)]
+    single = strategy(Softmax(), CrossEntropy(), z, y)
+    double = precise(Softmax(), CrossEntropy(), z.astype(float), y.astype(float))
+    np.testing.assert_allclose(single.loss, double.loss, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(single.dl_dz, double.dl_dz, rtol=1e-6, atol=1e-6)
