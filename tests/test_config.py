@@ -131,6 +131,15 @@ ROOT = {group: {} for group in ("activation", "loss", "gradient", "optimizer", "
         ({"dtype": "float16"}, "dtype=float16 is not known; did you mean float"),
         ({"valid_fraction": 1.0}, "valid_fraction must be at least 0 and less than 1"),
         ({"valid_fraction": float("nan")}, "valid_fraction must be at least 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and less than 1, got 1.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing must be at least 0"),
+        ({"reduction": "row"}, "reduction=row is not known; did you mean rows"),
+        ({"class_weight": "balance"}, "class_weight must be null, balanced or {class: weight}, got balance"),
+        ({"class_weight": {"oak": -1}}, "class_weight.oak must be a finite number of at least 0, got -1"),
+        ({"class_weight": {"oak": True}}, "class_weight.oak must be a finite number"),
+        ({"class_weight": {0: float("inf")}}, "class_weight.0 must be a finite number"),
+        ({"class_weight": 2.0}, "class_weight must be of type"),
+        ({"metrics": "ece"}, r"metrics must be of type list\[str\], got 'ece' of type str\. Write metrics=\[ece\]\."),
         ({"experiment": "question"}, "experiment must be of type"),
         ({"lerning_rate": 1}, "There is no key lerning_rate"),
     ],
@@ -138,6 +147,22 @@ ROOT = {group: {} for group in ("activation", "loss", "gradient", "optimizer", "
 def test_the_plain_keys_are_checked(change, words):
     with pytest.raises(ConfigError, match=words):
         structured("", Settings, ROOT | change)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("metrics=[accuracy,ece]", ["accuracy", "ece"]),
+        ("metrics=[]", []),
+        ("class_weight=balanced", "balanced"),
+        ("class_weight={setosa:2,virginica:0.5}", {"setosa": 2, "virginica": 0.5}),
+        ("class_weight={0:2}", {0: 2}),
+        ("class_weight=null", None),
+        ("label_smoothing=0", 0.0),
+    ],
+)
+def test_lists_and_mappings_are_read_from_the_command_line(override, value):
+    assert getattr(read_settings(composed(override), Settings), override.partition("=")[0]) == value
 
 
 def test_a_missing_key_is_named():

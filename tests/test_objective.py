@@ -8,7 +8,8 @@ from tests.conftest import targets
 from trainer import objective as module
 from trainer.activations import Softmax
 from trainer.data import Data
-from trainer.gradients import GRADIENTS, auto, fused, jacobian
+from trainer.errors import NonFiniteError
+from trainer.gradients import GRADIENTS, auto, fused, jacobian, vjp
 from trainer.losses import CrossEntropy
 from trainer.metrics import METRICS
 from trainer.objective import Objective, blas_on_one_thread, blocks, predict, scores
@@ -159,3 +160,21 @@ def test_unlabelled_rows_count_in_the_mean_loss_but_not_in_the_accuracy():
     measured = problem(replace(data, y=half)).evaluate(w, METRICS)
     assert_allclose(measured.metrics["accuracy"], problem(labelled).evaluate(w, METRICS).metrics["accuracy"])
     assert_allclose(measured.loss, problem(labelled).evaluate(w, METRICS).loss / 2)
+
+
+def test_a_strategy_that_is_not_finite_names_the_row_the_pair_and_the_strategy_that_is():
+    data, w = sample(), np.zeros((D + 1, K))
+    w[0] = [1e4, 0, 0, 0]
+    with pytest.raises(
+        NonFiniteError, match=r"Row \d+ has scores up to .* gradient=vjp of activation=softmax with loss=ce"
+    ):
+        problem(data, gradient=vjp).value_and_grad(w)
+    assert np.isfinite(problem(data, gradient=fused).value_and_grad(w)[1]).all()
+
+
+def test_the_row_that_is_named_is_the_first_that_fails():
+    x = np.zeros((50_000, 1))
+    x[40_123:] = 1.0
+    data = Data(x, np.ones(len(x), dtype=int), (0, 1), ("x0",))
+    with pytest.raises(NonFiniteError, match="Row 40123 has scores up to 1000"):
+        problem(data, gradient=jacobian).value_and_grad(np.array([[1000.0, 0.0], [0.0, 0.0]]))

@@ -1,15 +1,16 @@
 import re
 
+import numpy as np
 import pytest
 
 from tests.conftest import ACTIVATIONS, LOSSES
 from trainer.activations import ACTIVATIONS as ACTIVATION_NAMES
 from trainer.activations import RANGES, Identity, LogSoftmax, Sigmoid, Softmax
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DataError
 from trainer.gradients import FUSED, GRADIENTS, has_strategy
 from trainer.losses import LOSSES as LOSS_NAMES
 from trainer.losses import CrossEntropy, NegativeLogLikelihood
-from trainer.pairs import allowed, check_pair, pairs_with
+from trainer.pairs import allowed, check_pair, check_targets, pairs_with
 
 
 def test_every_registered_part_is_in_the_lists_of_the_tests():
@@ -69,3 +70,33 @@ def test_auto_is_resolved_to_the_strategy_that_runs():
     assert check_pair(Softmax(), CrossEntropy(), "auto") == "fused"
     assert check_pair(Softmax(), CrossEntropy(), "loop") == "loop"
     assert check_pair(Identity(), LOSS_NAMES["squared_error"](), "auto") == "fused"
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "smoothing"),
+    [
+        ("crammer_singer", np.array([[0.5, 0.5]]), 0.0),
+        ("crammer_singer", np.array([0, 1]), 0.1),
+        ("weston_watkins", np.array([[1.0, 1.0]]), 0.0),
+        ("fenchel_young", np.array([[0.5, 0.4]]), 0.0),
+        ("bce", np.array([[2.0, 0.0]]), 0.0),
+    ],
+)
+def test_targets_that_a_loss_is_not_stated_on_are_refused(loss, y, smoothing):
+    with pytest.raises(DataError, match=f"loss={loss} is stated on"):
+        check_targets(LOSS_NAMES[loss](), y, smoothing)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "smoothing"),
+    [
+        ("crammer_singer", np.array([0, 1]), 0.0),
+        ("crammer_singer", np.eye(3), 0.0),
+        ("fenchel_young", np.array([[0.25, 0.75]]), 0.0),
+        ("fenchel_young", np.array([0, 1]), 0.1),
+        ("bce", np.array([[1.0, 1.0], [0.0, 0.3]]), 0.0),
+        ("ce", np.array([[3.0, 1.0], [0.0, 0.0]]), 0.0),
+    ],
+)
+def test_targets_that_a_loss_is_stated_on_are_accepted(loss, y, smoothing):
+    check_targets(LOSS_NAMES[loss](), y, smoothing)

@@ -10,12 +10,13 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from trainer.config import Settings
+from trainer.data import split
 from trainer.errors import ConfigError, FileError
 from trainer.fit import Diverged, columns
-from trainer.metrics import METRICS
+from trainer.metrics import ACCURACY
 from trainer.model import Model
 from trainer.outputs import versions
-from trainer.run import run
+from trainer.run import drawn, run
 from trainer.sources import SOURCES
 
 SETTINGS = Settings(
@@ -44,7 +45,7 @@ def test_a_run_leaves_its_table_its_model_and_its_record(tmp_path):
     result = run(SETTINGS, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.csv", "model.npz", "run.json"}
     rows = rows_of(tmp_path)
-    assert list(rows[0]) == [*columns(METRICS), "seconds"]
+    assert list(rows[0]) == [*columns(ACCURACY), "seconds"]
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     record = json_of(tmp_path)
     assert record["status"] == result.status == "finished"
@@ -147,17 +148,69 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
     [
         {"loss": {"name": "nll"}},
         {"gradient": {"name": "log"}, "activation": {"name": "sigmoid"}, "loss": {"name": "bce"}},
-        {"gradient": {"name": "fused", "precise": True}},
+        {"gradient": {"name": "fused", "speed": 9}},
         {"callbacks": {"early_stoping": {}}},
         {"callbacks": {"early_stopping": {}}, "valid_fraction": 0.0},
         {"data": {"name": "file", "path": "nowhere.csv", "target": "y"}},
         {"valid_fraction": 0.001},
+        {"metrics": ["acuracy"]},
+        {"metrics": ["ece"], "activation": {"name": "identity"}, "loss": {"name": "squared_error"}},
+        {"class_weight": {"4": 2}},
+        {"class_weight": dict.fromkeys(range(4), 0)},
     ],
 )
 def test_what_is_refused_leaves_no_folder(change, tmp_path):
     with pytest.raises((ConfigError, FileError)):
         run(replace(SETTINGS, **change), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_are_columns_in_the_order_of_the_list(tmp_path):
+    result = run(replace(SETTINGS, metrics=["ece", "top_k", "sparsity"], plots=True), tmp_path)
+    names = ["loss", "val_loss", "ece", "val_ece", "top_k", "val_top_k", "sparsity", "val_sparsity"]
+    assert list(rows_of(tmp_path)[0]) == ["epoch", *names, "lr", "grad_norm", "seconds"]
+    assert json_of(tmp_path)["metrics"] == result.metrics
+    assert 0 < result.metrics["ece"] < 1
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_without_metrics_draws_its_loss(tmp_path):
+    assert "accuracy" not in run(replace(SETTINGS, metrics=[], plots=True), tmp_path).metrics
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_metric_beside_the_loss_is_accuracy_or_the_first_one():
+    assert [drawn(names) for names in (["ece", "accuracy"], ["ece", "brier"], [])] == ["accuracy", "ece", None]
+
+
+def test_a_callback_may_watch_any_metric(tmp_path):
+    watched = {"early_stopping": {"monitor": "val_ece", "patience": 1, "min_delta": 100.0}}
+    assert run(replace(SETTINGS, metrics=["ece"], callbacks=watched), tmp_path).status == "stopped"
+
+
+def test_an_infinite_metric_is_null_in_the_record_and_inf_in_the_table(tmp_path):
+    sparse = {"activation": {"name": "sparsemax"}, "loss": {"name": "fenchel_young"}}
+    noisy = {"name": "blobs", "samples": 200, "spread": 6.0}
+    steep = {"name": "sgd", "lr": 1.0}
+    run(replace(SETTINGS, **sparse, data=noisy, optimizer=steep, metrics=["log_loss", "sparsity"]), tmp_path)
+    assert json_of(tmp_path)["metrics"]["val_log_loss"] is None
+    assert rows_of(tmp_path)[-1]["val_log_loss"] == "inf"
+
+
+def test_weights_and_smoothing_are_for_the_training_rows_only(tmp_path):
+    changes = {"class_weight": {"0": 0.5, 2: 3}, "label_smoothing": 0.2, "reduction": "rows", "epochs": 1}
+    result = run(replace(SETTINGS, **changes), tmp_path)
+    model, raw = Model.load(tmp_path / "model.npz"), SOURCES["blobs"](samples=200)(3)
+    train, valid = split(raw, 0.2, 3)
+    log_a = np.log(model.predict(valid.x))
+    assert_allclose(result.metrics["val_loss"], -log_a[np.arange(40), valid.y].mean(), rtol=1e-12)
+    assert result.metrics["val_accuracy"] == (log_a.argmax(axis=1) == valid.y).mean()
+    log_a, weight = np.log(model.predict(train.x)), np.array([0.5, 1, 3, 1])[train.y]
+    losses = -np.sum((0.8 * np.eye(4)[train.y] + 0.05) * log_a, axis=1)
+    assert_allclose(result.metrics["loss"], (weight * losses).sum() / 160, rtol=1e-12)
+    hits = log_a.argmax(axis=1) == train.y
+    assert_allclose(result.metrics["accuracy"], weight @ hits / weight.sum(), rtol=1e-12)
+    assert json_of(tmp_path)["config"]["class_weight"] == {"0": 0.5, "2": 3}
 
 
 def test_a_folder_that_cannot_be_made_is_a_file_error(tmp_path):
@@ -185,3 +238,21 @@ def test_digits_with_adam_reach_95_percent_on_the_validation_data_with_the_defau
 def test_nothing_is_imported_before_it_is_used(code, absent):
     check = f"{code}\nimport sys\nassert not set({absent!r}) & set(sys.modules), sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, cwd=Path(__file__).parents[1])
+
+
+def test_spherical_starts_where_it_can_learn(tmp_path):
+    settings = replace(SETTINGS, activation={"name": "spherical"}, loss={"name": "ce"}, epochs=20)
+    assert run(settings, tmp_path).metrics["accuracy"] > 0.6
+
+
+@pytest.mark.parametrize("precise", [False, True])
+def test_a_precise_gradient_trains_to_the_same_model(precise, tmp_path):
+    result = run(replace(SETTINGS, gradient={"name": "auto", "precise": precise}), tmp_path)
+    assert_allclose(result.metrics["loss"], run(SETTINGS, tmp_path / "plain").metrics["loss"], rtol=1e-12)
+
+
+def test_a_precise_gradient_of_another_pair_is_refused(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"gradient\.precise=true is a form of fused for activation=softmax with loss=ce"
+    ):
+        run(replace(SETTINGS, loss={"name": "brier"}, gradient={"name": "auto", "precise": True}), tmp_path)

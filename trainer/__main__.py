@@ -40,6 +40,10 @@ Plain keys:
   dtype=float64        or float32
   valid_fraction=0.2   share of the samples held out for validation
   standardize=true     features to mean 0 and standard deviation 1 of the training rows
+  metrics=[accuracy]   of accuracy, top_k, log_loss, brier, ece, sparsity; quote the brackets
+  label_smoothing=0.0  the share of each training target that is spread over the K classes
+  class_weight=null    or balanced, or {class: weight}
+  reduction=weights    the loss is a mean over the weights, or over the rows
   plots=true           draw curves.png, and boundary.png for two features
 
 Examples:

@@ -4,6 +4,7 @@ A YAML of a group is ``name:`` and the fields of one frozen dataclass, which is 
 run, so a configuration that came with a file can do no more than choose among the registries.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
@@ -28,6 +29,10 @@ class Settings:
     dtype          float64 or float32, of the features, the parameters and the scores
     valid_fraction share of the samples that is held out for validation
     standardize    whether features are brought to mean 0 and standard deviation 1 of the training rows
+    label_smoothing  epsilon in [0, 1): training targets become (1 - epsilon) y + epsilon s / K, see data.Data
+    class_weight   null, balanced, or a weight by the name of a class, for training rows, see data.for_training
+    reduction      weights or rows: what the sum of the weighted losses is divided by, see objective.Objective
+    metrics        what is measured after each epoch beside the loss, by name; the first is the one that is drawn
     plots          whether the run draws its pictures
     """
 
@@ -47,6 +52,10 @@ class Settings:
     dtype: str = "float64"
     valid_fraction: float = 0.2
     standardize: bool = True
+    label_smoothing: float = 0.0
+    class_weight: dict[Any, Any] | str | None = None
+    reduction: str = "weights"
+    metrics: list[str] = field(default_factory=lambda: ["accuracy"])
     plots: bool = True
 
     def __post_init__(self) -> None:
@@ -59,6 +68,15 @@ class Settings:
         choose("dtype", ("float64", "float32"), self.dtype)
         fraction = self.valid_fraction
         require(0 <= fraction < 1, f"valid_fraction must be at least 0 and less than 1, got {fraction}.")
+        epsilon = self.label_smoothing
+        require(0 <= epsilon < 1, f"label_smoothing must be at least 0 and less than 1, got {epsilon}.")
+        choose("reduction", ("rows", "weights"), self.reduction)
+        weights = self.class_weight
+        ok = weights is None or weights == "balanced" or isinstance(weights, dict)
+        require(ok, f"class_weight must be null, balanced or {{class: weight}}, got {weights}.")
+        for name, value in weights.items() if isinstance(weights, dict) else ():
+            ok = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+            require(ok, f"class_weight.{name} must be a finite number of at least 0, got {value!r}.")
 
 
 def read_settings(config: DictConfig, cls: type[T]) -> T:
@@ -92,7 +110,9 @@ def structured(path: str, cls: type[T], node: Mapping[str, Any]) -> T:
         kind = known[key].type
         if not _fits(value, kind):
             wanted = kind.__name__ if isinstance(kind, type) else str(kind)
-            raise ConfigError(f"{inside}{key} must be of type {wanted}, got {value!r} of type {type(value).__name__}.")
+            hint = f" Write {inside}{key}=[{value}]." if get_origin(kind) is list else ""
+            got = f"{value!r} of type {type(value).__name__}"
+            raise ConfigError(f"{inside}{key} must be of type {wanted}, got {got}.{hint}")
     return cls(**{key: float(value) if known[key].type is float else value for key, value in node.items()})
 
 

@@ -1,12 +1,13 @@
 """Data in memory: rows and their targets, the split by seed, and the standardisation fitted on training rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from trainer.arrays import Array, one_hot
+from trainer.config import listed, suggest
 from trainer.errors import ConfigError, DataError
 
 
@@ -26,6 +27,8 @@ class Data:
     features  D names
     target    the name of the target in its file, None for generated data
     weight    (N,) non-negative sample weights; None means one each
+    smoothing epsilon in [0, 1): targets are (1 - epsilon) y + epsilon s / K with s = y.sum(1), so the classes that are
+              not the label get epsilon/K, not epsilon/(K - 1), and an all-zero row stays as it is
     """
 
     x: Array
@@ -34,6 +37,7 @@ class Data:
     features: tuple[str, ...]
     target: str | None = None
     weight: Array | None = None
+    smoothing: float = 0.0
 
     def __len__(self) -> int:
         return len(self.x)
@@ -46,13 +50,24 @@ class Data:
     def rows(self, index: Any) -> "Data":
         """The samples that a slice (a view) or an array of row numbers (a copy) selects."""
         weight = None if self.weight is None else self.weight[index]
-        return Data(self.x[index], self.y[index], self.classes, self.features, self.target, weight)
+        return Data(self.x[index], self.y[index], self.classes, self.features, self.target, weight, self.smoothing)
 
     def targets(self, dtype: Any) -> Array:
-        """Target rows (N,K), F-ordered; labels become one-hot rows here and not before."""
+        """Target rows (N,K), F-ordered; labels become one-hot rows, and rows smooth, here and not before."""
+        return self.smooth(self.plain_targets(dtype))
+
+    def plain_targets(self, dtype: Any) -> Array:
+        """Target rows (N,K), F-ordered, without the smoothing."""
         if self.y.ndim == 1:
             return one_hot(self.y, len(self.classes), dtype)
         return np.asfortranarray(self.y, dtype=dtype)
+
+    def smooth(self, y: Array) -> Array:
+        """Target rows (N,K) with the share epsilon of their sums spread evenly over the classes."""
+        if self.smoothing == 0:
+            return y
+        spread: Array = self.smoothing * y.sum(axis=1, keepdims=True) / y.shape[1]  # (N,1)
+        return (1 - self.smoothing) * y + spread
 
 
 class Standardizer(NamedTuple):
@@ -98,6 +113,59 @@ def prepare(data: Data, *, valid_fraction: float, standardize: bool, seed: int, 
         return replace(part, x=np.ascontiguousarray(standardizer(part.x), dtype=dtype))
 
     return Prepared(ready(train), None if valid is None else ready(valid), standardizer)
+
+
+def for_training(data: Data, label_smoothing: float, class_weight: Mapping[Any, float] | str | None) -> Data:
+    """Training rows with smooth targets and the classes' weights c: weight_n becomes weight_n <c, y_n> / s_n.
+
+    With s_n = sum_k y_nk this is c of the label where there is one and the mean of c over the targets where there are
+    more; a row without a target keeps its weight. It is a sample weight, so it is exact for every loss, and it is
+    taken of the targets as they are before smoothing.
+
+    class_weight maps names of classes to weights, and classes that it leaves out weigh one; "balanced" gives
+    c_k = N / (K count_k), as in scikit-learn, from the rows that have a target and the classes that occur in them. A
+    row counts with its weight, and a soft one with its shares y_nk / s_n.
+    """
+    data = replace(data, smoothing=label_smoothing)
+    if class_weight is None:
+        return data
+    c = _balanced(data) if isinstance(class_weight, str) else _by_name(class_weight, data.classes)
+    own = c[data.y] if data.y.ndim == 1 else np.where(data.y.any(axis=1), _shares(data.y) @ c, 1.0)
+    weight = own if data.weight is None else own * data.weight
+    if not weight.any():
+        raise ConfigError("class_weight leaves every training sample a weight of 0. Give a class in the data a weight.")
+    return replace(data, weight=weight)
+
+
+def _balanced(data: Data) -> Array:
+    """Weights (K,) that give the classes equal shares; one for a class that does not occur."""
+    weight = np.ones(len(data)) if data.weight is None else data.weight
+    if data.y.ndim == 1:
+        counts: Array = np.bincount(data.y, weights=weight, minlength=len(data.classes))
+    else:
+        counts = weight @ _shares(data.y)
+    there = counts > 0
+    return np.where(there, counts.sum() / (there.sum() * np.where(there, counts, 1.0)), 1.0)
+
+
+def _by_name(class_weight: Mapping[Any, float], classes: tuple[int | str, ...]) -> Array:
+    """Weights (K,) in the order of the columns from those given by name."""
+    places = {str(name): k for k, name in enumerate(classes)}  # the command line writes the class '0' as 0
+    c = np.ones(len(classes))
+    for name, value in class_weight.items():
+        if str(name) not in places:
+            raise ConfigError(
+                f"class_weight has a weight for {name}, which is no class of the data{suggest(str(name), places)} "
+                f"Classes: {listed(places)}."
+            )
+        c[places[str(name)]] = value
+    return c
+
+
+def _shares(y: Array) -> Array:
+    """Target rows (N,K) divided by their sums; an all-zero row stays as it is."""
+    s = y.sum(axis=1, keepdims=True)
+    return y / np.where(s > 0, s, 1.0)
 
 
 def split(data: Data, valid_fraction: float, seed: int) -> tuple[Data, Data | None]:

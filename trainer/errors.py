@@ -18,6 +18,16 @@ class DataError(TrainerError, ValueError):
     """A file was read, but what it holds cannot be trained on."""
 
 
+class Diverged(TrainerError):
+    """The objective or the parameters are no longer finite; the training stops within the step."""
+
+    exit_code = 1
+
+
+class NonFiniteError(Diverged):
+    """A strategy is not finite at finite scores; the message names the row, the pair and the strategy that would do."""
+
+
 class FileError(TrainerError, OSError):
     """A file or a folder that cannot be read or written."""
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.data import Data, batches
-from trainer.errors import TrainerError
-from trainer.metrics import METRICS, Metric
+from trainer.errors import Diverged
+from trainer.metrics import ACCURACY, Metric
 from trainer.objective import Objective, blas_on_one_thread
 from trainer.optimizers import Optimizer, Schedule
 from trainer.optimizers.schedules import Constant
@@ -24,9 +24,10 @@ class TrainState:
     optimizer: Any
 
     @classmethod
-    def start(cls, optimizer: Optimizer, data: Data) -> "TrainState":
-        """Zero parameters: for a convex objective as good as any, and the same for every seed."""
-        w = np.zeros((data.x.shape[1] + 1, len(data.classes)), dtype=data.x.dtype)
+    def start(cls, optimizer: Optimizer, data: Data, scale: float = 0.0, seed: int = 0) -> "TrainState":
+        """Parameters scale times a standard normal; zero is the usual scale, for a convex objective as good as any."""
+        shape = (data.x.shape[1] + 1, len(data.classes))
+        w = (scale * np.random.default_rng(seed).normal(size=shape)).astype(data.x.dtype)
         return cls(0, w, optimizer.init(w))
 
 
@@ -36,12 +37,6 @@ class Report:
 
     state: TrainState
     metrics: Mapping[str, float]
-
-
-class Diverged(TrainerError):
-    """The objective or the parameters are no longer finite."""
-
-    exit_code = 1
 
 
 def columns(metrics: Mapping[str, Metric]) -> list[str]:
@@ -60,11 +55,12 @@ def fit(
     batch_size: int | None = None,
     seed: int = 0,
     schedule: Schedule = Constant(),  # noqa: B008 - frozen and without state
-    metrics: Mapping[str, Metric] = METRICS,
+    metrics: Mapping[str, Metric] = ACCURACY,
 ) -> Iterator[Report]:
     """Trains from state up to so many epochs in all and yields a report after each.
 
-    loss is the mean loss on the training data without the penalty, at the parameters that the epoch ends with;
+    loss is the mean loss on the training data without the penalty, at the parameters that the epoch ends with, and
+    val_loss that on the validation data, each by the weights and the smoothing of its own data;
     grad_norm is the norm of dE_dw there, lr the learning rate of the last step.  Raises Diverged within one step.
     """
     whole = objective.on(train)

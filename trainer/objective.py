@@ -16,7 +16,8 @@ from threadpoolctl import ThreadpoolController
 from trainer.activations import Activation
 from trainer.arrays import Array
 from trainer.data import Data
-from trainer.gradients import GradientStrategy, auto, numbers_per_row
+from trainer.errors import NonFiniteError
+from trainer.gradients import GRADIENTS, GradientStrategy, LossGrad, auto, has_strategy, numbers_per_row
 from trainer.losses import Loss
 from trainer.metrics import Metric
 from trainer.penalties import Penalty
@@ -31,9 +32,13 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Objective:
-    """E(w) = sum_n weight_n loss_n / sum_n weight_n + penalty(w), with loss_n = loss(activation(z_n), y_n).
+    """E(w) = sum_n weight_n loss_n / total + penalty(w), with loss_n = loss(activation(z_n), y_n).
 
-    The weights are one each where the data have none, and then E is the mean over the rows plus the penalty.
+    reduction="weights"  total = sum_n weight_n: only the proportions of the weights matter
+    reduction="rows"     total = N: weights that are twice as large make a loss that is twice as large
+
+    The weights are one each where the data have none, and then both are the mean over the rows. In mini-batches N and
+    the sum are those of the batch. Rows that weigh nothing at all have the loss zero.
     """
 
     activation: Activation
@@ -41,6 +46,7 @@ class Objective:
     gradient: GradientStrategy
     penalty: Penalty
     threads: int = 1
+    reduction: str = "weights"
 
     def on(self, data: Data) -> "BlockSum":
         """The problem of minimising E on these data."""
@@ -48,7 +54,7 @@ class Objective:
 
 
 class Evaluation(NamedTuple):
-    """The mean loss without the penalty, and the mean of each metric."""
+    """The mean loss without the penalty, by the objective's reduction, and each metric."""
 
     loss: float
     metrics: dict[str, float]
@@ -78,38 +84,83 @@ class BlockSum:
             with np.errstate(all="ignore"):  # what is not finite is seen in the sums
                 loss, dl_dz = objective.gradient(objective.activation, objective.loss, scores(w, part.x), y)
                 if part.weight is not None:
-                    loss, dl_dz = part.weight * loss, part.weight[:, None] * dl_dz
+                    weight = part.weight.astype(w.dtype, copy=False)
+                    loss, dl_dz = weight * loss, weight[:, None] * dl_dz
                 dl_dw = np.concatenate([(dl_dz.T @ part.x).T, dl_dz.sum(axis=0, keepdims=True)])  # (D+1,K)
-                return float(loss.sum(dtype=np.float64)), dl_dw, _total(part)
+                return float(loss.sum(dtype=np.float64)), dl_dw, self._total(part)
 
-        loss_sum, dl_dw, weight_sum = 0.0, np.zeros_like(w), 0.0
-        for loss_part, grad_part, weight_part in _in_order(partial, blocks(data, width), objective.threads):
+        loss_sum, dl_dw, total = 0.0, np.zeros_like(w), 0.0
+        for loss_part, grad_part, total_part in _in_order(partial, blocks(data, width), objective.threads):
             loss_sum += loss_part
             dl_dw += grad_part
-            weight_sum += weight_part
+            total += total_part
+        if not (np.isfinite(loss_sum) and np.isfinite(dl_dw).all()):
+            self._name_the_row(w)
         penalty = objective.penalty
-        return loss_sum / weight_sum + penalty.value(w), dl_dw / weight_sum + penalty.grad(w)
+        total = total or 1.0  # of a batch whose rows all weigh nothing
+        return loss_sum / total + penalty.value(w), dl_dw / total + penalty.grad(w)
+
+    def _name_the_row(self, w: Array) -> None:
+        """NonFiniteError for the first row that the strategy fails at and another one does not."""
+        objective, data = self.objective, self.data
+        pair = (objective.activation, objective.loss)
+        for rows in blocks(data, numbers_per_row(objective.gradient, w.shape[1])):
+            part = data.rows(rows)
+            z, y = scores(w, part.x), part.targets(w.dtype)
+            with np.errstate(all="ignore"):
+                fails = ~_finite_rows(objective.gradient(*pair, z, y))
+                for name in ("fused", "log"):
+                    if not has_strategy(name, *pair):
+                        continue
+                    rescued = fails & _finite_rows(GRADIENTS[name](*pair, z, y))
+                    if rescued.any():
+                        n = int(rescued.argmax())
+                        raise NonFiniteError(
+                            f"Row {rows.start + n} has scores up to {np.abs(z[n]).max():.4g}, where "
+                            f"gradient={objective.gradient.__name__} of activation={pair[0].name} with "
+                            f"loss={pair[1].name} is not finite. Use gradient={name}, which is."
+                        )
 
     def evaluate(self, w: Array, metrics: Mapping[str, Metric]) -> Evaluation:
-        """The mean loss and the means of the metrics, those over the samples that have a target at all."""
+        """The mean loss, and the metrics over the samples that have a target at all.
+
+        The loss is the objective's, on smooth targets where the data have them. Metrics are stated on the targets as
+        they are, and their means are over the weights whatever the reduction.
+        """
         objective, data = self.objective, self.data
 
-        def partial(rows: slice) -> Array:
+        def partial(rows: slice) -> list[Array]:
             part = data.rows(rows)
-            y = part.targets(w.dtype)
+            y = part.plain_targets(w.dtype)
             z = scores(w, part.x)
             with np.errstate(all="ignore"):
                 # The exact strategy, whichever one trains: a reported loss must not suffer from its rounding.
-                loss = auto(objective.activation, objective.loss, z, y).loss
+                loss = auto(objective.activation, objective.loss, z, part.smooth(y)).loss
                 a = objective.activation(z)
                 weight = np.ones(len(part)) if part.weight is None else part.weight
                 labelled = weight * (y.sum(axis=1) > 0)
-                means = [labelled @ metric(a, y) for metric in metrics.values()]
-            return np.array([weight @ loss, weight.sum(), labelled.sum(), *means], dtype=np.float64)
+                statistics = [metric.statistics(a, y) for metric in metrics.values()]  # (N,) or (N,M) each
+                # A row that does not count must not, also where its number is infinite.
+                sums = [np.atleast_1d(np.where(labelled > 0, rows.T, 0.0) @ labelled) for rows in statistics]
+            return [np.array([weight @ loss, self._total(part), labelled.sum()], dtype=np.float64), *sums]
 
-        sums: Array = sum(_in_order(partial, blocks(data, w.shape[1]), objective.threads), np.zeros(3 + len(metrics)))
-        values = sums[3:] / sums[2] if sums[2] > 0 else np.full(len(metrics), np.nan)
-        return Evaluation(float(sums[0] / sums[1]), dict(zip(metrics, values.tolist(), strict=True)))
+        parts = list(_in_order(partial, blocks(data, w.shape[1]), objective.threads))
+        (loss, total, labelled), *sums = (np.sum(column, axis=0) for column in zip(*parts, strict=True))
+        with np.errstate(invalid="ignore"):  # without any target a metric is nan
+            values = [metric.finish(rows / labelled) for metric, rows in zip(metrics.values(), sums, strict=True)]
+        return Evaluation(float(loss / (total or 1.0)), dict(zip(metrics, values, strict=True)))
+
+    def _total(self, data: Data) -> float:
+        """What a block adds to the denominator of E."""
+        if self.objective.reduction == "rows" or data.weight is None:
+            return float(len(data))
+        return float(data.weight.sum(dtype=np.float64))
+
+
+def _finite_rows(result: LossGrad) -> Array:
+    """Which rows (N,) have a finite loss and derivative."""
+    finite: Array = np.isfinite(result.loss) & np.isfinite(result.dl_dz).all(axis=1)
+    return finite
 
 
 def scores(w: Array, x: Array) -> Array:
@@ -161,7 +212,3 @@ def _in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> I
     if threads == 1 or len(items) == 1:
         return map(function, items)
     return _workers(threads).map(function, items)
-
-
-def _total(data: Data) -> float:
-    return float(len(data) if data.weight is None else data.weight.sum(dtype=np.float64))

@@ -8,10 +8,13 @@ Every claim made here is measured by tests/test_registry.py over the whole regis
 import sys
 from dataclasses import dataclass
 
+import numpy as np
+
 from trainer.activations import ACTIVATIONS, RANGES, Activation
-from trainer.errors import ConfigError
+from trainer.arrays import Array
+from trainer.errors import ConfigError, DataError
 from trainer.gradients import GRADIENTS, fastest, has_strategy
-from trainer.losses import LOSSES, Loss
+from trainer.losses import LOSSES, TARGETS, Loss
 
 PROPERTIES = {
     "proper": "the expected loss is smallest where a is the distribution that labels are drawn from",
@@ -104,7 +107,8 @@ def check_pair(activation: Activation, loss: Loss, gradient: str, precise: bool 
     why = reason(type(activation), type(loss))
     if why:
         losses = [name for name, cls in LOSSES.items() if allowed(type(activation), cls)]
-        losses.sort(key=lambda name: name != "fenchel_young")  # where there is one, it is the activation's own
+        if activation.range == "sparse_simplex":
+            losses.sort(key=lambda name: name != "fenchel_young")  # in the place of ce, the activation's own
         activations = [name for name, cls in ACTIVATIONS.items() if allowed(cls, type(loss))]
         raise ConfigError(
             f"activation={activation.name} with loss={loss.name} makes no sense: {why}. "
@@ -122,6 +126,24 @@ def check_pair(activation: Activation, loss: Loss, gradient: str, precise: bool 
             f"{activation.name} with {loss.name}. Leave it out; gradient=log is as precise wherever there is one."
         )
     return strategy
+
+
+def check_targets(loss: Loss, y: Array, smoothing: float = 0.0) -> None:
+    """DataError where labels (N,) or target rows (N,K), smoothed by epsilon, are not what the loss is stated on."""
+    rows = y.ndim == 2
+    fits = {
+        "any": True,
+        "unit": not rows or bool((y <= 1).all()),
+        "simplex": not rows or bool(np.allclose(y.sum(axis=1), 1)),
+        "one_hot": smoothing == 0 and (not rows or bool((((y == 0) | (y == 1)).all(1) & (y.sum(axis=1) == 1)).all())),
+    }
+    if not fits[loss.targets]:
+        others = ", ".join(name for name, cls in LOSSES.items() if cls.targets == "any")
+        what = f"label_smoothing={smoothing}" if smoothing else "the target rows of the data"
+        raise DataError(
+            f"loss={loss.name} is stated on {TARGETS[loss.targets]}, which {what} are not. "
+            f"Take labels without smoothing, or a loss for any rows: {others}."
+        )
 
 
 def pairs_with(gradient: str) -> list[str]:

@@ -17,13 +17,14 @@ from trainer.outputs import write_whole
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 
 
-def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str) -> Path:
-    """Loss and accuracy on the training and the validation data, epoch by epoch."""
+def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str, metric: str | None = "accuracy") -> Path:
+    """Loss, and one metric if there is one, on the training and the validation data, epoch by epoch."""
     figure = Figure(figsize=(10, 4))
     figure.subplots_adjust(left=0.07, right=0.94, bottom=0.13, top=0.88, wspace=0.3)  # a fitted layout draws it twice
     figure.suptitle(title)
-    left, right = figure.subplots(1, 2)
-    for axes, name in ((left, "loss"), (right, "accuracy")):
+    names = ["loss"] if metric is None else ["loss", metric]
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
         for key, label, color in ((name, "training", COLORS[0]), (f"val_{name}", "validation", COLORS[5])):
             values = np.array([row.get(key, np.nan) for row in rows])
             values[~(np.abs(values) < 1e100)] = np.nan  # what a diverging run ends with breaks an axis
@@ -32,11 +33,12 @@ def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str) -> Path:
                 axes.plot(epochs, values, color=color, label=label, marker="o" if len(rows) == 1 else None)
                 axes.annotate(f" {values[-1]:.3g}", (epochs[-1], values[-1]), color=color, va="center")
         axes.set(xlabel="epoch", ylabel=f"mean {name}" if name == "loss" else name)
-        axes.legend(frameon=False)
+        if axes.lines:
+            axes.legend(frameon=False)
         _tidy(axes)
     losses = [row["loss"] for row in rows if row["loss"] < 1e100]
     if losses and min(losses) > 0 and max(losses) > 30 * min(losses):
-        left.set_yscale("log")
+        panels[0].set_yscale("log")
     return _save(figure, path)
 
 

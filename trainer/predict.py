@@ -65,7 +65,7 @@ def predict(config: DictConfig) -> None:
 
 def table(model: Model, a: Array) -> str:
     """The CSV text: a header, then for each row of a (N,K) its class and its K numbers."""
-    kind = "probability" if model.activation.range in ("simplex", "unit") else model.activation.name
+    kind = "probability" if model.activation.range in ("simplex", "sparse_simplex", "unit") else model.activation.name
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["prediction", *(f"{kind}_{name}" for name in model.classes)])

@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,19 +17,19 @@ from tqdm import tqdm
 
 from trainer import __version__
 from trainer.activations import ACTIVATIONS
-from trainer.callbacks import CALLBACKS, Callback, CallbackConfig
+from trainer.callbacks import CALLBACKS, Callback, CallbackConfig, Context
 from trainer.config import Settings, build, choose, structured
-from trainer.data import Data, Prepared, Source, prepare
-from trainer.errors import ConfigError
-from trainer.fit import Diverged, TrainState, columns, fit
-from trainer.gradients import GRADIENTS
+from trainer.data import Data, Prepared, Source, for_training, prepare
+from trainer.errors import Diverged
+from trainer.fit import TrainState, columns, fit
+from trainer.gradients import GRADIENTS, GradientChoice, precise
 from trainer.losses import LOSSES
-from trainer.metrics import METRICS
+from trainer.metrics import Metric, choose_metrics
 from trainer.model import Model
 from trainer.objective import Objective
 from trainer.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from trainer.outputs import Table, git_commit, versions, write_json, writing
-from trainer.pairs import check_pair
+from trainer.pairs import check_pair, check_targets
 from trainer.penalties import PENALTIES
 from trainer.sources import SOURCES
 
@@ -44,6 +44,7 @@ class Parts(NamedTuple):
     optimizer: Optimizer
     schedule: Schedule
     source: Source
+    metrics: dict[str, Metric]
     callbacks: list[CallbackConfig]
 
 
@@ -60,21 +61,23 @@ def assemble(settings: Settings) -> Parts:
     """Builds every component; ConfigError for whatever does not exist or does not fit together."""
     activation = build("activation", ACTIVATIONS, settings.activation)
     loss = build("loss", LOSSES, settings.loss)
-    chosen = choose("gradient", GRADIENTS, settings.gradient.get("name"))
-    if extra := [key for key in settings.gradient if key != "name"]:
-        raise ConfigError(f"gradient={chosen} has no key gradient.{extra[0]}; strategies have no settings.")
-    strategy = check_pair(activation, loss, chosen)
+    choice = structured("gradient", GradientChoice, settings.gradient)
+    strategy = check_pair(activation, loss, choose("gradient", GRADIENTS, choice.name), choice.precise)
     penalty = build("penalty", PENALTIES, settings.penalty)
     callbacks = [
         structured(f"callbacks.{name}", CALLBACKS[choose("callbacks", CALLBACKS, name)], node or {})
         for name, node in settings.callbacks.items()
     ]
+    threads = settings.threads or available_cores()
     return Parts(
-        Objective(activation, loss, GRADIENTS[strategy], penalty, settings.threads or available_cores()),
+        Objective(
+            activation, loss, precise if choice.precise else GRADIENTS[strategy], penalty, threads, settings.reduction
+        ),
         strategy,
         build("optimizer", OPTIMIZERS, settings.optimizer),
         build("schedule", SCHEDULES, settings.schedule),
         build("data", SOURCES, settings.data),
+        choose_metrics(settings.metrics, activation),
         callbacks,
     )
 
@@ -100,8 +103,7 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
             folder.mkdir(parents=True, exist_ok=True)
         experiment(replace(settings, seed=seed), parts.objective, folder, log.info)
         return None
-    names = [name for name in columns(METRICS) if settings.valid_fraction > 0 or not name.startswith("val_")]
-    callbacks = [callback.start(names) for callback in parts.callbacks]
+    names = [name for name in columns(parts.metrics) if settings.valid_fraction > 0 or not name.startswith("val_")]
     raw = parts.source(seed)
     data = prepare(
         raw,
@@ -110,11 +112,17 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
         seed=seed,
         dtype=settings.dtype,
     )
+    data = data._replace(train=for_training(data.train, settings.label_smoothing, settings.class_weight))
+    for part in (data.train, data.valid):
+        if part is not None:
+            check_targets(parts.objective.loss, part.y, part.smoothing)
     if settings.batch_size is not None and settings.batch_size > len(data.train):
         warnings.warn(
             f"batch_size={settings.batch_size} is more than the {len(data.train)} training samples; all are used.",
             stacklevel=1,
         )
+    context = Context(names, parts.objective, data.train, seed)
+    callbacks = [callback.start(context) for callback in parts.callbacks]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     log.info(headline(parts, settings))
@@ -143,9 +151,11 @@ class _Run:
 
     def go(self, callbacks: Sequence[Callback]) -> Result:
         settings, parts, (train, valid, _) = self.settings, self.parts, self.data
-        state = TrainState.start(parts.optimizer, train)
+        scale = getattr(parts.objective.activation, "start_scale", 0.0)
+        state = TrainState.start(parts.optimizer, train, scale, self.seed)
         rows: list[dict[str, float]] = []
-        status, failure = "finished", None
+        status, reason, failure = "finished", "", None
+        checked = [name for callback in parts.callbacks for name in callback.columns(parts.objective)]
         began = time.perf_counter()
         reports = fit(
             parts.objective,
@@ -157,26 +167,30 @@ class _Run:
             batch_size=settings.batch_size,
             seed=self.seed,
             schedule=parts.schedule,
+            metrics=parts.metrics,
         )
-        with Table(self.folder / "metrics.csv", [*columns(METRICS), "seconds"]) as table:
+        with Table(self.folder / "metrics.csv", [*columns(parts.metrics), *checked, "seconds"]) as table:
             try:
                 # disable=None: no bar where there is no terminal
                 for report in tqdm(reports, total=settings.epochs, unit="epoch", leave=False, disable=None):
-                    state = report.state
-                    rows.append({**report.metrics, "seconds": round(time.perf_counter() - began, 6)})
-                    table.add(rows[-1])
                     answers = [callback(report) for callback in callbacks]  # every one sees every report
-                    if any(answers):
+                    numbers = {name: value for answer in answers for name, value in answer.numbers.items()}
+                    state = report.state
+                    rows.append({**report.metrics, **numbers, "seconds": round(time.perf_counter() - began, 6)})
+                    table.add(rows[-1])
+                    if reason := " ".join(answer.stop for answer in answers if answer.stop):
                         status = "stopped"
                         break
             except (Diverged, KeyboardInterrupt) as error:
                 status = "diverged" if isinstance(error, Diverged) else "interrupted"
-                failure = error
+                reason, failure = str(error), error
+        if status == "stopped":
+            log.info(f"Stopped by {reason}")
         seconds = time.perf_counter() - began
         result = Result(status, self.folder, rows[-1] if rows else {})
-        self.write(result, state, seconds, str(failure or ""))
+        self.write(result, state, seconds, reason)
         files = self.draw(rows, state) if settings.plots and rows and status != "interrupted" else []
-        for line in summary(result, seconds, [self.folder / "model.npz", *files]):
+        for line in summary(result, parts.metrics, seconds, [self.folder / "model.npz", *files]):
             log.info(line)
         if failure is not None:
             raise failure
@@ -214,7 +228,7 @@ class _Run:
 
         objective = self.parts.objective
         title = f"{title_of(objective.activation)} + {title_of(objective.loss)}, gradient {self.parts.strategy}"
-        files = [plots.curves(self.folder / "curves.png", rows, title)]
+        files = [plots.curves(self.folder / "curves.png", rows, title, drawn(self.parts.metrics))]
         if len(self.raw.features) == 2:
             files.append(plots.boundary(self.folder / "boundary.png", self.model(state), self.raw, title))
         return files
@@ -228,9 +242,15 @@ def title_of(component: Any) -> str:
     return str(component.name) + (f"({', '.join(changed)})" if changed else "")
 
 
-def summary(result: Result, seconds: float, files: Sequence[Path]) -> list[str]:
+def drawn(metrics: Collection[str]) -> str | None:
+    """The metric beside the loss in curves.png: accuracy, or the first one listed."""
+    return "accuracy" if "accuracy" in metrics else next(iter(metrics), None)
+
+
+def summary(result: Result, metrics: Collection[str], seconds: float, files: Sequence[Path]) -> list[str]:
     """What the terminal shows at the end: status, last metrics, and where the files are."""
-    shown = [name for name in ("loss", "val_loss", "accuracy", "val_accuracy") if name in result.metrics]
+    names = [side + name for name in ("loss", *metrics) for side in ("", "val_")]
+    shown = [name for name in names if name in result.metrics]
     numbers = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in shown)
     epochs = int(result.metrics.get("epoch", 0))
     lines = [f"{result.status} after {epochs} epochs in {seconds:.2f} s  {numbers}".rstrip()]

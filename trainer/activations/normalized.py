@@ -176,6 +176,7 @@ class Spherical:
 
     name: ClassVar[str] = "spherical"
     range: ClassVar[str] = "simplex"
+    start_scale: ClassVar[float] = 0.1  # at zero its derivative is zero, and no training would leave it
     epsilon: float = 0.01
 
     def __post_init__(self) -> None:

@@ -1,53 +1,18 @@
-"""Experiments: what ``experiment=...`` runs in the place of a training.  Each prints what its own numbers say."""
+"""The question that the project answers, on a batch of its shapes."""
 
-import time
-import tracemalloc
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar
 
 import numpy as np
 
-from trainer.arrays import Array, one_hot
+from trainer.arrays import one_hot
 from trainer.config import Settings
 from trainer.errors import require
-from trainer.gradients import GRADIENTS, GradientStrategy, LossGrad, has_strategy, loop
+from trainer.experiments.costs import measure
+from trainer.experiments.protocols import Show
+from trainer.gradients import GRADIENTS, has_strategy, loop
 from trainer.objective import Objective
-
-Show = Callable[[str], None]
-
-
-class Experiment(Protocol):
-    """What every experiment brings."""
-
-    name: ClassVar[str]
-
-    def __call__(self, settings: Settings, objective: Objective, folder: Path, show: Show) -> None:
-        """Runs it for the settings (whose seed is drawn) and the pair of the objective; pictures go to the folder."""
-
-
-class Cost(NamedTuple):
-    """What one call of a strategy gave, its best time in seconds, and its peak memory in bytes."""
-
-    result: LossGrad
-    seconds: float
-    bytes: int
-
-
-def measure(strategy: GradientStrategy, objective: Objective, z: Array, y: Array, repeats: int) -> Cost:
-    """Times a strategy on scores z (N,K) and targets y (N,K), and counts what it allocates."""
-    pair = (objective.activation, objective.loss)
-    tracemalloc.start()
-    result = strategy(*pair, z, y)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()  # tracing is slow, so the time is taken without it
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        strategy(*pair, z, y)
-        times.append(time.perf_counter() - start)
-    return Cost(result, min(times), peak)
 
 
 @dataclass(frozen=True)
@@ -91,6 +56,3 @@ class Question:
             "da/dz need not be built: softmax gives a * (g - sum(a * g)) from g = dE/da (gradient=vjp), "
             f"in {1 / saved:.0%} of the memory, and activation and loss stay apart."
         )
-
-
-EXPERIMENTS: dict[str, type[Experiment]] = {cls.name: cls for cls in (Question,)}

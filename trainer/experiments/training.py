@@ -1,0 +1,38 @@
+"""How the experiments train: by the project's own fit, as the command line says, on the pair that they compare."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from trainer.activations import Activation
+from trainer.arrays import Array
+from trainer.config import Settings, build
+from trainer.data import Data
+from trainer.errors import require
+from trainer.fit import TrainState, fit
+from trainer.gradients import auto
+from trainer.losses import Loss
+from trainer.objective import Objective
+from trainer.optimizers import OPTIMIZERS, SCHEDULES
+
+VALID_FRACTION = 0.5  # many validation rows: the experiments compare small differences
+
+
+def training(
+    settings: Settings, objective: Objective, activation: Activation, loss: Loss, train: Data, seed: int
+) -> Iterator[Array]:
+    """The parameters w (D+1,K) after each epoch; all but the pair and its strategy is as configured."""
+    require(settings.epochs >= 1, f"epochs must be at least 1 for an experiment that trains, got {settings.epochs}.")
+    optimizer = build("optimizer", OPTIMIZERS, settings.optimizer)
+    reports = fit(
+        replace(objective, activation=activation, loss=loss, gradient=auto),
+        optimizer,
+        train,
+        None,
+        TrainState.start(optimizer, train),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        seed=seed,
+        schedule=build("schedule", SCHEDULES, settings.schedule),
+        metrics={},
+    )
+    return (report.state.w for report in reports)
