@@ -1,9 +1,31 @@
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 from tests.conftest import targets
-from trainer.losses import BinaryCrossEntropy, Brier, CrossEntropy, LogLoss, SquaredError
+from trainer.activations import Entmax, Spherical
+from trainer.errors import ConfigError
+from trainer.losses import (
+    BinaryCrossEntropy,
+    Brier,
+    CrammerSinger,
+    CrossEntropy,
+    Focal,
+    GeneralizedCrossEntropy,
+    KullbackLeibler,
+    LogLoss,
+    MeanAbsoluteError,
+    ModifiedHuber,
+    Poly1,
+    SphericalScore,
+    SquaredError,
+    SquaredHinge,
+    Tsallis,
+    WestonWatkins,
+    ZLoss,
+)
 
 
 def predictions():
@@ -46,3 +68,61 @@ def test_brier_has_the_factor_one_and_squared_error_one_half():
     a, y = predictions(), targets("soft", 7, 4)
     assert_allclose(Brier().value(a, y), ((a - y) ** 2).sum(axis=1))
     assert_allclose(2 * SquaredError().value(a, y), Brier().value(a, y))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Focal(gamma=-0.1), r"loss\.gamma must be finite and at least 0, got -0\.1"),
+        (lambda: Focal(gamma=np.inf), r"loss\.gamma"),
+        (lambda: Poly1(epsilon=-1.01), r"loss\.epsilon must be finite and at least -1, got -1\.01"),
+        (lambda: Poly1(epsilon=np.nan), r"loss\.epsilon"),
+        (lambda: GeneralizedCrossEntropy(q=0.0), r"loss\.q must be greater than 0 and at most 1, got 0"),
+        (lambda: GeneralizedCrossEntropy(q=1.01), r"loss\.q"),
+        (lambda: Tsallis(alpha=1.0), r"loss\.alpha must be finite and greater than 1, got 1"),
+        (lambda: Tsallis(alpha=np.inf), r"loss\.alpha"),
+        (lambda: ZLoss(weight=-1.0), r"loss\.weight must be finite and at least 0, got -1"),
+        (lambda: Entmax(alpha=0.99), r"activation\.alpha must be finite and at least 1, got 0\.99"),
+        (lambda: Spherical(epsilon=0.0), r"activation\.epsilon must be finite and greater than 0, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make, words):
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    "part", [Focal(gamma=0.0), Poly1(epsilon=-1.0), GeneralizedCrossEntropy(q=1.0), ZLoss(weight=0.0)]
+)
+def test_the_ends_of_a_closed_range_belong_to_it(part):
+    assert np.isfinite(part.value(predictions(), targets("one-hot", 7, 4))).all()
+
+
+def test_parts_cannot_be_changed_after_their_checks(loss, activation):
+    for part in (loss, activation):
+        with pytest.raises(FrozenInstanceError):
+            part.name = "other"
+
+
+def test_the_documented_values_of_the_losses_on_one_row():
+    a, y = np.array([[0.7, 0.2, 0.1]]), np.array([[0.0, 1.0, 0.0]])
+    expected = {
+        CrossEntropy(): -np.log(0.2),
+        KullbackLeibler(): -np.log(0.2),
+        BinaryCrossEntropy(): -np.log(0.2) - np.log(0.3) - np.log(0.9),
+        Brier(): 0.49 + 0.64 + 0.01,
+        SquaredError(): 0.57,
+        MeanAbsoluteError(): 1.6,
+        Focal(gamma=2.0): -0.64 * np.log(0.2),
+        Poly1(epsilon=1.0): -np.log(0.2) + 0.8,
+        GeneralizedCrossEntropy(q=0.5): 2 * (1 - np.sqrt(0.2)),
+        Tsallis(alpha=2.0): 0.57,
+        SphericalScore(): 1 - 0.2 / np.sqrt(0.54),
+        CrammerSinger(): 1.5,
+        WestonWatkins(): 1.5 + 0.9,
+        SquaredHinge(): 1.7**2 + 0.8**2 + 1.1**2,
+        ModifiedHuber(): 1.7**2 + 0.8**2 + 1.1**2,
+    }
+    for loss, value in expected.items():
+        assert_allclose(loss.value(a, y), [value], rtol=1e-14, err_msg=repr(loss))
+    assert_allclose(ModifiedHuber().value(np.array([[3.0]]), np.array([[0.0]])), [12])

@@ -24,6 +24,7 @@ from trainer.activations import (
     Taylor,
     shifted_exp,
     softmax_and_complement,
+    softmax_three_ways,
 )
 from trainer.arrays import Array, namespace, others
 from trainer.losses import (
@@ -32,11 +33,17 @@ from trainer.losses import (
     CrossEntropy,
     DirectLoss,
     FenchelYoung,
+    Focal,
+    GeneralizedCrossEntropy,
     KullbackLeibler,
     LogLoss,
     Loss,
+    MeanAbsoluteError,
     NegativeLogLikelihood,
+    Poly1,
+    SphericalScore,
     SquaredError,
+    Tsallis,
     ZLoss,
     residual,
 )
@@ -195,15 +202,11 @@ def _softmax_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad
     return LossGrad(value, a * (r * rest - others(a * r)) * (factor / activation.temperature))
 
 
-def _softmax_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
-    """r = (a - y) / (1 - a): dl_dz = (r - a sum r) / T."""
-    xp = namespace(z)
-    a, rest = softmax_and_complement(z / activation.temperature)
-    log_a = activation.log(z)
-    no = xp.where(y != 1, (1 - y) * a / rest, 0.0)
-    r = no - y
-    value = -xp.sum(xp.where(y > 0, y * log_a, 0.0) + xp.where(y != 1, (1 - y) * xp.log(rest), 0.0), axis=1)
-    return LossGrad(value, (r * rest - a * others(r)) / activation.temperature)
+def _softmax_h(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = (h - a sum h) / T with h = dl/dlog a of the loss; one exponential serves the loss, h and a."""
+    log_a, a, rest = softmax_three_ways(z / activation.temperature)
+    h = loss.grad_log(log_a, y)
+    return LossGrad(loss.value_log(log_a, y), (h * rest - a * others(h)) / activation.temperature)
 
 
 def _sigmoid_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
@@ -278,7 +281,13 @@ FUSED: dict[tuple[type[Activation], type[Loss]], GradientStrategy] = {
     (Softmax, KullbackLeibler): _softmax_kl,
     (Softmax, ZLoss): _softmax_z_loss,
     (Softmax, FenchelYoung): _softmax_fenchel_young,
-    (Softmax, BinaryCrossEntropy): _softmax_bce,
+    (Softmax, BinaryCrossEntropy): _softmax_h,
+    (Softmax, MeanAbsoluteError): _softmax_h,
+    (Softmax, Focal): _softmax_h,
+    (Softmax, Poly1): _softmax_h,
+    (Softmax, GeneralizedCrossEntropy): _softmax_h,
+    (Softmax, Tsallis): _softmax_h,
+    (Softmax, SphericalScore): _softmax_h,
     (Softmax, Brier): _softmax_squares,
     (Softmax, SquaredError): _softmax_squares,
     (LogSoftmax, NegativeLogLikelihood): _log_softmax_nll,

@@ -35,11 +35,11 @@ def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str, metric: 
         axes.set(xlabel="epoch", ylabel=f"mean {name}" if name == "loss" else name)
         if axes.lines:
             axes.legend(frameon=False)
-        _tidy(axes)
+        tidy(axes)
     losses = [row["loss"] for row in rows if row["loss"] < 1e100]
     if losses and min(losses) > 0 and max(losses) > 30 * min(losses):
         panels[0].set_yscale("log")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def boundary(path: Path, model: Model, data: Data, title: str) -> Path:
@@ -83,14 +83,16 @@ def boundary(path: Path, model: Model, data: Data, title: str) -> Path:
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     for text in (axes.xaxis.label, axes.yaxis.label, *legend.get_texts()):
         text.set_parse_math(False)  # a $ in a name from a file is a dollar
-    _tidy(axes)
-    return _save(figure, path)
+    tidy(axes)
+    return save(figure, path)
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """Takes away the frame on top and on the right."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Writes the figure as a PNG, whole or not at all."""
     FigureCanvasAgg(figure)
     return write_whole(path, lambda file: figure.savefig(file, format="png", dpi=100, pil_kwargs={"compress_level": 3}))

@@ -16,6 +16,7 @@ from trainer.activations.normalized import (
     log_softmax,
     shifted_exp,
     softmax_and_complement,
+    softmax_three_ways,
 )
 from trainer.activations.sparse import Entmax, Sparsemax
 
@@ -54,4 +55,5 @@ __all__ = [
     "log_softmax",
     "shifted_exp",
     "softmax_and_complement",
+    "softmax_three_ways",
 ]

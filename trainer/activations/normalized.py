@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from trainer.activations.base import diagonal, x_log_x
 from trainer.activations.elementwise import Sigmoid
@@ -23,10 +23,15 @@ def log_softmax(z: Array) -> Array:
 
 def softmax_and_complement(z: Array) -> tuple[Array, Array]:
     """softmax(z) and 1 - softmax(z), both (N,K) and both to full relative accuracy."""
+    return softmax_three_ways(z)[1:]
+
+
+def softmax_three_ways(z: Array) -> tuple[Array, Array, Array]:
+    """log softmax(z), softmax(z) and 1 - softmax(z), each (N,K), from one exponential."""
     xp = namespace(z)
     d, e, rest = _shifted(z)
     a = e / (1 + rest)
-    return a, xp.where(d == 0, rest / (1 + rest), 1 - a)
+    return d - xp.log1p(rest), a, xp.where(d == 0, rest / (1 + rest), 1 - a)
 
 
 def _shifted(z: Array) -> tuple[Array, Array, Array]:
@@ -133,6 +138,35 @@ class LogSoftmax:
         return _log_pull_back(z, dl_da)  # it is softmax in logarithms
 
 
+# Taylor, Spherical and NormalizedSigmoid differ in log f and its slope only; these are the methods of all three.
+
+
+class _LogF(Protocol):
+    def log_f(self, z: Array) -> Array: ...
+
+    def slope(self, z: Array) -> Array: ...
+
+
+def _call_by_log_f(self: _LogF, z: Array) -> Array:
+    return _softmax(self.log_f(z))
+
+
+def _jacobian_by_log_f(self: _LogF, z: Array, a: Array) -> Array:
+    return _normalized_jacobian(a, self.slope(z))
+
+
+def _vjp_by_log_f(self: _LogF, z: Array, a: Array, dl_da: Array) -> Array:
+    return _normalized_vjp(a, self.slope(z), dl_da)
+
+
+def _log_by_log_f(self: _LogF, z: Array) -> Array:
+    return log_softmax(self.log_f(z))
+
+
+def _log_vjp_by_log_f(self: _LogF, z: Array, h: Array) -> Array:
+    return _log_pull_back(self.log_f(z), h) * self.slope(z)
+
+
 @dataclass(frozen=True)
 class Taylor:
     """a = f / sum f with f(z) = 1 + z + z^2/2 >= 1/2, the second-order softmax  (de Brebisson & Vincent 2016).
@@ -151,20 +185,11 @@ class Taylor:
         """(log f)'(z) (N,K)."""
         return (1 + z) / (1 + z * (1 + z / 2))
 
-    def __call__(self, z: Array) -> Array:
-        return _softmax(self.log_f(z))
-
-    def jacobian(self, z: Array, a: Array) -> Array:
-        return _normalized_jacobian(a, self.slope(z))
-
-    def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
-        return _normalized_vjp(a, self.slope(z), dl_da)
-
-    def log(self, z: Array) -> Array:
-        return log_softmax(self.log_f(z))
-
-    def log_vjp(self, z: Array, h: Array) -> Array:
-        return _log_pull_back(self.log_f(z), h) * self.slope(z)
+    __call__ = _call_by_log_f
+    jacobian = _jacobian_by_log_f
+    vjp = _vjp_by_log_f
+    log = _log_by_log_f
+    log_vjp = _log_vjp_by_log_f
 
 
 @dataclass(frozen=True)
@@ -191,20 +216,11 @@ class Spherical:
         """(log f)'(z) (N,K)."""
         return 2 * z / (z * z + self.epsilon)
 
-    def __call__(self, z: Array) -> Array:
-        return _softmax(self.log_f(z))
-
-    def jacobian(self, z: Array, a: Array) -> Array:
-        return _normalized_jacobian(a, self.slope(z))
-
-    def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
-        return _normalized_vjp(a, self.slope(z), dl_da)
-
-    def log(self, z: Array) -> Array:
-        return log_softmax(self.log_f(z))
-
-    def log_vjp(self, z: Array, h: Array) -> Array:
-        return _log_pull_back(self.log_f(z), h) * self.slope(z)
+    __call__ = _call_by_log_f
+    jacobian = _jacobian_by_log_f
+    vjp = _vjp_by_log_f
+    log = _log_by_log_f
+    log_vjp = _log_vjp_by_log_f
 
 
 @dataclass(frozen=True)
@@ -223,17 +239,8 @@ class NormalizedSigmoid:
         """(log f)'(z) (N,K)."""
         return Sigmoid()(-z)
 
-    def __call__(self, z: Array) -> Array:
-        return _softmax(self.log_f(z))
-
-    def jacobian(self, z: Array, a: Array) -> Array:
-        return _normalized_jacobian(a, self.slope(z))
-
-    def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
-        return _normalized_vjp(a, self.slope(z), dl_da)
-
-    def log(self, z: Array) -> Array:
-        return log_softmax(self.log_f(z))
-
-    def log_vjp(self, z: Array, h: Array) -> Array:
-        return _log_pull_back(self.log_f(z), h) * self.slope(z)
+    __call__ = _call_by_log_f
+    jacobian = _jacobian_by_log_f
+    vjp = _vjp_by_log_f
+    log = _log_by_log_f
+    log_vjp = _log_vjp_by_log_f

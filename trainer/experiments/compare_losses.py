@@ -173,7 +173,7 @@ def draw(path: Path, curves: Curves, title: str) -> Path:
     """The mean over the seeds, epoch by epoch, and behind the last epoch the range between them."""
     from matplotlib.figure import Figure  # slow to import
 
-    from trainer.plots import COLORS, _save, _tidy
+    from trainer.plots import COLORS, save, tidy
 
     figure = Figure(figsize=(11, 5.2))
     figure.subplots_adjust(left=0.07, right=0.98, bottom=0.1, top=0.8, wspace=0.2)
@@ -195,5 +195,5 @@ def draw(path: Path, curves: Curves, title: str) -> Path:
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-        _tidy(axes)
-    return _save(figure, path)
+        tidy(axes)
+    return save(figure, path)

@@ -189,7 +189,7 @@ def draw(path: Path, costs: Costs, title: str) -> Path:
     """Time and memory over K, both on logarithmic axes, with the slopes in the legend."""
     from matplotlib.figure import Figure  # slow to import
 
-    from trainer.plots import COLORS, _save, _tidy
+    from trainer.plots import COLORS, save, tidy
 
     figure = Figure(figsize=(11, 5.4))
     figure.subplots_adjust(left=0.075, right=0.98, bottom=0.1, top=0.78, wspace=0.2)
@@ -206,5 +206,5 @@ def draw(path: Path, costs: Costs, title: str) -> Path:
         axes.minorticks_off()
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-        _tidy(axes)
-    return _save(figure, path)
+        tidy(axes)
+    return save(figure, path)

@@ -51,8 +51,10 @@ class Question:
             "dE/dz = einsum('nj,njk->nk', dE/da, da/dz): one vectorised contraction over the activation's index j, "
             f"{faster:.0f} times as fast as the loop."
         )
+        softmax = "softmax gives a * (g - sum(a * g))"
+        product = softmax if objective.activation.name == "softmax" else "the activation gives its product with g"
         saved = costs["jacobian"].bytes / costs["vjp"].bytes
         show(
-            "da/dz need not be built: softmax gives a * (g - sum(a * g)) from g = dE/da (gradient=vjp), "
+            f"da/dz need not be built: {product} from g = dE/da (gradient=vjp), "
             f"in {1 / saved:.0%} of the memory, and activation and loss stay apart."
         )

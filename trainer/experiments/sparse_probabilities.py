@@ -156,7 +156,7 @@ def draw(path: Path, predictions: Mapping[str, Sequence[Predictions]], qualities
     """Hits by confidence, and how many classes the rows keep; over the validation rows of all seeds."""
     from matplotlib.figure import Figure  # slow to import
 
-    from trainer.plots import COLORS, _save, _tidy
+    from trainer.plots import COLORS, save, tidy
 
     figure = Figure(figsize=(11, 5.4))
     figure.subplots_adjust(left=0.07, right=0.98, bottom=0.1, top=0.76, wspace=0.2)
@@ -190,5 +190,5 @@ def draw(path: Path, predictions: Mapping[str, Sequence[Predictions]], qualities
     right.set_xticks(np.arange(1, a.shape[1] + 1))
     for axes in (left, right):
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-        _tidy(axes)
-    return _save(figure, path)
+        tidy(axes)
+    return save(figure, path)

@@ -82,7 +82,7 @@ class KullbackLeibler:
         return self.value_log(namespace(a).log(a), y)
 
     def grad(self, a: Array, y: Array) -> Array:
-        return where(y > 0, -y / a)
+        return CrossEntropy().grad(a, y)
 
     def value_log(self, log_a: Array, y: Array) -> Array:
         xp = namespace(log_a)
