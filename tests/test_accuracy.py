@@ -100,6 +100,23 @@ def test_sigmoid_with_bce_is_exact_to_the_promise_at_any_score(target):
         assert error(Sigmoid()(np.array([[z]]))[0, 0], 1 / (1 + mpmath.exp(-mpmath.mpf(float(z))))) <= PROMISE, z
 
 
+@pytest.mark.parametrize("z", [[1000.0, 0, -3], [1000.0, 1000, -3], [0.0, 3000, 0], [800.0, 10, 12], [2.0, 1, 0.5]])
+@pytest.mark.parametrize("t", [0, 1, 2])
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_softmax_with_bce_is_finite_and_exact_where_one_minus_a_underflows(z, t):
+    with mpmath.workdps(2000):  # enough for exp(-3000) beside one
+        e = [mpmath.exp(mpmath.mpf(score) - max(z)) for score in z]
+        a = [term / mpmath.fsum(e) for term in e]
+        rest = [mpmath.fsum(other for j, other in enumerate(e) if j != k) / mpmath.fsum(e) for k in range(3)]
+        loss = -mpmath.log(a[t]) - mpmath.fsum(mpmath.log(rest[k]) for k in range(3) if k != t)
+        g = [-1 / a[k] if k == t else 1 / rest[k] for k in range(3)]
+        inner = mpmath.fsum(a[k] * g[k] for k in range(3))
+        slope = [a[k] * (g[k] - inner) for k in range(3)]
+        result = fused(Softmax(), BinaryCrossEntropy(), np.array([z]), np.eye(3)[[t]])
+        np.testing.assert_allclose(result.loss, [float(loss)], rtol=1e-14)
+        np.testing.assert_allclose(result.dl_dz, [[float(v) for v in slope]], rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
 def test_up_to_scores_of_thirty_every_pair_is_finite_and_its_strategies_agree_to_twelve_digits(pair):
     z = np.random.default_rng(0).uniform(-30, 30, size=(40, 5))

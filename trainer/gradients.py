@@ -209,6 +209,30 @@ def _softmax_h(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     return LossGrad(loss.value_log(log_a, y), (h * rest - a * others(h)) / activation.temperature)
 
 
+def _softmax_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = (r (1 - a) - a sum_{j != k} r_j) / T with r = (1-y) a / (1-a) - y, finite at any scores.
+
+    1 - a of a row's largest class, which underflows where it leads by 745, is the sum of the others: its logarithm is
+    theirs, and a_j / (1 - a) is p_j, the softmax among them alone.
+    """
+    xp = namespace(z)
+    scores = z / activation.temperature
+    log_a, a, rest = softmax_three_ways(scores)
+    first = xp.argmax(scores, axis=1)[:, None]  # (N,1)
+    top = xp.arange(z.shape[1])[None, :] == first
+    others_only = xp.where(top, -xp.inf, scores)
+    second = xp.max(others_only, axis=1, keepdims=True)
+    e = xp.exp(others_only - second)
+    total = xp.sum(e, axis=1, keepdims=True)
+    lead = second - xp.max(scores, axis=1, keepdims=True)  # (N,1), <= 0
+    log_rest = xp.where(top, lead + xp.log(total) + xp.max(log_a, axis=1, keepdims=True), xp.log(rest))
+    value = -xp.sum(xp.where(y > 0, y * log_a, 0.0) + xp.where(y != 1, (1 - y) * log_rest, 0.0), axis=1)
+    share = xp.where(top, 0.0, (1 - y) * a / xp.where(top, 1.0, rest))
+    at_top = xp.sum(xp.where(top, (1 - y) * a, 0.0), axis=1, keepdims=True)
+    pulled = a * (others(share) - others(y)) + at_top * (e / total)
+    return LossGrad(value, (residual(a, rest, y) - pulled) / activation.temperature)
+
+
 def _sigmoid_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     """dl_dz = a - y, loss = sum_k max(z, 0) - y z + log1p(exp(-|z|)); no factor s: the K questions are independent."""
     xp = namespace(z)
@@ -281,7 +305,7 @@ FUSED: dict[tuple[type[Activation], type[Loss]], GradientStrategy] = {
     (Softmax, KullbackLeibler): _softmax_kl,
     (Softmax, ZLoss): _softmax_z_loss,
     (Softmax, FenchelYoung): _softmax_fenchel_young,
-    (Softmax, BinaryCrossEntropy): _softmax_h,
+    (Softmax, BinaryCrossEntropy): _softmax_bce,
     (Softmax, MeanAbsoluteError): _softmax_h,
     (Softmax, Focal): _softmax_h,
     (Softmax, Poly1): _softmax_h,
