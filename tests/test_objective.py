@@ -6,11 +6,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.conftest import targets
 from trainer import objective as module
-from trainer.activations import Softmax
+from trainer.activations import NormalizedSigmoid, Softmax
 from trainer.data import Data
 from trainer.errors import NonFiniteError
-from trainer.gradients import GRADIENTS, auto, fused, jacobian, vjp
-from trainer.losses import CrossEntropy
+from trainer.gradients import GRADIENTS, auto, fused, jacobian, log, vjp
+from trainer.losses import BinaryCrossEntropy, CrossEntropy
 from trainer.metrics import METRICS
 from trainer.objective import Objective, blas_on_one_thread, blocks, predict, scores
 from trainer.penalties import L2, NoPenalty
@@ -178,3 +178,12 @@ def test_the_row_that_is_named_is_the_first_that_fails():
     data = Data(x, np.ones(len(x), dtype=int), (0, 1), ("x0",))
     with pytest.raises(NonFiniteError, match="Row 40123 has scores up to 1000"):
         problem(data, gradient=jacobian).value_and_grad(np.array([[1000.0, 0.0], [0.0, 0.0]]))
+
+
+def test_a_pair_that_no_strategy_is_finite_for_says_so():
+    data = Data(np.ones((5, 1)), np.zeros(5, dtype=int), (0, 1), ("x0",))
+    hopeless = Objective(NormalizedSigmoid(), BinaryCrossEntropy(), log, NoPenalty()).on(data)
+    with pytest.raises(
+        NonFiniteError, match=r"normalized_sigmoid with loss=bce is not finite\. No strategy of the pair is"
+    ):
+        hopeless.value_and_grad(np.array([[-2000.0, 2000.0], [0.0, 0.0]]))

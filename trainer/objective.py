@@ -26,6 +26,8 @@ from trainer.penalties import Penalty
 # the price of a page fault every 4 KiB, until a larger allocation has been freed once; so free one (31 MiB, untouched).
 np.empty(31 << 20, dtype=np.uint8)
 
+RUN_AWAY = 1e30  # scores above it are those of a diverging training, whatever the strategy
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -101,25 +103,28 @@ class BlockSum:
         return loss_sum / total + penalty.value(w), dl_dw / total + penalty.grad(w)
 
     def _name_the_row(self, w: Array) -> None:
-        """NonFiniteError for the first row that the strategy fails at and another one does not."""
+        """NonFiniteError for the first row that the strategy fails at, unless the scores themselves have run away."""
         objective, data = self.objective, self.data
         pair = (objective.activation, objective.loss)
         for rows in blocks(data, numbers_per_row(objective.gradient, w.shape[1])):
             part = data.rows(rows)
             z, y = scores(w, part.x), part.targets(w.dtype)
             with np.errstate(all="ignore"):
-                fails = ~_finite_rows(objective.gradient(*pair, z, y))
-                for name in ("fused", "log"):
-                    if not has_strategy(name, *pair):
-                        continue
-                    rescued = fails & _finite_rows(GRADIENTS[name](*pair, z, y))
-                    if rescued.any():
-                        n = int(rescued.argmax())
-                        raise NonFiniteError(
-                            f"Row {rows.start + n} has scores up to {np.abs(z[n]).max():.4g}, where "
-                            f"gradient={objective.gradient.__name__} of activation={pair[0].name} with "
-                            f"loss={pair[1].name} is not finite. Use gradient={name}, which is."
-                        )
+                fails = ~_finite_rows(objective.gradient(*pair, z, y)) & (np.abs(z) < RUN_AWAY).all(axis=1)
+                if not fails.any():
+                    continue
+                n = int(fails.argmax())
+                able = [
+                    name
+                    for name in ("fused", "log")
+                    if has_strategy(name, *pair) and _finite_rows(GRADIENTS[name](*pair, z[[n]], y[[n]])).all()
+                ]
+            way = f"Use gradient={able[0]}, which is" if able else "No strategy of the pair is; take another loss"
+            raise NonFiniteError(
+                f"Row {rows.start + n} has scores up to {np.abs(z[n]).max():.4g}, where "
+                f"gradient={objective.gradient.__name__} of activation={pair[0].name} with loss={pair[1].name} is not "
+                f"finite. {way}, or lower optimizer.lr."
+            )
 
     def evaluate(self, w: Array, metrics: Mapping[str, Metric]) -> Evaluation:
         """The mean loss, and the metrics over the samples that have a target at all.
