@@ -6,11 +6,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.conftest import targets
 from trainer import objective as module
-from trainer.activations import NormalizedSigmoid, Softmax
+from trainer.activations import Softmax, Spherical
 from trainer.data import Data
 from trainer.errors import NonFiniteError
 from trainer.gradients import GRADIENTS, auto, fused, jacobian, log, vjp
-from trainer.losses import BinaryCrossEntropy, CrossEntropy
+from trainer.losses import CrossEntropy
 from trainer.metrics import METRICS
 from trainer.objective import Objective, blas_on_one_thread, blocks, predict, scores
 from trainer.penalties import L2, NoPenalty
@@ -181,9 +181,7 @@ def test_the_row_that_is_named_is_the_first_that_fails():
 
 
 def test_a_pair_that_no_strategy_is_finite_for_says_so():
-    data = Data(np.ones((5, 1)), np.zeros(5, dtype=int), (0, 1), ("x0",))
-    hopeless = Objective(NormalizedSigmoid(), BinaryCrossEntropy(), log, NoPenalty()).on(data)
-    with pytest.raises(
-        NonFiniteError, match=r"normalized_sigmoid with loss=bce is not finite\. No strategy of the pair is"
-    ):
-        hopeless.value_and_grad(np.array([[-2000.0, 2000.0], [0.0, 0.0]]))
+    data = Data(np.ones((5, 1), dtype=np.float32), np.zeros(5, dtype=int), (0, 1), ("x0",))
+    hopeless = Objective(Spherical(), CrossEntropy(), log, NoPenalty()).on(data)  # z^2 overflows in float32
+    with pytest.raises(NonFiniteError, match=r"spherical with loss=ce is not finite\. No strategy of the pair is"):
+        hopeless.value_and_grad(np.array([[-1e25, 1e25], [0, 0]], dtype=np.float32))

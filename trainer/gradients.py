@@ -21,6 +21,7 @@ from trainer.activations import (
     Softmax,
     Sparsemax,
     Spherical,
+    Tanh,
     Taylor,
     shifted_exp,
     softmax_and_complement,
@@ -197,9 +198,24 @@ def _softmax_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad
     Written as a_k (r_k (1 - a_k) - sum_{j != k} a_j r_j), so that a confident right answer keeps its small numbers.
     """
     a, rest = softmax_and_complement(z / activation.temperature)
-    r = residual(a, rest, y)
-    value, factor = _squares(loss, r)
-    return LossGrad(value, a * (r * rest - others(a * r)) * (factor / activation.temperature))
+    value, slope = _distance(loss, residual(a, rest, y))
+    return LossGrad(value, a * (slope * rest - others(a * slope)) / activation.temperature)
+
+
+def _softmax_spherical_score(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = a u / (|a|^3 T) with u_k = <y, a> a_k - y_k |a|^2: the score of a and of c a is one, so <a, dl_da> = 0.
+
+    u_k = a_k sum_{j != k} y_j a_j - y_k sum_{j != k} a_j^2 and |a|^2 - <y, a>^2 = |a|^2 (1 - |y|^2) - <y, u>, which on
+    one-hot rows do not cancel.
+    """
+    xp = namespace(z)
+    a = activation(z)
+    square, hit = a * a, y * a
+    u = a * others(hit) - y * others(square)
+    norm2, q = (xp.sum(terms, axis=1, keepdims=True) for terms in (square, hit))
+    norm = xp.sqrt(norm2)
+    short = norm2 * (1 - xp.sum(y * y, axis=1, keepdims=True)) - xp.sum(y * u, axis=1, keepdims=True)
+    return LossGrad((short / (norm * (norm + q)))[:, 0], a * u / (norm * norm2 * activation.temperature))
 
 
 def _softmax_h(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
@@ -225,7 +241,9 @@ def _softmax_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     e = xp.exp(others_only - second)
     total = xp.sum(e, axis=1, keepdims=True)
     lead = second - xp.max(scores, axis=1, keepdims=True)  # (N,1), <= 0
-    log_rest = xp.where(top, lead + xp.log(total) + xp.max(log_a, axis=1, keepdims=True), xp.log(rest))
+    log_rest = xp.where(
+        top, lead + xp.log(total) + xp.max(log_a, axis=1, keepdims=True), xp.log1p(-xp.where(top, 0.0, a))
+    )
     value = -xp.sum(xp.where(y > 0, y * log_a, 0.0) + xp.where(y != 1, (1 - y) * log_rest, 0.0), axis=1)
     share = xp.where(top, 0.0, (1 - y) * a / xp.where(top, 1.0, rest))
     at_top = xp.sum(xp.where(top, (1 - y) * a, 0.0), axis=1, keepdims=True)
@@ -241,12 +259,18 @@ def _sigmoid_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     return LossGrad(value, residual(activation(z), activation(-z), y))
 
 
-def _sigmoid_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
-    """dl_dz = f (a - y) a (1 - a), with f = 2 for brier and 1 for squared_error."""
+def _sigmoid_distance(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = d'(r) a (1 - a) for a distance d of r = a - y: 2 r (brier), r (squared_error) or sign r (mae)."""
     a, rest = activation(z), activation(-z)
-    r = residual(a, rest, y)
-    value, factor = _squares(loss, r)
-    return LossGrad(value, factor * r * a * rest)
+    value, slope = _distance(loss, residual(a, rest, y))
+    return LossGrad(value, slope * a * rest)
+
+
+def _tanh_distance(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = d'(r) (1 - a^2) for a distance d of r = a - y; 1 - a is 2 sigmoid(-2 z)."""
+    a = activation(z)
+    value, slope = _distance(loss, residual(a, 2 * Sigmoid()(-2 * z), y))
+    return LossGrad(value, activation.vjp(z, a, slope))
 
 
 def _log_softmax_nll(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
@@ -263,12 +287,6 @@ def _softmax_kl(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
 def _softmax_z_loss(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     """dl_dz = (s a - y + 2 weight lse a) / T, with lse = log sum exp z/T."""
     return with_direct(activation, loss, z, y, _softmax_ce(activation, loss, z, y))
-
-
-def _normalized_ce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
-    """dl_dz = (log f)'(z) (s a - y) for a = f / sum f, since a is softmax(log f)."""
-    value, slope = _softmax_ce(Softmax(), loss, activation.log_f(z), y)
-    return LossGrad(value, slope * activation.slope(z))
 
 
 def _softmax_fenchel_young(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
@@ -290,14 +308,16 @@ def _fenchel_young(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
 
 def _identity_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     """dl_dz = z - y and loss = 1/2 <z - y, z - y>, which is also the Fenchel-Young loss of identity."""
-    r = z - y
-    return LossGrad(_squares(loss, r)[0], r)
+    return LossGrad(*_distance(SquaredError(), z - y))
 
 
-def _squares(loss: Loss, r: Array) -> tuple[Array, int]:
-    """The loss (N,) of residuals r (N,K) and the factor f of its derivative f r."""
+def _distance(loss: Loss, r: Array) -> tuple[Array, Array]:
+    """The loss (N,) of residuals r (N,K) and its derivative by them."""
+    xp = namespace(r)
+    if isinstance(loss, MeanAbsoluteError):
+        return xp.sum(xp.abs(r), axis=1), xp.sign(r)
     factor = 2 if isinstance(loss, Brier) else 1
-    return namespace(r).sum(r * r, axis=1) * (factor / 2), factor
+    return xp.sum(r * r, axis=1) * (factor / 2), factor * r
 
 
 FUSED: dict[tuple[type[Activation], type[Loss]], GradientStrategy] = {
@@ -311,21 +331,40 @@ FUSED: dict[tuple[type[Activation], type[Loss]], GradientStrategy] = {
     (Softmax, Poly1): _softmax_h,
     (Softmax, GeneralizedCrossEntropy): _softmax_h,
     (Softmax, Tsallis): _softmax_h,
-    (Softmax, SphericalScore): _softmax_h,
+    (Softmax, SphericalScore): _softmax_spherical_score,
     (Softmax, Brier): _softmax_squares,
     (Softmax, SquaredError): _softmax_squares,
     (LogSoftmax, NegativeLogLikelihood): _log_softmax_nll,
-    (Taylor, CrossEntropy): _normalized_ce,
-    (Spherical, CrossEntropy): _normalized_ce,
-    (NormalizedSigmoid, CrossEntropy): _normalized_ce,
     (Sigmoid, BinaryCrossEntropy): _sigmoid_bce,
     (Sigmoid, FenchelYoung): _sigmoid_fenchel_young,
-    (Sigmoid, Brier): _sigmoid_squares,
-    (Sigmoid, SquaredError): _sigmoid_squares,
+    (Sigmoid, Brier): _sigmoid_distance,
+    (Sigmoid, SquaredError): _sigmoid_distance,
+    (Sigmoid, MeanAbsoluteError): _sigmoid_distance,
+    (Tanh, SquaredError): _tanh_distance,
+    (Tanh, MeanAbsoluteError): _tanh_distance,
     (Identity, SquaredError): _identity_squares,
     (Identity, FenchelYoung): _identity_squares,
     (Sparsemax, FenchelYoung): _fenchel_young,
     (Entmax, FenchelYoung): _fenchel_young,
+}
+
+
+def _through_log_f(formula: GradientStrategy) -> GradientStrategy:
+    """dl_dz = (log f)'(z) dl_du at u = log f(z) for a = f / sum f, which is softmax(u): a formula of softmax fits."""
+
+    def through(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+        value, dl_du = formula(Softmax(), loss, activation.log_f(z), y)
+        return LossGrad(value, dl_du * activation.slope(z))
+
+    return through
+
+
+# All but the losses that are stated on the scores, which z_loss and fenchel_young are.
+FUSED |= {
+    (normalized, loss): _through_log_f(formula)
+    for normalized in (Taylor, Spherical, NormalizedSigmoid)
+    for (activation, loss), formula in FUSED.items()
+    if activation is Softmax and loss not in (ZLoss, FenchelYoung)
 }
 
 GRADIENTS: dict[str, GradientStrategy] = {

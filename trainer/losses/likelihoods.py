@@ -62,8 +62,9 @@ class BinaryCrossEntropy:
 
     def value_log(self, log_a: Array, y: Array) -> Array:
         xp = namespace(log_a)
-        yes = where(y > 0, y * log_a)
-        return -row_sum(yes + where(y != 1, (1 - y) * xp.log(-xp.expm1(log_a))))
+        # log(1 - a) of a small a, and of one near 1  (Maechler 2012)
+        rest = xp.where(log_a < -0.7, xp.log1p(-xp.exp(log_a)), xp.log(-xp.expm1(log_a)))
+        return -row_sum(where(y > 0, y * log_a) + where(y != 1, (1 - y) * rest))
 
     def grad_log(self, log_a: Array, y: Array) -> Array:
         xp = namespace(log_a)
@@ -186,7 +187,8 @@ class Poly1:
         return CrossEntropy().value_log(log_a, y) + self.epsilon * row_sum(y * rest)
 
     def grad_log(self, log_a: Array, y: Array) -> Array:
-        return -y * (1 + self.epsilon * namespace(log_a).exp(log_a))
+        xp = namespace(log_a)
+        return y * (xp.expm1(log_a) - (1 + self.epsilon) * xp.exp(log_a))  # -y (1 + epsilon a)
 
 
 @dataclass(frozen=True)

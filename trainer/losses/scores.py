@@ -70,7 +70,8 @@ class MeanAbsoluteError:
 
     def grad_log(self, log_a: Array, y: Array) -> Array:
         xp = namespace(log_a)
-        return xp.exp(log_a) * xp.sign(residual_log(log_a, y))
+        # less a itself, a multiple of a as it may be: what is left of one-hot rows is exactly zero but at the target
+        return xp.exp(log_a) * (xp.sign(residual_log(log_a, y)) - 1)
 
 
 @dataclass(frozen=True)
