@@ -123,8 +123,8 @@ ROOT = {group: {} for group in ("activation", "loss", "gradient", "optimizer", "
     [
         ({"epochs": 2.5}, "epochs must be of type int, got 2.5 of type float"),
         ({"epochs": -1}, "epochs must be at least 0, got -1"),
-        ({"batch_size": True}, "batch_size must be of type int | None, got True of type bool"),
-        ({"batch_size": 0}, "batch_size must be at least 1, or null for all samples, got 0"),
+        ({"batch_size": True}, "batch_size must be of type int | str | None, got True of type bool"),
+        ({"batch_size": 0}, "batch_size must be at least 1, or null for all samples, or auto, got 0"),
         ({"seed": -1}, "seed must be at least 0, or null to draw one, got -1"),
         ({"seed": 1.0}, "seed must be of type"),
         ({"threads": 0}, "threads must be at least 1"),

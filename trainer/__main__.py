@@ -34,7 +34,7 @@ Choices, as choice=option, and choice.key=value for the keys of an option:
 
 Plain keys:
   epochs=50            passes over the training data
-  batch_size=32        samples a step; null is all of them at once
+  batch_size=auto      samples a step: 32, and all for a solver; null is all of them at once
   seed=3               data, split and shuffling follow from it; null draws one
   threads=null         null takes every core; the result is the same for any number
   dtype=float64        or float32

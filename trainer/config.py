@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Settings:
     """The root of the configuration: one node a group, and the plain keys.
 
-    batch_size     samples a step; null is all of them
+    batch_size     samples a step; null is all of them, auto is all for a solver (newton, lbfgs) and else 32
     seed           data, split and shuffling all follow from it; null draws one
     threads        null takes every core; the result does not depend on it
     dtype          float64 or float32, of the features, the parameters and the scores
@@ -46,7 +46,7 @@ class Settings:
     callbacks: dict[str, Any] = field(default_factory=dict)
     experiment: dict[str, Any] | None = None
     epochs: int = 50
-    batch_size: int | None = 32
+    batch_size: int | str | None = "auto"
     seed: int | None = 3
     threads: int | None = None
     dtype: str = "float64"
@@ -61,7 +61,8 @@ class Settings:
     def __post_init__(self) -> None:
         require(self.epochs >= 0, f"epochs must be at least 0, got {self.epochs}.")
         size = self.batch_size
-        require(size is None or size >= 1, f"batch_size must be at least 1, or null for all samples, got {size}.")
+        ok = size is None or size == "auto" or (isinstance(size, int) and size >= 1)
+        require(ok, f"batch_size must be at least 1, or null for all samples, or auto, got {size}.")
         require(self.seed is None or self.seed >= 0, f"seed must be at least 0, or null to draw one, got {self.seed}.")
         count = self.threads
         require(count is None or count >= 1, f"threads must be at least 1, or null for every core, got {count}.")

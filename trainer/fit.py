@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.data import Data, batches
-from trainer.errors import Diverged
+from trainer.errors import ConfigError, Diverged
 from trainer.metrics import ACCURACY, Metric
 from trainer.objective import Objective, blas_on_one_thread
 from trainer.optimizers import Optimizer, Schedule
@@ -33,10 +33,27 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Report:
-    """The state after an epoch and what was measured there, by name."""
+    """The state after an epoch, what was measured there, by name, and why a solver needs no more of them."""
 
     state: TrainState
     metrics: Mapping[str, float]
+    converged: str = ""
+
+
+def samples_a_step(size: int | str | None, optimizer: Optimizer, schedule: Schedule) -> int | None:
+    """Samples a step: the setting, with auto resolved; ConfigError where a solver is to take mini-batches or an lr."""
+    if optimizer.full_batch:
+        if size not in ("auto", None):
+            raise ConfigError(
+                f"optimizer={optimizer.name} needs the gradient of all samples, so batch_size={size} makes no sense. "
+                "Leave it out, or take optimizer=sgd, adam or adamw."
+            )
+        if schedule != Constant():
+            raise ConfigError(
+                f"schedule={schedule.name} scales optimizer.lr, which optimizer={optimizer.name} has not. Leave it out."
+            )
+        return None
+    return 32 if size == "auto" else size  # type: ignore[return-value]
 
 
 def columns(metrics: Mapping[str, Metric]) -> list[str]:
@@ -57,29 +74,31 @@ def fit(
     schedule: Schedule = Constant(),  # noqa: B008 - frozen and without state
     metrics: Mapping[str, Metric] = ACCURACY,
 ) -> Iterator[Report]:
-    """Trains from state up to so many epochs in all and yields a report after each.
+    """Trains from state up to so many epochs in all and yields a report after each; a solver's epoch is an iteration.
 
     loss is the mean loss on the training data without the penalty, at the parameters that the epoch ends with, and
     val_loss that on the validation data, each by the weights and the smoothing of its own data;
-    grad_norm is the norm of dE_dw there, lr the learning rate of the last step.  Raises Diverged within one step.
+    grad_norm is the norm of dE_dw there, lr the learning rate of the last step, which solvers have not.  Raises
+    Diverged within one step.
     """
     whole = objective.on(train)
     checked = None if valid is None else objective.on(valid)
-    full_lr = optimizer.lr
+    full_lr = getattr(optimizer, "lr", None)
     steps = 1 if batch_size is None else -(-len(train) // batch_size)
     for epoch in range(state.epoch, epochs):
         with blas_on_one_thread(), np.errstate(all="ignore"):  # what is not finite ends in Diverged, below
             w, memory = state.w, state.optimizer
             for number, batch in enumerate(batches(train, batch_size, seed, epoch)):
                 problem = whole if batch is train else objective.on(batch)
-                lr = full_lr * schedule(epoch + (number + 0.5) / steps, epochs)
-                if lr != optimizer.lr:
+                if full_lr is not None:
+                    lr = full_lr * schedule(epoch + (number + 0.5) / steps, epochs)
                     optimizer = replace(optimizer, lr=lr)  # type: ignore[type-var]
-                w, memory, value = optimizer.step(problem, w, memory)
+                w, memory, value, converged = optimizer.step(problem, w, memory)
                 if not (np.isfinite(value) and np.isfinite(w).all()):
                     raise Diverged(
                         f"Diverged in epoch {epoch + 1}, step {number + 1} of {steps}: the objective is {value} and "
-                        f"the largest parameter {np.abs(w).max()}. Lower optimizer.lr={full_lr}."
+                        f"the largest parameter {np.abs(w).max()}. "
+                        + (f"Lower optimizer.lr={full_lr}." if full_lr else "Scale the features: standardize=true.")
                     )
             state = TrainState(epoch + 1, w, memory)
             measured = whole.evaluate(w, metrics)
@@ -88,5 +107,9 @@ def fit(
                 held_out = checked.evaluate(w, metrics)
                 row |= {"val_loss": held_out.loss, **{f"val_{k}": v for k, v in held_out.metrics.items()}}
             grad = whole.value_and_grad(w)[1]
-            row |= {"lr": lr, "grad_norm": float(np.linalg.norm(grad))}
-        yield Report(state, row)
+            row["grad_norm"] = float(np.linalg.norm(grad))
+            if full_lr is not None:
+                row["lr"] = lr
+        yield Report(state, row, converged)
+        if converged:
+            return

@@ -21,7 +21,7 @@ from trainer.callbacks import CALLBACKS, Callback, CallbackConfig, Context
 from trainer.config import Settings, build, choose, structured
 from trainer.data import Data, Prepared, Source, for_training, prepare
 from trainer.errors import Diverged
-from trainer.fit import TrainState, columns, fit
+from trainer.fit import TrainState, columns, fit, samples_a_step
 from trainer.gradients import GRADIENTS, GradientChoice, precise
 from trainer.losses import LOSSES
 from trainer.metrics import Metric, choose_metrics
@@ -42,6 +42,7 @@ class Parts(NamedTuple):
     objective: Objective
     strategy: str  # the gradient strategy that runs; auto is resolved
     optimizer: Optimizer
+    batch_size: int | None
     schedule: Schedule
     source: Source
     metrics: dict[str, Metric]
@@ -69,13 +70,18 @@ def assemble(settings: Settings) -> Parts:
         for name, node in settings.callbacks.items()
     ]
     threads = settings.threads or available_cores()
+    optimizer, schedule = (
+        build("optimizer", OPTIMIZERS, settings.optimizer),
+        build("schedule", SCHEDULES, settings.schedule),
+    )
     return Parts(
         Objective(
             activation, loss, precise if choice.precise else GRADIENTS[strategy], penalty, threads, settings.reduction
         ),
         strategy,
-        build("optimizer", OPTIMIZERS, settings.optimizer),
-        build("schedule", SCHEDULES, settings.schedule),
+        optimizer,
+        samples_a_step(settings.batch_size, optimizer, schedule),
+        schedule,
         build("data", SOURCES, settings.data),
         choose_metrics(settings.metrics, activation),
         callbacks,
@@ -116,9 +122,9 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
     for part in (data.train, data.valid):
         if part is not None:
             check_targets(parts.objective.loss, part.y, part.smoothing)
-    if settings.batch_size is not None and settings.batch_size > len(data.train):
+    if parts.batch_size is not None and parts.batch_size > len(data.train):
         warnings.warn(
-            f"batch_size={settings.batch_size} is more than the {len(data.train)} training samples; all are used.",
+            f"batch_size={parts.batch_size} is more than the {len(data.train)} training samples; all are used.",
             stacklevel=1,
         )
     context = Context(names, parts.objective, data.train, seed)
@@ -154,7 +160,7 @@ class _Run:
         scale = getattr(parts.objective.activation, "start_scale", 0.0)
         state = TrainState.start(parts.optimizer, train, scale, self.seed)
         rows: list[dict[str, float]] = []
-        status, reason, failure = "finished", "", None
+        status, reason, failure, converged = "finished", "", None, False
         checked = [name for callback in parts.callbacks for name in callback.columns(parts.objective)]
         began = time.perf_counter()
         reports = fit(
@@ -164,7 +170,7 @@ class _Run:
             valid,
             state,
             epochs=settings.epochs,
-            batch_size=settings.batch_size,
+            batch_size=parts.batch_size,
             seed=self.seed,
             schedule=parts.schedule,
             metrics=parts.metrics,
@@ -175,20 +181,24 @@ class _Run:
                 for report in tqdm(reports, total=settings.epochs, unit="epoch", leave=False, disable=None):
                     answers = [callback(report) for callback in callbacks]  # every one sees every report
                     numbers = {name: value for answer in answers for name, value in answer.numbers.items()}
-                    state = report.state
+                    state, converged = report.state, bool(report.converged)
                     rows.append({**report.metrics, **numbers, "seconds": round(time.perf_counter() - began, 6)})
                     table.add(rows[-1])
                     if reason := " ".join(answer.stop for answer in answers if answer.stop):
                         status = "stopped"
                         break
+                    reason = report.converged
             except (Diverged, KeyboardInterrupt) as error:
                 status = "diverged" if isinstance(error, Diverged) else "interrupted"
                 reason, failure = str(error), error
         if status == "stopped":
             log.info(f"Stopped by {reason}")
+        if parts.optimizer.full_batch and status == "finished":
+            reason = reason or f"No convergence within epochs={settings.epochs}; raise it."
+            log.info(f"Converged: {reason}" if converged else reason)
         seconds = time.perf_counter() - began
         result = Result(status, self.folder, rows[-1] if rows else {})
-        self.write(result, state, seconds, reason)
+        self.write(result, state, seconds, reason, converged)
         files = self.draw(rows, state) if settings.plots and rows and status != "interrupted" else []
         for line in summary(result, parts.metrics, seconds, [self.folder / "model.npz", *files]):
             log.info(line)
@@ -203,12 +213,13 @@ class _Run:
         names = (self.raw.classes, self.raw.features, self.raw.target)
         return Model(state.w, standardizer, self.parts.objective.activation, *names, split=chosen | rows)
 
-    def write(self, result: Result, state: TrainState, seconds: float, reason: str) -> None:
+    def write(self, result: Result, state: TrainState, seconds: float, reason: str, converged: bool) -> None:
         model = self.model(state)
         model.save(self.folder / "model.npz")
         content = {
             "status": result.status,
             "reason": reason,
+            "converged": converged,
             "metrics": result.metrics,
             "epochs": state.epoch,
             "strategy": self.parts.strategy,

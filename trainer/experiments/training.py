@@ -8,7 +8,7 @@ from trainer.arrays import Array
 from trainer.config import Settings, build
 from trainer.data import Data
 from trainer.errors import require
-from trainer.fit import TrainState, fit
+from trainer.fit import TrainState, fit, samples_a_step
 from trainer.gradients import auto
 from trainer.losses import Loss
 from trainer.objective import Objective
@@ -23,6 +23,7 @@ def training(
     """The parameters w (D+1,K) after each epoch; all but the pair and its strategy is as configured."""
     require(settings.epochs >= 1, f"epochs must be at least 1 for an experiment that trains, got {settings.epochs}.")
     optimizer = build("optimizer", OPTIMIZERS, settings.optimizer)
+    schedule = build("schedule", SCHEDULES, settings.schedule)
     reports = fit(
         replace(objective, activation=activation, loss=loss, gradient=auto),
         optimizer,
@@ -30,9 +31,9 @@ def training(
         None,
         TrainState.start(optimizer, train),
         epochs=settings.epochs,
-        batch_size=settings.batch_size,
+        batch_size=samples_a_step(settings.batch_size, optimizer, schedule),
         seed=seed,
-        schedule=build("schedule", SCHEDULES, settings.schedule),
+        schedule=schedule,
         metrics={},
     )
     return (report.state.w for report in reports)

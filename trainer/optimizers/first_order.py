@@ -22,6 +22,7 @@ class Sgd:
     """v <- momentum v + g;  w <- w - lr v, or w - lr (g + momentum v) with nesterov  (Sutskever et al. 2013)."""
 
     name: ClassVar[str] = "sgd"
+    full_batch: ClassVar[bool] = False
     lr: float = 0.02
     momentum: float = 0.9
     nesterov: bool = False
@@ -63,6 +64,7 @@ class Adam:
     """w <- w - lr * mean / (sqrt(square) + eps), both bias-corrected  (Kingma & Ba 2015, alg. 1)."""
 
     name: ClassVar[str] = "adam"
+    full_batch: ClassVar[bool] = False
     lr: float = 0.005
     beta1: float = 0.9
     beta2: float = 0.999
@@ -85,6 +87,7 @@ class AdamW:
     """adam with w[:-1] <- (1 - lr weight_decay) w[:-1] beside its step  (Loshchilov & Hutter 2019, alg. 2)."""
 
     name: ClassVar[str] = "adamw"
+    full_batch: ClassVar[bool] = False
     lr: float = 0.005
     beta1: float = 0.9
     beta2: float = 0.999

@@ -16,21 +16,23 @@ class Problem(Protocol):
 
 
 class Step(NamedTuple):
-    """The new parameters w (D+1,K), the new state, and the value of E before the step."""
+    """The new parameters w (D+1,K), the new state, the value of E before the step, and why no more steps are needed."""
 
     w: Array
     state: Any
     value: float
+    converged: str = ""
 
 
 class Optimizer(Protocol):
-    """What every optimiser brings; hyper-parameters are fields, and a schedule scales the field lr."""
+    """What every optimiser brings; hyper-parameters are fields.
+
+    One with full_batch is a solver: it takes the problem of all rows, finds its own step length and says when it has
+    converged. The others have a learning rate, the field lr, which a schedule scales.
+    """
 
     name: ClassVar[str]
-
-    @property
-    def lr(self) -> float:
-        """The learning rate."""
+    full_batch: ClassVar[bool]
 
     def init(self, w: Array) -> Any:
         """The state before the first step."""
