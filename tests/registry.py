@@ -83,10 +83,28 @@ def dies(activation, loss):
     return np.linalg.norm(auto(activation, loss, z, y).dl_dz) < 1e-3
 
 
+def jumps(activation, loss):
+    """Whether, on any of 3,000 random lines, halving the part with the largest change 30 times leaves a change."""
+    n = 3000
+    low, high = rng().normal(scale=2, size=(2, n, K))
+    y = one_hot(n)
+
+    def slope(z):
+        return auto(activation, loss, z, y).dl_dz
+
+    for _ in range(30):
+        middle = (low + high) / 2
+        left, right = (np.abs(slope(middle) - slope(end)).max(axis=1) for end in (low, high))
+        first = (left > right)[:, None]
+        low, high = np.where(first, low, middle), np.where(first, middle, high)
+    return np.abs(slope(high) - slope(low)).max() > 1e-3
+
+
 MEASURES = {
     "proper": is_proper,
     "convex": is_convex,
     "shift_invariant": is_shift_invariant,
     "canonical": is_canonical,
     "dead": dies,
+    "kinked": jumps,
 }

@@ -70,7 +70,8 @@ def test_the_root_yaml_states_the_defaults_of_the_root_schema():
 @pytest.mark.parametrize(
     "overrides",
     [
-        *[[f"{group}={option}"] for group, option in OPTIONS if group not in ("activation", "loss", "data")],
+        *[[f"{group}={option}"] for group, option in OPTIONS if group not in ("activation", "loss", "data", "penalty")],
+        *[[f"penalty={name}", "optimizer=fista"] for name in PENALTIES],
         *[[f"data={name}", *(["data.path=x.csv"] if name == "file" else [])] for name in SOURCES],
         *[[f"gradient={name}"] for name in GRADIENTS],
         ["callbacks=early_stopping", "callbacks.early_stopping.patience=3"],
@@ -92,7 +93,10 @@ NODE = {"name": "sgd", "lr": 0.1}
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"name": "sdg"}, r"optimizer=sdg is not known; did you mean sgd\? Choices: adam, adamw, sgd\."),
+        (
+            {"name": "sdg"},
+            r"optimizer=sdg is not known; did you mean sgd\? Choices: adam, adamw, auto, fista, lbfgs, newton, sgd\.",
+        ),
         ({"name": None}, "optimizer=None is not known"),
         ({"lerning_rate": 1}, r"optimizer=sgd has no key optimizer\.lerning_rate\. Its keys: lr, momentum, nesterov"),
         ({"lr": "0.1"}, r"optimizer\.lr must be of type float, got '0\.1' of type str"),

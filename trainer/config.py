@@ -114,7 +114,7 @@ def structured(path: str, cls: type[T], node: Mapping[str, Any]) -> T:
             hint = f" Write {inside}{key}=[{value}]." if get_origin(kind) is list else ""
             got = f"{value!r} of type {type(value).__name__}"
             raise ConfigError(f"{inside}{key} must be of type {wanted}, got {got}.{hint}")
-    return cls(**{key: float(value) if known[key].type is float else value for key, value in node.items()})
+    return cls(**{key: float(value) if _is_float(value, known[key].type) else value for key, value in node.items()})
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -127,6 +127,12 @@ def _fits(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):
         return bool in classes
     return isinstance(value, classes) or (isinstance(value, int) and float in classes)
+
+
+def _is_float(value: Any, kind: Any) -> bool:
+    """Whether a value that fits a field is to be stored as a float: an integer where float | list[float] is asked."""
+    parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return float in parts and int not in parts and isinstance(value, int)
 
 
 def choose(group: str, choices: Collection[str], name: Any) -> str:

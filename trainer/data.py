@@ -1,4 +1,4 @@
-"""Data in memory: rows and their targets, the split by seed, and the standardisation fitted on training rows."""
+"""Data: rows and their targets, the split by seed, and the standardisation fitted on training rows."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +9,9 @@ import numpy as np
 from trainer.arrays import Array, one_hot
 from trainer.config import listed, suggest
 from trainer.errors import ConfigError, DataError
+from trainer.features import Features, is_sparse, parts, shuffled_pools
+
+LARGE = 1 << 18  # rows from which a split is not scikit-learn's, which needs a hundred bytes a row
 
 
 class Source(Protocol):
@@ -21,7 +24,7 @@ class Source(Protocol):
 class Data:
     """N samples of D features in K classes.
 
-    x         (N,D) features
+    x         (N,D) features: an array, a CSR matrix of scipy's, or Features that stay in their file
     y         (N,) labels 0..K-1, or (N,K) target rows (non-negative)
     classes   K names in the order of the columns
     features  D names
@@ -31,7 +34,7 @@ class Data:
               not the label get epsilon/K, not epsilon/(K - 1), and an all-zero row stays as it is
     """
 
-    x: Array
+    x: Any
     y: Array
     classes: tuple[int | str, ...]
     features: tuple[str, ...]
@@ -40,7 +43,7 @@ class Data:
     smoothing: float = 0.0
 
     def __len__(self) -> int:
-        return len(self.x)
+        return int(self.x.shape[0])
 
     @property
     def labels(self) -> Array:
@@ -48,9 +51,16 @@ class Data:
         return self.y if self.y.ndim == 1 else self.y.argmax(axis=1)
 
     def rows(self, index: Any) -> "Data":
-        """The samples that a slice (a view) or an array of row numbers (a copy) selects."""
+        """The samples that a slice (a view) or an array of row numbers (a copy) selects; of a file they are read."""
         weight = None if self.weight is None else self.weight[index]
         return Data(self.x[index], self.y[index], self.classes, self.features, self.target, weight, self.smoothing)
+
+    def only(self, index: Array) -> "Data":
+        """The samples of these numbers, in rising order; those of a file stay there."""
+        if not isinstance(self.x, Features):
+            return self.rows(index)
+        weight = None if self.weight is None else self.weight[index]
+        return replace(self, x=self.x.only(index), y=self.y[index], weight=weight)
 
     def targets(self, dtype: Any) -> Array:
         """Target rows (N,K), F-ordered; labels become one-hot rows, and rows smooth, here and not before."""
@@ -71,20 +81,36 @@ class Data:
 
 
 class Standardizer(NamedTuple):
-    """``(x - mean) / scale``; mean and scale (D,) are those of the training rows."""
+    """``(x - mean) / scale``; mean and scale (D,) are those of the training rows.
+
+    A sparse x is only divided by its scale, the standard deviation about its mean, and the mean here is zero: without
+    its zeros it would not be sparse.
+    """
 
     mean: Array
     scale: Array
 
     @classmethod
-    def fit(cls, x: Array) -> "Standardizer":
-        """Mean and standard deviation of each column; a constant column keeps the scale one."""
-        size = np.abs(x).max(axis=0)
+    def fit(cls, x: Any) -> "Standardizer":
+        """Mean and standard deviation of each column; a constant column keeps the scale one.
+
+        Two passes over blocks of rows, whose moments are merged by Chan, Golub & LeVeque 1979.
+        """
+        if is_sparse(x):
+            return cls(np.zeros(x.shape[1]), _sparse_scale(x))
+        size = np.zeros(x.shape[1])
+        for part in parts(x):
+            size = np.maximum(size, np.abs(part).max(axis=0))
         unit = np.where(size > 0, size, 1.0)
-        parts = x / unit  # in units of its largest value a column's squares can neither overflow nor underflow
-        spread = parts.std(axis=0)
-        constant = spread < 1e-14  # what rounding makes of equal values is not a spread
-        return cls(parts.mean(axis=0) * unit, np.where(constant, 1.0, spread * unit))
+        count, mean, variance = 0, np.zeros_like(unit), np.zeros_like(unit)
+        for part in parts(x):
+            part = part / unit  # in units of its largest value a column's squares can neither overflow nor underflow
+            count += len(part)
+            share = len(part) / count
+            step = part.mean(axis=0) - mean
+            variance = (1 - share) * variance + share * part.var(axis=0) + share * (1 - share) * step**2
+            mean = mean + share * step
+        return cls(mean * unit, _scale(np.sqrt(variance), unit))
 
     @classmethod
     def none(cls, features: int) -> "Standardizer":
@@ -94,6 +120,42 @@ class Standardizer(NamedTuple):
     def __call__(self, x: Array) -> Array:
         """Standardised features (N,D), a new array."""
         return (x - self.mean) / self.scale
+
+    def ready(self, x: Any, dtype: Any) -> Any:
+        """Standardised features (N,D) as dtype, of the same kind as x: those of a file stay there."""
+        if isinstance(x, Features):
+            return replace(x, mean=self.mean, scale=self.scale, dtype=np.dtype(dtype))
+        if not is_sparse(x):
+            return np.ascontiguousarray(self(x), dtype=dtype)
+        if self.mean.any():
+            raise DataError(
+                "The features are sparse, but the model subtracts a mean from each, after which no zero is left. Give "
+                "it dense ones, or train it on sparse ones."
+            )
+        scaled = x.astype(np.float64)  # a copy
+        scaled.data /= self.scale[scaled.indices]
+        return scaled.astype(dtype, copy=False)
+
+
+def _scale(spread: Array, unit: Array) -> Array:
+    """The scale of columns with this standard deviation in these units."""
+    constant = spread < 1e-14  # what rounding makes of equal values is not a spread
+    return np.where(constant, 1.0, spread * unit)
+
+
+def _sparse_scale(x: Any) -> Array:
+    """The standard deviation of each column of a CSR matrix, without its zeros; one for a constant column."""
+    if not x.has_canonical_format:
+        x = x.copy()
+        x.sum_duplicates()
+    n, columns = x.shape
+    size = abs(x).max(axis=0).toarray().ravel()
+    unit = np.where(size > 0, size, 1.0)
+    values = x.data / unit[x.indices]
+    mean = np.bincount(x.indices, values, columns) / n
+    squares = np.bincount(x.indices, (values - mean[x.indices]) ** 2, columns)
+    zeros = n - np.bincount(x.indices, minlength=columns)
+    return _scale(np.sqrt((squares + zeros * mean**2) / n), unit)
 
 
 class Prepared(NamedTuple):
@@ -110,7 +172,7 @@ def prepare(data: Data, *, valid_fraction: float, standardize: bool, seed: int, 
     standardizer = Standardizer.fit(train.x) if standardize else Standardizer.none(train.x.shape[1])
 
     def ready(part: Data) -> Data:
-        return replace(part, x=np.ascontiguousarray(standardizer(part.x), dtype=dtype))
+        return replace(part, x=standardizer.ready(part.x, dtype))
 
     return Prepared(ready(train), None if valid is None else ready(valid), standardizer)
 
@@ -172,8 +234,6 @@ def split(data: Data, valid_fraction: float, seed: int) -> tuple[Data, Data | No
     """Training and validation rows: shuffled by the seed, every class in both by its share."""
     if valid_fraction == 0:
         return data, None
-    from sklearn.model_selection import train_test_split  # slow to import, so only where it is used
-
     counts = np.bincount(data.labels, minlength=len(data.classes))
     rare = [str(name) for name, count in zip(data.classes, counts, strict=True) if count == 1]
     if rare:
@@ -181,6 +241,11 @@ def split(data: Data, valid_fraction: float, seed: int) -> tuple[Data, Data | No
             f"Class {', '.join(rare[:5])} has one sample only, so a stratified split cannot put it on both sides. "
             "Remove it, or train without validation by valid_fraction=0."
         )
+    if len(data) >= LARGE:
+        held_out = _held_out(data.labels, counts, valid_fraction, seed)
+        return data.only(np.flatnonzero(~held_out)), data.only(np.flatnonzero(held_out))
+    from sklearn.model_selection import train_test_split  # slow to import, so only where it is used
+
     try:
         train, valid = train_test_split(
             np.arange(len(data)), test_size=valid_fraction, stratify=data.labels, random_state=random_state(seed)
@@ -190,7 +255,18 @@ def split(data: Data, valid_fraction: float, seed: int) -> tuple[Data, Data | No
             f"valid_fraction={valid_fraction} cannot split {len(data)} samples of {np.sum(counts > 0)} classes: "
             f"{str(error).rstrip('.')}. Change valid_fraction, or set it to 0."
         ) from None
-    return data.rows(np.sort(train)), data.rows(np.sort(valid))
+    return data.only(np.sort(train)), data.only(np.sort(valid))
+
+
+def _held_out(labels: Array, counts: Array, valid_fraction: float, seed: int) -> Array:
+    """Which rows (N,) validate: of each class its share, rounded, but one at least and not all."""
+    held_out = np.zeros(len(labels), dtype=bool)
+    random = np.random.default_rng(seed)
+    for k in np.flatnonzero(counts):
+        rows = np.flatnonzero(labels == k)
+        many = int(np.clip(round(valid_fraction * len(rows)), 1, len(rows) - 1))
+        held_out[random.choice(rows, many, replace=False, shuffle=False)] = True
+    return held_out
 
 
 def random_state(seed: int) -> np.random.RandomState:
@@ -199,10 +275,20 @@ def random_state(seed: int) -> np.random.RandomState:
 
 
 def batches(data: Data, size: int | None, seed: int, epoch: int) -> Iterator[Data]:
-    """Mini-batches of one epoch, reshuffled; a pure function of (seed, epoch), so that a resumed run repeats it."""
+    """Mini-batches of one epoch, reshuffled; a pure function of (seed, epoch), so that a resumed run repeats it.
+
+    Rows in a file are shuffled by blocks and within, see features.shuffled_pools; so the order is not that in memory.
+    """
     if size is None or size >= len(data):
         yield data
         return
-    order = np.random.default_rng([seed, epoch]).permutation(len(data))
+    random = np.random.default_rng([seed, epoch])
+    if isinstance(data.x, Features):
+        for rows in shuffled_pools(data.x, size, random):
+            pool = data.rows(rows)
+            for start in range(0, len(pool), size):
+                yield pool.rows(slice(start, start + size))
+        return
+    order = random.permutation(len(data))
     for start in range(0, len(data), size):
         yield data.rows(order[start : start + size])

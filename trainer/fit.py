@@ -13,6 +13,7 @@ from trainer.metrics import ACCURACY, Metric
 from trainer.objective import Objective, blas_on_one_thread
 from trainer.optimizers import Optimizer, Schedule
 from trainer.optimizers.schedules import Constant
+from trainer.penalties import subgradient
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,12 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Report:
-    """The state after an epoch, what was measured there, by name, and why a solver needs no more of them."""
+    """The state after an epoch, what was measured there, by name, and why a solver needs no more, or can do no more."""
 
     state: TrainState
     metrics: Mapping[str, float]
     converged: str = ""
+    stalled: str = ""
 
 
 def samples_a_step(size: int | str | None, optimizer: Optimizer, schedule: Schedule) -> int | None:
@@ -78,8 +80,8 @@ def fit(
 
     loss is the mean loss on the training data without the penalty, at the parameters that the epoch ends with, and
     val_loss that on the validation data, each by the weights and the smoothing of its own data;
-    grad_norm is the norm of dE_dw there, lr the learning rate of the last step, which solvers have not.  Raises
-    Diverged within one step.
+    grad_norm is the norm of dE_dw there (with l1 of the smallest subgradient), lr the learning rate of the last step,
+    which solvers have not.  Raises Diverged within one step.
     """
     whole = objective.on(train)
     checked = None if valid is None else objective.on(valid)
@@ -87,7 +89,7 @@ def fit(
     steps = 1 if batch_size is None else -(-len(train) // batch_size)
     for epoch in range(state.epoch, epochs):
         with blas_on_one_thread(), np.errstate(all="ignore"):  # what is not finite ends in Diverged, below
-            w, memory = state.w, state.optimizer
+            w, memory = before, _ = state.w, state.optimizer
             for number, batch in enumerate(batches(train, batch_size, seed, epoch)):
                 problem = whole if batch is train else objective.on(batch)
                 if full_lr is not None:
@@ -106,10 +108,11 @@ def fit(
             if checked is not None:
                 held_out = checked.evaluate(w, metrics)
                 row |= {"val_loss": held_out.loss, **{f"val_{k}": v for k, v in held_out.metrics.items()}}
-            grad = whole.value_and_grad(w)[1]
+            grad = subgradient(w, whole.value_and_grad(w)[1], objective.penalty.lasso)
             row["grad_norm"] = float(np.linalg.norm(grad))
             if full_lr is not None:
                 row["lr"] = lr
-        yield Report(state, row, converged)
-        if converged:
+        stalled = "" if converged or w is not before else f"{optimizer.name} found no lower point along its direction."
+        yield Report(state, row, converged, stalled)
+        if converged or stalled:
             return

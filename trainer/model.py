@@ -40,10 +40,10 @@ class Model:
     target: str | None
     split: Mapping[str, Any]
 
-    def predict(self, x: Array, threads: int = 1) -> Array:
-        """The prediction a (N,K) for raw features x (N,D)."""
+    def predict(self, x: Any, threads: int = 1) -> Array:
+        """The prediction a (N,K) for raw features x (N,D): an array, a CSR matrix or Features."""
         with blas_on_one_thread():
-            return predict(self.activation, self.w, self.standardizer(x).astype(self.w.dtype), threads)
+            return predict(self.activation, self.w, self.standardizer.ready(x, self.w.dtype), threads)
 
     def save(self, path: Path) -> Path:
         """Writes the file, whole or not at all."""

@@ -6,9 +6,9 @@ a thread. The partial sums are added in the order of the blocks, so the number o
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -17,10 +17,15 @@ from trainer.activations import Activation
 from trainer.arrays import Array
 from trainer.data import Data
 from trainer.errors import NonFiniteError
+from trainer.features import numbers_a_row
 from trainer.gradients import GRADIENTS, GradientStrategy, LossGrad, auto, has_strategy, numbers_per_row
 from trainer.losses import Loss
 from trainer.metrics import Metric
+from trainer.pairs import canonical
 from trainer.penalties import Penalty
+
+if TYPE_CHECKING:
+    from trainer.curvature import Curvature, Features
 
 # A block's temporaries are freed and allocated again many times a second. glibc hands each back to the system, at
 # the price of a page fault every 4 KiB, until a larger allocation has been freed once; so free one (31 MiB, untouched).
@@ -49,6 +54,7 @@ class Objective:
     penalty: Penalty
     threads: int = 1
     reduction: str = "weights"
+    progress: Callable[[int], object] = field(default=lambda rows: None, repr=False, compare=False)  # rows just done
 
     def on(self, data: Data) -> "BlockSum":
         """The problem of minimising E on these data."""
@@ -69,6 +75,16 @@ class BlockSum:
         self.objective = objective
         self.data = data
         self._latest: tuple[Array, tuple[float, Array]] | None = None
+
+    @property
+    def penalty(self) -> Penalty:
+        """What is added to the mean loss; a proximal optimiser takes its share in |w|_1 by itself."""
+        return self.objective.penalty
+
+    @property
+    def canonical(self) -> bool:
+        """Whether the rows' Hessians are known in closed form."""
+        return canonical(self.objective.activation, self.objective.loss)
 
     def value_and_grad(self, w: Array) -> tuple[float, Array]:
         """E and dE_dw (D+1,K).  What was computed for this very array is not computed again."""
@@ -92,7 +108,7 @@ class BlockSum:
                 return float(loss.sum(dtype=np.float64)), dl_dw, self._total(part)
 
         loss_sum, dl_dw, total = 0.0, np.zeros_like(w), 0.0
-        for loss_part, grad_part, total_part in _in_order(partial, blocks(data, width), objective.threads):
+        for loss_part, grad_part, total_part in self._each(partial, width):
             loss_sum += loss_part
             dl_dw += grad_part
             total += total_part
@@ -101,6 +117,54 @@ class BlockSum:
         penalty = objective.penalty
         total = total or 1.0  # of a batch whose rows all weigh nothing
         return loss_sum / total + penalty.value(w), dl_dw / total + penalty.grad(w)
+
+    def curvature(self, w: Array, single: bool = True) -> "Curvature":
+        """Hessian products and the preconditioner at w; single takes the products in single precision."""
+        from trainer.curvature import Curvature  # which is made of what stands here
+
+        return Curvature(self, w, single)
+
+    @cached_property
+    def features(self) -> "Features":
+        """How Hessian products see the features, the same for every w."""
+        from trainer.curvature import Features
+
+        return Features.of(self)
+
+    @cached_property
+    def total(self) -> float:
+        """The denominator of E."""
+        return self._total(self.data) or 1.0
+
+    def each_block(self, function: Callable[[int, Data], R]) -> Iterator[R]:
+        """function(number, rows) of each block, in order."""
+        numbers = {rows.start: number for number, rows in enumerate(blocks(self.data, 0))}
+        return self._each(lambda rows: function(numbers[rows.start], self.data.rows(rows)), 0)
+
+    def second_moment(self) -> Array:
+        """sum_n weight_n [x_n 1]^T [x_n 1] / total (D+1,D+1), in float64.
+
+        Of a sparse matrix, and of more than 1,000 features, it is the diagonal (D+1,) alone.
+        """
+        data = self.data
+
+        def partial(rows: slice) -> tuple[Array, float]:
+            part = data.rows(rows)
+            x, weight = part.x, np.ones(len(part)) if part.weight is None else part.weight
+            if hasattr(x, "power"):  # a sparse matrix of scipy's
+                return np.append(x.power(2).T @ weight, weight.sum()), self._total(part)
+            if x.shape[1] > 1000:
+                return np.append(weight @ (x * x), weight.sum()), self._total(part)
+            x = np.concatenate([x, np.ones((len(part), 1), dtype=x.dtype)], axis=1)
+            if part.weight is not None:
+                x *= np.sqrt(weight)[:, None]
+            return x.T @ x, self._total(part)
+
+        moment, total = np.zeros(()), 0.0
+        for moment_part, total_part in self._each(partial, numbers_a_row(data.x)):  # one at a time: they are D^2 large
+            moment = moment + moment_part
+            total += total_part
+        return moment / (total or 1.0)
 
     def _name_the_row(self, w: Array) -> None:
         """NonFiniteError for the first row that the strategy fails at, unless the scores themselves have run away."""
@@ -149,11 +213,18 @@ class BlockSum:
                 sums = [np.atleast_1d(np.where(labelled > 0, rows.T, 0.0) @ labelled) for rows in statistics]
             return [np.array([weight @ loss, self._total(part), labelled.sum()], dtype=np.float64), *sums]
 
-        parts = list(_in_order(partial, blocks(data, w.shape[1]), objective.threads))
+        parts = list(self._each(partial, w.shape[1]))
         (loss, total, labelled), *sums = (np.sum(column, axis=0) for column in zip(*parts, strict=True))
         with np.errstate(invalid="ignore"):  # without any target a metric is nan
             values = [metric.finish(rows / labelled) for metric, rows in zip(metrics.values(), sums, strict=True)]
         return Evaluation(float(loss / (total or 1.0)), dict(zip(metrics, values, strict=True)))
+
+    def _each(self, partial: Callable[[slice], R], width: int) -> Iterator[R]:
+        """What partial makes of each block, in order; the rows that are done are reported."""
+        rows = blocks(self.data, width)
+        for block, result in zip(rows, _in_order(partial, rows, self.objective.threads), strict=True):
+            self.objective.progress(min(block.stop, len(self.data)) - block.start)
+            yield result
 
     def _total(self, data: Data) -> float:
         """What a block adds to the denominator of E."""
@@ -170,13 +241,13 @@ def _finite_rows(result: LossGrad) -> Array:
 
 def scores(w: Array, x: Array) -> Array:
     """z (N,K), F-ordered: the transposed product runs every reduction over K along the long axis."""
-    z: Array = (w[:-1].T @ x.T + w[-1][:, None]).T
+    z: Array = (np.ascontiguousarray(w[:-1].T @ x.T) + w[-1][:, None]).T  # a sparse product lies the other way round
     return z
 
 
 def predict(activation: Activation, w: Array, x: Array, threads: int = 1) -> Array:
     """The prediction a (N,K) of features x (N,D), block by block."""
-    data = Data(x, np.zeros(len(x), dtype=np.intp), (), ())
+    data = Data(x, np.zeros(x.shape[0], dtype=np.intp), (), ())
     parts = _in_order(lambda rows: activation(scores(w, x[rows])), blocks(data, w.shape[1]), threads)
     return np.concatenate([np.empty((0, w.shape[1])), *parts])
 
@@ -189,7 +260,7 @@ def blocks(data: Data, width: int) -> list[slice]:
     the sums are the same everywhere.
     """
     classes = max(1, len(data.classes))
-    most = max(1, min((1 << 17) // classes, (1 << 21) // max(width, data.x.shape[1])))
+    most = max(1, min((1 << 17) // classes, (1 << 21) // max(width, numbers_a_row(data.x))))
     if len(data) <= min(most, 1 << 13):  # not worth a second thread
         return [slice(0, len(data))]
     rows = -(-len(data) // (2 * -(-len(data) // (2 * most))))

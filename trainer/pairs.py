@@ -22,6 +22,7 @@ PROPERTIES = {
     "shift_invariant": "a number added to every score of a row changes nothing",
     "canonical": "dl_dz is a - y, up to one factor",
     "dead": "no gradient (below 0.001) where a wrong class leads by 20: what is confidently wrong stays so",
+    "kinked": "dl_dz jumps at some scores: newton, lbfgs and fista refuse the pair, the others take a subgradient",
 }
 
 # Proper scoring rules, which stay proper behind whatever activation can reach the distribution.
@@ -36,6 +37,7 @@ CANONICAL = {
     ("identity", "squared_error"),
 }
 CONVEX = {("softmax", "poly1"), ("softmax", "z_loss")}  # beside the canonical pairs and the losses on the scores
+KINKED = {("identity", "mae"), ("tanh", "mae"), ("identity", "crammer_singer"), ("identity", "weston_watkins")}
 SATURATING = {"softmax", "sparsemax", "entmax", "spherical"}  # the derivative of a vanishes at a corner of the simplex
 BOUNDED = {"brier", "squared_error", "mae", "gce", "tsallis", "spherical_score"}  # and the loss cannot make up for it
 
@@ -52,6 +54,7 @@ class Pair:
     shift_invariant: bool
     canonical: bool
     dead: bool
+    kinked: bool
 
     def properties(self) -> list[str]:
         """The names of the properties that it has."""
@@ -62,18 +65,19 @@ def describe(activation: str, loss: str) -> Pair:
     """The registry's entry of an allowed pair."""
     instance, other = ACTIVATIONS[activation](), LOSSES[loss]()
     pair = (activation, loss)
-    canonical = pair in CANONICAL or loss == "fenchel_young"
+    matched = canonical(instance, other)
     on_scores = activation == "identity"
     return Pair(
         activation,
         loss,
         tuple(name for name in GRADIENTS if name != "auto" and has_strategy(name, instance, other)),
         proper=loss in PROPER,
-        convex=canonical or on_scores or pair in CONVEX,
+        convex=matched or on_scores or pair in CONVEX,
         shift_invariant=(activation in SHIFT_INVARIANT and loss != "z_loss")
         or (on_scores and loss in SHIFT_INVARIANT_ON_SCORES),
-        canonical=canonical,
+        canonical=matched,
         dead=activation in SATURATING and loss in BOUNDED,
+        kinked=kinked(instance, other),
     )
 
 
@@ -85,6 +89,17 @@ def registry() -> list[Pair]:
 def allowed(activation: type[Activation], loss: type[Loss]) -> bool:
     """Whether the loss is defined on what the activation gives, and the activation has what the loss needs of it."""
     return not reason(activation, loss)
+
+
+def canonical(activation: Activation, loss: Loss) -> bool:
+    """Whether dl_dz is a - y, up to one factor, or s a - y."""
+    return (activation.name, loss.name) in CANONICAL or loss.name == "fenchel_young"
+
+
+def kinked(activation: Activation, loss: Loss) -> bool:
+    """Whether dl_dz jumps; alpha-entmax itself has a kink from alpha = 2 on, which is sparsemax."""
+    steep = activation.name == "sparsemax" or getattr(activation, "alpha", 1.0) >= 2
+    return (activation.name, loss.name) in KINKED or (steep and loss.name != "fenchel_young")
 
 
 def reason(activation: type[Activation], loss: type[Loss]) -> str:
@@ -128,6 +143,15 @@ def check_pair(activation: Activation, loss: Loss, gradient: str, precise: bool 
     return strategy
 
 
+def check_smooth(optimizer: str, activation: Activation, loss: Loss) -> None:
+    """ConfigError where a solver, by its name, is to follow a gradient that jumps."""
+    if kinked(activation, loss):
+        raise ConfigError(
+            f"optimizer={optimizer} needs a smooth loss, and the gradient of activation={activation.name} with "
+            f"loss={loss.name} jumps. Use optimizer=adam, or another pair: python -m trainer.pairs lists them."
+        )
+
+
 def check_targets(loss: Loss, y: Array, smoothing: float = 0.0) -> None:
     """DataError where labels (N,) or target rows (N,K), smoothed by epsilon, are not what the loss is stated on."""
     rows = y.ndim == 2
@@ -169,7 +193,7 @@ def table() -> str:
 
 def markdown() -> str:
     """The registry as a matrix for the README: losses down, activations across, a letter for each property."""
-    letters = {"proper": "p", "convex": "c", "shift_invariant": "s", "canonical": "k", "dead": "d"}
+    letters = {"proper": "p", "convex": "c", "shift_invariant": "s", "canonical": "k", "dead": "d", "kinked": "j"}
     pairs = {(pair.activation, pair.loss): pair for pair in registry()}
 
     def cell(activation: str, loss: str) -> str:

@@ -12,7 +12,7 @@ from trainer.arrays import Array
 from trainer.config import build, read_settings
 from trainer.data import Data, Source
 from trainer.errors import DataError, require
-from trainer.files import read_features
+from trainer.files import NAMED, read_features
 from trainer.model import Model
 from trainer.outputs import write_whole
 from trainer.run import available_cores, shorter
@@ -52,15 +52,15 @@ def predict(config: DictConfig) -> None:
     path = Path(settings.model)
     model = Model.load(path)
     if isinstance(source, File):
-        known = model.target if source.path.lower().endswith(".csv") else None  # only a CSV names its target
-        x, _ = read_features(source.path, model.features, source.target or known)
+        known = model.target if source.path.lower().endswith(NAMED) else None  # only where columns have names
+        x, _ = read_features(source.path, model.features, source.target or known, source.in_memory)
         name = Path(source.path).stem
     else:
         x, name = _checked(source(0), model), settings.data["name"]
     a = model.predict(x, settings.threads or available_cores())
     output = Path(settings.output) if settings.output else path.with_name(f"{name}-predictions.csv")
     write_whole(output, lambda file: file.write(table(model, a).encode()))
-    print(f"{len(x)} predictions in {shorter(output.absolute())}")
+    print(f"{len(a)} predictions in {shorter(output.absolute())}")
 
 
 def table(model: Model, a: Array) -> str:
@@ -74,7 +74,7 @@ def table(model: Model, a: Array) -> str:
     return text.getvalue()
 
 
-def _checked(data: Data, model: Model) -> Array:
+def _checked(data: Data, model: Model) -> Any:
     if data.features != model.features:
         raise DataError(
             f"The model has {len(model.features)} features and the data have {len(data.features)}, or other names; "

@@ -8,29 +8,32 @@ import os
 import secrets
 import time
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
-from trainer import __version__
+from trainer import __version__, path
 from trainer.activations import ACTIVATIONS
 from trainer.callbacks import CALLBACKS, Callback, CallbackConfig, Context
 from trainer.config import Settings, build, choose, structured
 from trainer.data import Data, Prepared, Source, for_training, prepare
 from trainer.errors import Diverged
-from trainer.fit import TrainState, columns, fit, samples_a_step
+from trainer.fit import Report, TrainState, columns, fit, samples_a_step
 from trainer.gradients import GRADIENTS, GradientChoice, precise
 from trainer.losses import LOSSES
 from trainer.metrics import Metric, choose_metrics
 from trainer.model import Model
 from trainer.objective import Objective
 from trainer.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
+from trainer.optimizers.proximal import check_penalty
 from trainer.outputs import Table, git_commit, versions, write_json, writing
-from trainer.pairs import check_pair, check_targets
-from trainer.penalties import PENALTIES
+from trainer.pairs import check_pair, check_smooth, check_targets
+from trainer.penalties import PENALTIES, Penalty, expand, strengths
+from trainer.progress import RowBar
 from trainer.sources import SOURCES
 
 log = logging.getLogger("trainer")
@@ -47,6 +50,7 @@ class Parts(NamedTuple):
     source: Source
     metrics: dict[str, Metric]
     callbacks: list[CallbackConfig]
+    path: list[Penalty]  # the penalties of a regularisation path, the strongest first; empty for one training
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,10 @@ def assemble(settings: Settings) -> Parts:
     loss = build("loss", LOSSES, settings.loss)
     choice = structured("gradient", GradientChoice, settings.gradient)
     strategy = check_pair(activation, loss, choose("gradient", GRADIENTS, choice.name), choice.precise)
-    penalty = build("penalty", PENALTIES, settings.penalty)
+    chosen = build("penalty", PENALTIES, settings.penalty)
+    penalty, *_ = penalties = expand(chosen)
+    experiment = None if settings.experiment is None else settings.experiment["name"]
+    path.check_path(chosen, list(settings.callbacks), experiment)
     callbacks = [
         structured(f"callbacks.{name}", CALLBACKS[choose("callbacks", CALLBACKS, name)], node or {})
         for name, node in settings.callbacks.items()
@@ -74,6 +81,9 @@ def assemble(settings: Settings) -> Parts:
         build("optimizer", OPTIMIZERS, settings.optimizer),
         build("schedule", SCHEDULES, settings.schedule),
     )
+    check_penalty(optimizer.name, penalty)
+    if optimizer.full_batch:
+        check_smooth(optimizer.name, activation, loss)
     return Parts(
         Objective(
             activation, loss, precise if choice.precise else GRADIENTS[strategy], penalty, threads, settings.reduction
@@ -85,6 +95,7 @@ def assemble(settings: Settings) -> Parts:
         build("data", SOURCES, settings.data),
         choose_metrics(settings.metrics, activation),
         callbacks,
+        [] if strengths(chosen) is None else penalties,
     )
 
 
@@ -132,7 +143,8 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     log.info(headline(parts, settings))
-    return _Run(settings, seed, parts, raw, data, folder, recorded).go(callbacks)
+    training = _Run(settings, seed, parts, raw, data, folder, recorded)
+    return training.along_the_path() if parts.path else training.go(callbacks)
 
 
 def headline(parts: Parts, settings: Settings) -> str:
@@ -163,8 +175,9 @@ class _Run:
         status, reason, failure, converged = "finished", "", None, False
         checked = [name for callback in parts.callbacks for name in callback.columns(parts.objective)]
         began = time.perf_counter()
+        done = RowBar()
         reports = fit(
-            parts.objective,
+            replace(parts.objective, progress=done),
             parts.optimizer,
             train,
             valid,
@@ -179,6 +192,7 @@ class _Run:
             try:
                 # disable=None: no bar where there is no terminal
                 for report in tqdm(reports, total=settings.epochs, unit="epoch", leave=False, disable=None):
+                    done.finish()
                     answers = [callback(report) for callback in callbacks]  # every one sees every report
                     numbers = {name: value for answer in answers for name, value in answer.numbers.items()}
                     state, converged = report.state, bool(report.converged)
@@ -187,10 +201,15 @@ class _Run:
                     if reason := " ".join(answer.stop for answer in answers if answer.stop):
                         status = "stopped"
                         break
-                    reason = report.converged
+                    if reason := report.stalled:
+                        status = "stopped"
+                    else:
+                        reason = report.converged
             except (Diverged, KeyboardInterrupt) as error:
                 status = "diverged" if isinstance(error, Diverged) else "interrupted"
                 reason, failure = str(error), error
+            finally:
+                done.finish()
         if status == "stopped":
             log.info(f"Stopped by {reason}")
         if parts.optimizer.full_batch and status == "finished":
@@ -206,6 +225,65 @@ class _Run:
             raise failure
         return result
 
+    def along_the_path(self) -> Result:
+        """One training for each strength of the penalty, as go is one; see trainer.path."""
+        settings, parts, (train, valid, _) = self.settings, self.parts, self.data
+        scale = getattr(parts.objective.activation, "start_scale", 0.0)
+        start = TrainState.start(parts.optimizer, train, scale, self.seed)
+        points: list[path.Point] = []
+        status, reason, failure = "finished", "", None
+        began = time.perf_counter()
+
+        def reports(objective: Objective, state: TrainState) -> Iterator[Report]:
+            return fit(
+                objective,
+                parts.optimizer,
+                train,
+                valid,
+                state,
+                epochs=settings.epochs,
+                batch_size=parts.batch_size,
+                seed=self.seed,
+                schedule=parts.schedule,
+                metrics=parts.metrics,
+            )
+
+        fitted = path.fit_path(parts.objective, parts.path, start, parts.optimizer.init, reports)
+        with Table(self.folder / "path.csv", path.columns(list(parts.metrics))) as table:
+            try:
+                for point in tqdm(fitted, total=len(parts.path), unit="strength", leave=False, disable=None):
+                    points.append(point)
+                    table.add(point.row)
+            except (Diverged, KeyboardInterrupt) as error:
+                status = "diverged" if isinstance(error, Diverged) else "interrupted"
+                reason, failure = str(error), error
+        seconds = time.perf_counter() - began
+        if not points:
+            result = Result(status, self.folder, {})
+            self.write(result, start, seconds, reason, False)
+        else:
+            kept, why = path.best(points)
+            late = [f"{point.strength:g}" for point in points if not point.converged]
+            if parts.optimizer.full_batch and status == "finished" and late:
+                reason = f"No convergence within epochs={settings.epochs} at strength {', '.join(late)}; raise it."
+                log.info(reason)
+            result = Result(status, self.folder, kept.metrics)
+            record = {"path": {"strength": kept.strength, "chosen_by": why, "strengths": [p.strength for p in points]}}
+            self.write(result, kept.state, seconds, reason or kept.converged, not late, record)
+            names = (self.raw.classes, self.raw.features)
+            files = [
+                path.write_coefficients(self.folder / "coefficients.csv", points, *names),
+                self.folder / "model.npz",
+            ]
+            if settings.plots and status != "interrupted":
+                files.append(path.draw(self.folder / "path.png", points, *names, self.title()))
+            log.info(f"{len(points)} strengths in {seconds:.2f} s; kept {kept.strength:g}, {why}")
+            for line in summary(result, parts.metrics, seconds, files):
+                log.info(line)
+        if failure is not None:
+            raise failure
+        return result
+
     def model(self, state: TrainState) -> Model:
         train, valid, standardizer = self.data
         chosen = {"seed": self.seed, "valid_fraction": self.settings.valid_fraction, "stratified": True}
@@ -213,7 +291,15 @@ class _Run:
         names = (self.raw.classes, self.raw.features, self.raw.target)
         return Model(state.w, standardizer, self.parts.objective.activation, *names, split=chosen | rows)
 
-    def write(self, result: Result, state: TrainState, seconds: float, reason: str, converged: bool) -> None:
+    def write(
+        self,
+        result: Result,
+        state: TrainState,
+        seconds: float,
+        reason: str,
+        converged: bool,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
         model = self.model(state)
         model.save(self.folder / "model.npz")
         content = {
@@ -221,6 +307,7 @@ class _Run:
             "reason": reason,
             "converged": converged,
             "metrics": result.metrics,
+            **(more or {}),
             "epochs": state.epoch,
             "strategy": self.parts.strategy,
             "seed": self.seed,
@@ -234,13 +321,17 @@ class _Run:
         }
         write_json(self.folder / "run.json", content)
 
+    def title(self) -> str:
+        """The pair and the strategy, over the pictures."""
+        objective = self.parts.objective
+        return f"{title_of(objective.activation)} + {title_of(objective.loss)}, gradient {self.parts.strategy}"
+
     def draw(self, rows: Sequence[Mapping[str, float]], state: TrainState) -> list[Path]:
         from trainer import plots  # matplotlib is slow to import
 
-        objective = self.parts.objective
-        title = f"{title_of(objective.activation)} + {title_of(objective.loss)}, gradient {self.parts.strategy}"
+        title = self.title()
         files = [plots.curves(self.folder / "curves.png", rows, title, drawn(self.parts.metrics))]
-        if len(self.raw.features) == 2:
+        if len(self.raw.features) == 2 and isinstance(self.raw.x, np.ndarray):
             files.append(plots.boundary(self.folder / "boundary.png", self.model(state), self.raw, title))
         return files
 

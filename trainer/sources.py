@@ -13,6 +13,7 @@ import numpy as np
 from trainer import files
 from trainer.data import Data, random_state
 from trainer.errors import ConfigError
+from trainer.reading import MAX_BYTES
 
 CLUSTERS = 2  # of each class in Classification, scikit-learn's default
 
@@ -189,13 +190,19 @@ class BreastCancer:
 
 @dataclass(frozen=True)
 class File:
-    """A .csv, .npz or .npy file; `target` is the column of labels in a .csv, the file of labels of a .npy."""
+    """A file of one of the kinds that trainer.files reads.
+
+    target     the column of labels in a .csv, .parquet, .arrow or .feather, the file of labels of a .npy or sparse .npz
+    in_memory  whether to hold the features of a .npy, .parquet, .arrow or .feather in memory, or to read them in blocks
+               whenever they are needed; null holds what takes up to 512 MiB as float64
+    """
 
     path: str
     target: str | None = None
+    in_memory: bool | None = None
 
     def __call__(self, seed: int) -> Data:
-        return files.read(self.path, self.target)
+        return files.read(self.path, self.target, self.in_memory)
 
 
 SOURCES: dict[str, type] = {
@@ -223,7 +230,7 @@ def _check_samples(samples: int, classes: int, features: int) -> None:
     """One sample for each class at least, and no more than the memory may hold."""
     if samples < classes:
         raise ConfigError(f"data.samples must be at least {classes}, got {samples}.")
-    most = files.MAX_BYTES // (8 * features)
+    most = MAX_BYTES // (8 * features)
     if samples > most:
         raise ConfigError(f"data.samples must be at most {most:,} for {features:,} features, got {samples:,}.")
 

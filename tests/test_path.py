@@ -1,0 +1,180 @@
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from numpy.testing import assert_allclose, assert_array_equal
+
+from tests.test_run import SETTINGS, run
+from trainer.errors import ConfigError, Diverged
+from trainer.fit import TrainState
+from trainer.model import Model
+from trainer.path import Point, best, check_path, draw, short
+from trainer.penalties import L1, L2
+
+STRENGTHS = [0.01, 10, 0.1, 0.03]
+PATH = replace(
+    SETTINGS,
+    optimizer={"name": "fista", "tol": 1e-9},
+    penalty={"name": "l1", "strength": STRENGTHS},
+    data={"name": "classification", "samples": 300, "classes": 3},
+    epochs=300,
+)
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights_of(folder, strength):
+    """w (D+1,K) out of coefficients.csv."""
+    rows = [row for row in table(folder / "coefficients.csv") if float(row["strength"]) == strength]
+    classes = list(dict.fromkeys(row["class"] for row in rows))
+    return np.array([[float(row["weight"]) for row in rows if row["class"] == name] for name in classes]).T
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("path")
+    run(replace(PATH, plots=True), folder)
+    return folder
+
+
+def test_a_path_leaves_its_tables_its_model_its_record_and_its_picture(folder):
+    names = {"path.csv", "coefficients.csv", "model.npz", "run.json", "path.png"}
+    assert {path.name for path in folder.iterdir()} == names
+    rows = table(folder / "path.csv")
+    measured = ["loss", "val_loss", "accuracy", "val_accuracy"]
+    assert list(rows[0]) == ["strength", *measured, "nonzero", "iterations", "converged"]
+    assert [float(row["strength"]) for row in rows] == sorted(STRENGTHS, reverse=True)
+    assert all(row["converged"] == "True" for row in rows)
+    nonzero = [int(row["nonzero"]) for row in rows]
+    assert nonzero[0] == 0  # 10 is more than any gradient of the null model
+    assert nonzero == sorted(nonzero)
+    losses = [float(row["loss"]) for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert imread(folder / "path.png").shape[0] > 500
+
+
+def test_the_coefficients_are_tidy_and_those_of_the_model(folder):
+    rows = table(folder / "coefficients.csv")
+    model = Model.load(folder / "model.npz")
+    assert list(rows[0]) == ["strength", "class", "feature", "weight"]
+    assert len(rows) == len(STRENGTHS) * model.w.size
+    features = [row["feature"] for row in rows[: len(model.w)]]
+    assert features == [*model.features, "(bias)"]
+    kept = json.loads((folder / "run.json").read_text())["path"]["strength"]
+    assert_array_equal(weights_of(folder, kept), model.w)
+    for row, strength in zip(table(folder / "path.csv"), sorted(STRENGTHS, reverse=True), strict=True):
+        assert np.count_nonzero(weights_of(folder, strength)[:-1]) == int(row["nonzero"])
+
+
+def test_the_kept_model_has_the_lowest_validation_loss_and_the_record_names_it(folder):
+    record = json.loads((folder / "run.json").read_text())
+    rows = table(folder / "path.csv")
+    lowest = min(rows, key=lambda row: float(row["val_loss"]))
+    assert record["path"] == {
+        "strength": float(lowest["strength"]),
+        "chosen_by": "the lowest val_loss",
+        "strengths": sorted(STRENGTHS, reverse=True),
+    }
+    assert record["metrics"]["val_loss"] == float(lowest["val_loss"])
+    assert record["config"]["penalty"]["strength"] == STRENGTHS
+    assert record["converged"]
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_a_warm_start_ends_where_a_cold_one_does(strength, folder, tmp_path):
+    run(replace(PATH, penalty={"name": "l1", "strength": strength}), tmp_path)
+    assert_allclose(weights_of(folder, strength)[:-1], Model.load(tmp_path / "model.npz").w[:-1], atol=1e-6)
+
+
+def test_without_validation_the_last_of_the_path_is_kept(tmp_path):
+    run(replace(PATH, valid_fraction=0.0), tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["path"]["strength"] == min(STRENGTHS)
+    assert record["path"]["chosen_by"] == "the last of the path"
+    assert all(row["val_loss"] == row["val_accuracy"] == "" for row in table(tmp_path / "path.csv"))
+
+
+def test_an_optimizer_without_an_end_walks_a_smooth_path(tmp_path):
+    smooth = {"name": "l2", "strength": [1.0, 0.0]}
+    run(replace(PATH, optimizer={"name": "sgd"}, penalty=smooth, epochs=2, plots=True), tmp_path)
+    rows = table(tmp_path / "path.csv")
+    assert [(row["iterations"], row["converged"]) for row in rows] == [("2", "False")] * 2
+    assert not json.loads((tmp_path / "run.json").read_text())["converged"]
+    assert (tmp_path / "path.png").exists()
+
+
+def test_a_path_that_needs_more_iterations_says_at_which_strengths(tmp_path):
+    run(replace(PATH, epochs=4), tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert not record["converged"]
+    assert "No convergence within epochs=4 at strength" in record["reason"]
+    assert "0.01; raise it." in record["reason"]
+
+
+def test_a_diverged_path_keeps_what_it_has(tmp_path):
+    wild = {"activation": {"name": "identity"}, "loss": {"name": "squared_error"}}
+    steep = {"optimizer": {"name": "sgd", "lr": 1e6}, "penalty": {"name": "l2", "strength": [0.1, 0.01]}}
+    with pytest.raises(Diverged):
+        run(replace(PATH, **wild, **steep, epochs=200, batch_size=None), tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["status"] == "diverged"
+    assert np.isfinite(Model.load(tmp_path / "model.npz").w).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"penalty": {"name": "l1", "strength": []}}, r"penalty\.strength=\[\] is a path without any strength"),
+        ({"penalty": {"name": "l1", "strength": [1, -1]}}, "at least 0 all along the path, got -1"),
+        ({"optimizer": {"name": "sgd"}}, "penalty=l1 is not smooth, which optimizer=sgd cannot take. Use optimizer=fi"),
+        (
+            {"callbacks": {"early_stopping": {}}},
+            "is a path of trainings, and callbacks=early_stopping watches a single",
+        ),
+        ({"experiment": {"name": "compare_losses"}}, "is a path of trainings, and experiment=compare_losses is none"),
+        ({"batch_size": 32}, "optimizer=fista needs the gradient of all samples"),
+    ],
+)
+def test_what_is_refused_leaves_no_folder(changes, words, tmp_path):
+    with pytest.raises(ConfigError, match=words) as caught:
+        run(replace(PATH, **changes), tmp_path / "run")
+    assert caught.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_strength_is_no_path():
+    check_path(L1(0.1), ["early_stopping"], "compare_losses")
+
+
+def point(strength, w, **metrics):
+    return Point(strength, TrainState(1, np.asarray(w), None), metrics, 1, "yes")
+
+
+def test_the_best_is_by_validation_loss_where_there_is_any():
+    points = [point(s, [[0.0]], **m) for s, m in ((3, {"val_loss": 2.0}), (2, {"val_loss": 1.0}), (1, {"loss": 0.5}))]
+    assert best(points) == (points[1], "the lowest val_loss")
+    assert best(points[2:]) == (points[2], "the last of the path")
+
+
+@pytest.mark.parametrize("strengths", [[1.0], [1.0, 0.1], [0.1, 0.0], [0.0], list(np.geomspace(1, 1e-5, 60))], ids=len)
+def test_any_path_is_drawn(strengths, tmp_path):
+    rng = np.random.default_rng(0)
+    points = [point(s, rng.normal(size=(5, 3)), loss=1.0 + s) for s in strengths]
+    path = draw(tmp_path / "path.png", points, ("a", "$b", 3), ["f" * 40, "$x", "y", "z"], "l1")
+    assert (imread(path)[..., :3].min(axis=2) < 0.99).mean() > 0.005
+
+
+def test_a_path_without_any_weight_is_drawn(tmp_path):
+    assert draw(tmp_path / "path.png", [point(s, np.zeros((3, 2)), loss=1.0) for s in (2, 1)], (0, 1), ["a", "b"], "l1")
+
+
+def test_a_long_name_is_cut():
+    assert short("petal_width") == "petal_width"
+    assert len(short("a" * 40)) == 16
+    assert check_path(L2(0.1), [], None) is None

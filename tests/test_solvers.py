@@ -1,0 +1,239 @@
+"""newton, lbfgs and auto: the optimum, by its own conditions and by scikit-learn, at any scale of the features."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.linear_model import LogisticRegression
+
+from tests.conftest import ACTIVATIONS, LOSSES, pair_id
+from trainer.activations import Softmax
+from trainer.data import Data, for_training
+from trainer.errors import ConfigError
+from trainer.fit import TrainState, fit
+from trainer.gradients import GRADIENTS, auto, fused
+from trainer.losses import Brier, CrossEntropy, MeanAbsoluteError
+from trainer.objective import Objective, blas_on_one_thread
+from trainer.optimizers import OPTIMIZERS
+from trainer.optimizers.auto import Auto
+from trainer.optimizers.lbfgs import Lbfgs
+from trainer.optimizers.newton import Newton
+from trainer.pairs import allowed, check_smooth, kinked
+from trainer.penalties import L2, NoPenalty
+
+N, D, K = 600, 8, 4
+SOLVERS = [Newton(tol=1e-9), Lbfgs(tol=1e-9)]
+CE = Objective(Softmax(), CrossEntropy(), fused, L2(1e-3))
+SMOOTH = [(a, b) for a in ACTIVATIONS for b in LOSSES if allowed(type(a), type(b)) and not kinked(a, b)]
+
+
+def sample(n=N, scale=0.0, dtype=float, weight=False):
+    """Rows whose labels follow the features, at scales over so many decades and off the origin."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, D)) @ rng.normal(size=(D, D))
+    y = (x @ rng.normal(size=(D, K)) / 3 + rng.gumbel(size=(n, K))).argmax(axis=1)
+    x = (x + 2) * 10 ** np.linspace(-scale / 2, scale / 2, D)
+    weights = rng.uniform(0.1, 3, size=n) if weight else None
+    return Data(x.astype(dtype), y, tuple(range(K)), tuple("abcdefgh"), weight=weights)
+
+
+def solve(objective, optimizer, data, epochs=400, start=None):
+    state = start or TrainState.start(optimizer, data, getattr(objective.activation, "start_scale", 0.0))
+    reports = list(fit(objective, optimizer, data, None, state, epochs=epochs, metrics={}))
+    return reports[-1]
+
+
+PROBLEMS = {
+    "plain": (sample(), 1e-3),
+    "scales over four decades": (sample(scale=4), 1e-3),
+    "weighted": (sample(weight=True), 1e-2),
+    "weak penalty": (sample(), 1e-5),
+}
+
+
+@pytest.mark.parametrize("optimizer", SOLVERS, ids=lambda o: o.name)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_the_optimum_is_that_of_scikit_learn(problem, optimizer):
+    data, strength = PROBLEMS[problem]
+    found = solve(replace(CE, penalty=L2(strength)), optimizer, data)
+    total = len(data) if data.weight is None else data.weight.sum()
+    peer = LogisticRegression(C=1 / (strength * total), solver="newton-cholesky", tol=1e-14, max_iter=1000)
+    peer.fit(data.x, data.y, sample_weight=data.weight)
+    unit = np.abs(peer.coef_).max(axis=0)  # features of any scale have coefficients of any size
+    assert_allclose(found.state.w[:-1].T / unit, peer.coef_ / unit, atol=1e-6)
+    # scikit-learn leaves the biases of all classes free together
+    bias, other = found.state.w[-1], peer.intercept_
+    assert_allclose(bias - bias.mean(), other - other.mean(), atol=1e-6 * max(1, np.abs(other).max()))
+    assert found.converged
+
+
+@pytest.mark.parametrize("optimizer", SOLVERS, ids=lambda o: o.name)
+@pytest.mark.parametrize("pair", SMOOTH, ids=pair_id)
+def test_the_gradient_of_every_smooth_pair_vanishes_where_a_solver_has_converged(pair, optimizer):
+    data = sample(200)
+    objective = replace(CE, activation=pair[0], loss=pair[1], gradient=auto, penalty=L2(0.1))
+    last = solve(
+        objective, replace(optimizer, tol=1e-7), data, epochs=60 if pair[0].name == "normalized_sigmoid" else 500
+    )
+    if pair[0].name == "normalized_sigmoid":  # it falls for ever as all biases do, towards softmax: no minimum
+        assert last.metrics["grad_norm"] < 1e-4
+    else:
+        assert last.converged
+        assert last.metrics["grad_norm"] < 1e-4
+
+
+@pytest.mark.parametrize("optimizer", SOLVERS, ids=lambda o: o.name)
+def test_the_objective_never_rises(optimizer):
+    values = []
+    data = sample(scale=3)
+    problem, w = CE.on(data), np.zeros((D + 1, K))
+    state = optimizer.init(w)
+    with blas_on_one_thread():
+        for _ in range(30):
+            w, state, value, converged = optimizer.step(problem, w, state)
+            values.append(value)
+            if converged:
+                break
+    assert converged
+    assert (np.diff(values) <= 1e-14).all()
+
+
+@pytest.mark.parametrize("single", [True, False], ids=["single", "double"])
+@pytest.mark.parametrize("pair", SMOOTH, ids=pair_id)
+def test_a_hessian_product_is_the_derivative_of_the_gradient_along_it(pair, single):
+    data = sample(200, weight=True)
+    problem = replace(CE, activation=pair[0], loss=pair[1], gradient=auto, penalty=L2(0.1)).on(data)
+    rng = np.random.default_rng(1)
+    w, v = 0.05 * rng.normal(size=(2, D + 1, K))
+    step = 1e-5
+    up, down = (problem.value_and_grad(w + sign * step * v)[1] for sign in (1, -1))
+    expected = (up - down) / (2 * step)
+    product = problem.curvature(w, single).hvp(v)
+    # A row of sparsemax, or of a hinge, whose kink lies between the two points differs by its share of 1/N.
+    steps = pair[0].name in ("sparsemax", "entmax") or pair[1].name in ("squared_hinge", "modified_huber")
+    assert_allclose(product, expected, atol=(0.02 if steps else 1e-6 if single else 1e-7) * np.abs(expected).max())
+
+
+def test_smoothed_and_multi_hot_rows_have_the_factor_of_their_sum():
+    rows = np.random.default_rng(2).integers(2, size=(N, K)).astype(float)
+    data = replace(sample(), y=rows)
+    problem = CE.on(data)
+    w, v = 0.1 * np.random.default_rng(1).normal(size=(2, D + 1, K))
+    up, down = (problem.value_and_grad(w + sign * 1e-5 * v)[1] for sign in (1, -1))
+    assert_allclose(problem.curvature(w).hvp(v), (up - down) / 2e-5, rtol=1e-5, atol=1e-6)
+
+
+def matrix(function):
+    size = (D + 1) * K
+    return np.stack([function(e.reshape(D + 1, K)).ravel() for e in np.eye(size)], axis=1)
+
+
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+def test_the_preconditioner_is_symmetric_positive_definite_and_close_to_the_inverse(scale):
+    problem = CE.on(sample(scale=scale))
+    w = np.zeros((D + 1, K))
+    curvature = problem.curvature(w, single=False)
+    p, h = matrix(curvature.inverse(curvature.metric())), matrix(curvature.hvp)
+    size = np.sqrt(np.outer(np.diag(p), np.diag(p)))
+    assert np.abs((p - p.T) / size).max() < 1e-12
+    eigenvalues = np.linalg.eigvalsh(p / size)
+    # A shift of all biases changes nothing: H has nothing along it, and P leaves one direction alone.
+    assert abs(eigenvalues[0]) < 1e-12
+    assert (eigenvalues[1:] > 1e-7).all()
+    assert_allclose(h @ np.concatenate([np.zeros(D * K), np.ones(K)]), 0, atol=1e-12 * np.abs(h).max())
+    # At w = 0 all rows have the same Hessian and the Kronecker product is no approximation: P H is one.
+    assert_allclose(np.sort(np.linalg.eigvals(p @ h).real)[1:], 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", SOLVERS, ids=lambda o: o.name)
+def test_a_start_at_the_optimum_converges_at_once(optimizer):
+    data = sample()
+    w = solve(CE, optimizer, data).state.w
+    again = solve(CE, replace(optimizer, tol=1e-6), data, start=TrainState(0, w, optimizer.init(w)))
+    assert again.converged
+    assert again.state.epoch == 1
+
+
+@pytest.mark.parametrize("optimizer", SOLVERS, ids=lambda o: o.name)
+def test_threads_never_change_a_bit(optimizer):
+    data = sample(50_000)
+    ends = [solve(replace(CE, threads=t), optimizer, data, epochs=5).state.w for t in (1, 2, 4)]
+    for other in ends[1:]:
+        assert_array_equal(ends[0], other)
+
+
+@pytest.mark.parametrize("optimizer", SOLVERS, ids=lambda o: o.name)
+def test_a_training_that_goes_on_from_any_iteration_gives_the_same_bits(optimizer):
+    data = sample(scale=2)
+    start = TrainState.start(optimizer, data)
+    reports = list(fit(CE, optimizer, data, None, start, epochs=9, metrics={}))
+    for report in reports[:-1]:
+        end = list(fit(CE, optimizer, data, None, report.state, epochs=9, metrics={}))[-1]
+        assert_array_equal(end.state.w, reports[-1].state.w)
+
+
+@pytest.mark.parametrize("optimizer", [Newton(), Lbfgs()], ids=lambda o: o.name)
+def test_in_float32_the_objective_of_float64_is_reached_to_a_millionth(optimizer):
+    exact = CE.on(sample(scale=4))
+    best = exact.value_and_grad(solve(CE, replace(optimizer, tol=1e-9), sample(scale=4)).state.w)[0]
+    found = solve(CE, optimizer, sample(scale=4, dtype=np.float32))
+    assert found.converged
+    assert exact.value_and_grad(found.state.w.astype(float))[0] <= best * (1 + 1e-6)
+
+
+def test_class_weights_are_kept():
+    data = for_training(sample(), 0.0, {0: 3.0, 2: 0.5})
+    peer = LogisticRegression(C=1 / (1e-3 * data.weight.sum()), tol=1e-12, solver="newton-cholesky", max_iter=500)
+    peer.fit(data.x, data.y, sample_weight=data.weight)
+    assert_allclose(solve(CE, SOLVERS[0], data).state.w[:-1].T, peer.coef_, atol=1e-6)
+
+
+def test_without_a_penalty_and_a_minimum_no_convergence_is_claimed_for_a_gap_that_stays():
+    x = np.array([[1.0], [-1.0]])
+    data = Data(x, np.array([1, 0]), (0, 1), ("x",))  # separable: the infimum zero is at infinity
+    few = solve(replace(CE, penalty=NoPenalty()), Newton(tol=1e-12), data, epochs=10)
+    assert not few.converged
+
+
+def test_constant_and_repeated_columns_do_no_harm():
+    data = sample()
+    x = np.concatenate([data.x, np.ones((N, 1)), data.x[:, :1]], axis=1)
+    wide = replace(data, x=x, features=tuple("abcdefghij"))
+    for optimizer in SOLVERS:
+        found = solve(CE, optimizer, wide)
+        assert found.converged
+        assert found.metrics["grad_norm"] < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("loss", "penalty", "name"),
+    [(CrossEntropy(), L2(0.1), "newton"), (Brier(), L2(0.1), "lbfgs")],
+    ids=["canonical", "other"],
+)
+def test_auto_takes_newton_for_canonical_pairs_and_lbfgs_for_others(loss, penalty, name):
+    assert Auto().choose(replace(CE, loss=loss, penalty=penalty).on(sample())).name == name
+    both = [solve(replace(CE, loss=loss, gradient=auto), o, sample()) for o in (Auto(), OPTIMIZERS[name]())]
+    assert_array_equal(both[0].state.w, both[1].state.w)
+
+
+def test_a_gradient_that_jumps_is_refused_by_name():
+    from trainer.activations import Identity
+
+    with pytest.raises(ConfigError, match=r"optimizer=newton needs a smooth loss.*identity with loss=mae jumps"):
+        check_smooth("newton", Identity(), MeanAbsoluteError())
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_every_gradient_strategy_leads_to_the_same_optimum(name):
+    data = sample(60)
+    tol = 1e-4 if name == "numeric" else 1e-7
+    ends = [solve(replace(CE, gradient=g, penalty=L2(0.1)), Newton(tol=tol), data) for g in (fused, GRADIENTS[name])]
+    assert_allclose(ends[1].state.w, ends[0].state.w, atol=1e-5)
+
+
+@pytest.mark.parametrize("tol", [0.0, -1.0, np.inf])
+def test_a_tolerance_is_finite_and_positive(tol):
+    for cls in (Newton, Lbfgs, Auto):
+        with pytest.raises(ConfigError, match=r"optimizer\.tol must be finite and greater than 0"):
+            cls(tol=tol)

@@ -1,0 +1,484 @@
+"""The scikit-learn face: a classifier over the same objective, ``fit`` and model file as the command line.
+
+Labels of any kind become the places 0..K-1 of the sorted classes here, and scikit-learn's C the strength of a penalty.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from trainer.activations import ACTIVATIONS, RANGES, Activation, LogActivation, NormalizedSigmoid
+from trainer.arrays import Array
+from trainer.callbacks import Context, EarlyStopping
+from trainer.config import choose, listed
+from trainer.data import Data, Standardizer, for_training, split
+from trainer.errors import ConfigError, DataError, require
+from trainer.fit import Report, TrainState, fit, samples_a_step
+from trainer.gradients import GRADIENTS, GradientChoice, precise
+from trainer.losses import LOSSES, Loss
+from trainer.metrics import DISTRIBUTIONS, PROBABILITIES
+from trainer.model import Model
+from trainer.objective import Objective, scores
+from trainer.optimizers import OPTIMIZERS, Optimizer
+from trainer.optimizers.schedules import Constant
+from trainer.pairs import check_pair, check_targets, describe
+from trainer.penalties import PENALTIES
+from trainer.run import available_cores
+
+DTYPES = [np.float64, np.float32]  # float32 features are trained on as they are, all others as float64
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and bool(value >= 1)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and bool(np.isfinite(value))
+
+
+LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "C": (lambda c: (_number(c) and c > 0) or c == math.inf, "a number greater than 0"),
+    "tol": (lambda tol: _number(tol) and tol > 0, "a finite number greater than 0"),
+    "max_iter": (_count, "an integer of at least 1"),
+    "n_iter_no_change": (_count, "an integer of at least 1"),
+    "threads": (lambda n: n is None or _count(n), "None or an integer of at least 1"),
+    "batch_size": (lambda n: n in (None, "auto") or _count(n), "None, 'auto' or an integer of at least 1"),
+    "validation_fraction": (lambda share: _number(share) and 0 < share < 1, "greater than 0 and less than 1"),
+    "label_smoothing": (lambda epsilon: _number(epsilon) and 0 <= epsilon < 1, "at least 0 and less than 1"),
+    "class_weight": (
+        lambda c: all(_number(v) and v >= 0 for v in c.values()) if isinstance(c, Mapping) else c in (None, "balanced"),
+        "None, 'balanced' or {label: weight} with finite weights of at least 0",
+    ),
+}
+
+
+class _Progress(NamedTuple):
+    """What partial_fit keeps between two calls."""
+
+    state: TrainState
+    optimizer: Optimizer
+    seed: int
+    rows: int  # that it has seen
+
+
+class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A linear classifier, the minimum over w (D+1,K) of a mean loss and a penalty.
+
+        E(w) = sum_n weight_n loss(activation(z_n), y_n) / W + |w[:-1]|^2 / (2 C W),    z = x @ w[:-1] + w[-1],
+
+    with W = sum_n weight_n, after class_weight. So C, which is scikit-learn's, is penalty.strength = 1 / (C W); a name
+    of another penalty takes the same strength. With three classes and more the defaults are those of
+    LogisticRegression(C). With two it penalises b = w_1 - w_0 alone, where |b|^2 = 2 |w|^2 at the optimum: it finds at
+    2 C what is found here at C.
+
+    activation, loss, optimizer, penalty   a name, or an instance such as Softmax(temperature=2.0), Adam(lr=0.01)
+                        or L2(strength=0.1), which then stands in the place of C; penalty=None is none
+    gradient            a name or a GradientChoice
+    C                   positive; a large one is a weak penalty
+    max_iter            iterations of a solver, passes over the data of another optimiser
+    tol                 when a solver has converged, of the norm of its gradient, and no less than 2e-6 for float32
+    batch_size          rows a step; "auto" is all for a solver and else 32
+    class_weight        None, "balanced" or {label: weight}, see data.for_training
+    label_smoothing     epsilon in [0, 1), see data.Data
+    early_stopping      holds out validation_fraction of the rows, stops after n_iter_no_change iterations in which
+                        the loss on them did not fall, and keeps the parameters with which it was least
+    warm_start          whether fit begins at the parameters of the fit before, with a fresh state of the optimiser
+    random_state        of the split, the shuffling and a random start
+    threads             None takes every core; the result does not depend on it
+
+    coef_ (K,D), intercept_ (K,)   w, of the features as they are given, and biases that sum to zero where their sum
+                        means nothing; K rows for two classes too, whose decision function is their difference
+    classes_ (K,), n_features_in_, feature_names_in_
+    model_              the Model that save writes
+    n_iter_, converged_ iterations done, and whether the solver says that they were enough
+    loss_curve_, val_loss_curve_   the mean loss after each iteration without the penalty; val_loss_curve_ is empty
+                        without early_stopping
+    """
+
+    loss_curve_: list[float]
+    val_loss_curve_: list[float]
+
+    def __init__(
+        self,
+        *,
+        activation: str | Activation = "softmax",
+        loss: str | Loss = "ce",
+        gradient: str | GradientChoice = "auto",
+        optimizer: str | Optimizer = "auto",
+        penalty: Any = "l2",
+        C: float = 1.0,
+        max_iter: int = 200,
+        tol: float = 1e-8,
+        batch_size: int | str | None = "auto",
+        class_weight: Mapping[Any, float] | str | None = None,
+        label_smoothing: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        warm_start: bool = False,
+        random_state: Any = None,
+        threads: int | None = None,
+    ) -> None:
+        self.activation = activation
+        self.loss = loss
+        self.gradient = gradient
+        self.optimizer = optimizer
+        self.penalty = penalty
+        self.C = C
+        self.max_iter = max_iter
+        self.tol = tol
+        self.batch_size = batch_size
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.threads = threads
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "SoftmaxRegression":
+        """Minimises E on X (N,D) and labels y (N,); a ConvergenceWarning where max_iter ends a solver too early."""
+        _check_ranges(self)
+        again = self.warm_start and hasattr(self, "model_")
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, order="C")
+        check_classification_targets(y)
+        classes, labels = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise DataError(
+                f"All labels are {classes[0]}, which is one class; a classifier needs samples of at least 2."
+            )
+        tol = max(self.tol, 16 * float(np.finfo(X.dtype).eps))  # no gradient is known more precisely than that
+        optimizer = _component("optimizer", OPTIMIZERS, self.optimizer, tol=tol)
+        all_at_once = samples_a_step(self.batch_size, optimizer, Constant()) is None
+        data, seed = self._data(X, labels, classes, sample_weight), self._seed()
+        data, valid = split(data, self.validation_fraction, seed) if self.early_stopping else (data, None)
+        train = for_training(data, self.label_smoothing, self._class_weight())
+        objective = self._objective(train, _total(train), "weights" if all_at_once else "rows")
+        if not all_at_once:
+            train, valid = _with_mean_one(train), None if valid is None else _with_mean_one(valid)
+        state = self._start(objective.activation, optimizer, train, classes, seed, again)
+        self.loss_curve_, self.val_loss_curve_ = [], []
+        last, w, stopped = self._train(objective, optimizer, train, valid, state, seed, self.max_iter)
+        self.n_iter_, self.converged_ = last.state.epoch, bool(last.converged)
+        self._progress: _Progress | None = None
+        if optimizer.full_batch and not (self.converged_ or stopped):
+            warnings.warn(
+                f"optimizer={optimizer.name} has not converged within max_iter={self.max_iter}: the gradient still has "
+                f"the norm {last.metrics['grad_norm']:.1e}. Raise max_iter, or tol={tol:g}.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        rows = {"train_rows": len(train), "valid_rows": 0 if valid is None else len(valid)}
+        return self._keep(w, objective, classes, rows)
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> "SoftmaxRegression":
+        """One pass over X (N,D) by a first-order optimiser, whose state is kept; optimizer="auto" is adam here.
+
+        The first call names the classes, since a batch need not hold all. The sums are divided by numbers of rows, so
+        weights should have a mean of one, and the penalty's strength is 1 / (C rows), of the rows seen up to now.
+        """
+        _check_ranges(self)
+        for name, refused in (("early_stopping", True), ("class_weight", "balanced")):
+            if getattr(self, name) == refused:
+                raise ConfigError(
+                    f"{name}={refused} needs all rows, and partial_fit sees a part. Leave it out, or use fit."
+                )
+        chosen = "adam" if isinstance(self.optimizer, str) and self.optimizer == "auto" else self.optimizer
+        optimizer = _component("optimizer", OPTIMIZERS, chosen, tol=self.tol)
+        if optimizer.full_batch:
+            raise ConfigError(
+                f"optimizer={optimizer.name} needs the gradient of all rows, and partial_fit sees a part of them. "
+                "Take optimizer=sgd, adam or adamw, or auto, which is adam here; or use fit."
+            )
+        again = hasattr(self, "model_")
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, order="C", reset=not again)
+        check_classification_targets(y)
+        known = self._named_classes(classes)
+        before: _Progress | None = getattr(self, "_progress", None)
+        train = for_training(
+            self._data(X, _places(y, known), known, sample_weight), self.label_smoothing, self._class_weight()
+        )
+        rows = len(train) + (before.rows if before else 0)
+        objective = self._objective(train, rows, "rows")
+        seed = before.seed if before else self._seed()
+        state = self._start(objective.activation, optimizer, train, known, seed, again)
+        if before and type(before.optimizer) is type(optimizer):
+            state = before.state
+        if before is None:
+            self.loss_curve_, self.val_loss_curve_ = [], []
+        last, w, _ = self._train(objective, optimizer, train, None, state, seed, state.epoch + 1)
+        self._progress = _Progress(last.state, optimizer, seed, rows)
+        self.n_iter_, self.converged_ = len(self.loss_curve_), False
+        return self._keep(w, objective, known, {"train_rows": rows, "valid_rows": 0})
+
+    def decision_function(self, X: Any) -> Array:
+        """The scores z (N,K), or z_1 - z_0 (N,) with two classes, as scikit-learn's metrics want it."""
+        z = self._scores(X)
+        return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
+
+    def predict(self, X: Any) -> Array:
+        """The class of the largest a (N,), and among equal ones that of the largest score."""
+        z = self._scores(X)
+        a = self.model_.activation(z)
+        chosen: Array = self.classes_[np.where(a == a.max(axis=1, keepdims=True), z, -np.inf).argmax(axis=1)]
+        return chosen
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities (N,K), the activation's own.
+
+        Those of sigmoid answer K questions and are divided by their sum; ConfigError where the activation gives none.
+        """
+        z = self._scores(X)
+        return self._distribution()(z)
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Logarithms of predict_proba (N,K), exact where a probability underflows; -inf where it is zero."""
+        z = self._scores(X)
+        activation = self._distribution()
+        if isinstance(activation, LogActivation):
+            return activation.log(z)
+        with np.errstate(divide="ignore"):
+            return np.log(activation(z))
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the file that ``python -m trainer.predict model=...`` reads; labels become integers or texts."""
+        check_is_fitted(self, "model_")
+        return self.model_.save(Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path, **parameters: Any) -> "SoftmaxRegression":
+        """A fitted estimator from the model file of a run, or of save.
+
+        The file holds the activation; the other parameters are those given, or the defaults.
+        """
+        model = Model.load(Path(path))
+        estimator = cls(activation=model.activation, **parameters)
+        estimator.model_, estimator.classes_ = model, np.asarray(model.classes)
+        estimator.n_features_in_ = len(model.features)
+        if model.features != _numbered(len(model.features)):
+            estimator.feature_names_in_ = np.asarray(model.features, dtype=object)
+        return estimator
+
+    @property
+    def coef_(self) -> Array:
+        """Weights (K,D) of the features as they are given."""
+        return self._w()[:-1].T
+
+    @property
+    def intercept_(self) -> Array:
+        """Biases (K,)."""
+        bias: Array = self._w()[-1]
+        return bias
+
+    def _w(self) -> Array:
+        """w (D+1,K) of the features as they are given; a model of a run has it of standardised ones."""
+        if "model_" not in vars(self):  # an AttributeError, so that hasattr tells of coef_ what it tells of attributes
+            raise AttributeError("SoftmaxRegression has no coefficients before fit, partial_fit or load.")
+        w, (mean, scale) = self.model_.w, self.model_.standardizer
+        raw: Array = np.vstack([w[:-1] / scale[:, None], w[-1] - (mean / scale) @ w[:-1]])
+        return raw.astype(w.dtype)
+
+    def _train(
+        self,
+        objective: Objective,
+        optimizer: Optimizer,
+        train: Data,
+        valid: Data | None,
+        state: TrainState,
+        seed: int,
+        epochs: int,
+    ) -> tuple[Report, Array, bool]:
+        """The last report, the parameters to keep, and whether early stopping ended it; the curves grow with it."""
+        stop = None
+        if valid is not None:
+            context = Context(["loss", "val_loss"], objective, train, seed)
+            stop = EarlyStopping(patience=self.n_iter_no_change).start(context)
+        size = samples_a_step(self.batch_size, optimizer, Constant())
+        budget: dict[str, Any] = {"epochs": epochs, "batch_size": size, "seed": seed, "metrics": {}}
+        w, stopped = state.w, False
+        for report in fit(objective, optimizer, train, valid, state, **budget):
+            self.loss_curve_.append(report.metrics["loss"])
+            if stop is None:
+                w = report.state.w
+                continue
+            if report.metrics["val_loss"] < min(self.val_loss_curve_, default=math.inf):
+                w = report.state.w
+            self.val_loss_curve_.append(report.metrics["val_loss"])
+            if stopped := bool(stop(report).stop):
+                break
+        return report, w, stopped
+
+    def _keep(self, w: Array, objective: Objective, classes: Array, rows: dict[str, int]) -> "SoftmaxRegression":
+        """Makes w (D+1,K) the fitted model.
+
+        Where a number added to the scores of a row changes nothing, the sum of the biases is arbitrary and made zero.
+        """
+        activation, loss = objective.activation, objective.loss
+        if (
+            activation.name in ACTIVATIONS
+            and loss.name in LOSSES
+            and describe(activation.name, loss.name).shift_invariant
+        ):
+            w = np.vstack([w[:-1], w[-1] - w[-1].mean()])
+        features = getattr(self, "feature_names_in_", None)
+        names = _numbered(len(w) - 1) if features is None else tuple(map(str, features))
+        self.classes_ = classes
+        plain = Standardizer.none(len(w) - 1)
+        self.model_ = Model(w, plain, activation, tuple(map(_name, classes)), names, None, rows)
+        return self
+
+    def _scores(self, X: Any) -> Array:
+        """z (N,K) of features as they are given."""
+        check_is_fitted(self, "model_")
+        return scores(self._w(), validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False))
+
+    def _distribution(self) -> Activation:
+        """The activation whose rows are the probabilities."""
+        activation = self.model_.activation
+        if activation.range == "unit":
+            return NormalizedSigmoid()
+        if activation.range not in DISTRIBUTIONS:
+            able = [name for name, cls in ACTIVATIONS.items() if cls.range in PROBABILITIES]
+            raise ConfigError(
+                f"activation={activation.name} gives {RANGES[activation.range]}, not probabilities. Use predict or "
+                f"decision_function, or take activation={' or '.join(able)}."
+            )
+        return activation
+
+    def _objective(self, train: Data, total: float, reduction: str) -> Objective:
+        """What is minimised on the rows, with the penalty's strength from C where the penalty is given by its name."""
+        activation = _component("activation", ACTIVATIONS, self.activation)
+        loss = _component("loss", LOSSES, self.loss)
+        choice = GradientChoice(self.gradient) if isinstance(self.gradient, str) else self.gradient
+        name = check_pair(activation, loss, choose("gradient", GRADIENTS, choice.name), choice.precise)
+        check_targets(loss, train.y, train.smoothing)
+        named = "none" if self.penalty is None else self.penalty
+        penalty = _component("penalty", PENALTIES, named, strength=1 / (self.C * total))
+        strategy = precise if choice.precise else GRADIENTS[name]
+        return Objective(activation, loss, strategy, penalty, self.threads or available_cores(), reduction)
+
+    def _start(
+        self, activation: Activation, optimizer: Optimizer, data: Data, classes: Array, seed: int, again: bool
+    ) -> TrainState:
+        """The state before the first step: at the parameters of the fit before where it is to go on with them."""
+        if not again:
+            return TrainState.start(optimizer, data, getattr(activation, "start_scale", 0.0), seed)
+        shape = (data.x.shape[1] + 1, len(classes))
+        if self.model_.w.shape != shape or not np.array_equal(self.classes_, classes):
+            raise DataError(
+                f"The fit before had {self.model_.w.shape[0] - 1} features and the classes {_shown(self.classes_)}; "
+                f"these data have {shape[0] - 1} and {_shown(classes)}. Set warm_start=False to begin anew."
+            )
+        w = self._w().astype(data.x.dtype)
+        return TrainState(0, w, optimizer.init(w))
+
+    def _named_classes(self, classes: Any) -> Array:
+        """The classes (K,) of this call of partial_fit, which are those of the call before."""
+        before: Array | None = self.classes_ if hasattr(self, "model_") else None
+        if classes is None:
+            if before is None:
+                raise ConfigError("The first call of partial_fit needs classes=, all labels that will ever occur.")
+            return before
+        named = np.unique(np.asarray(classes))
+        if before is not None and not np.array_equal(before, named):
+            raise ConfigError(
+                f"classes={_shown(named)} are not those of the fit before, {_shown(before)}. Leave them out."
+            )
+        require(len(named) >= 2, f"classes={_shown(named)} is one class; a classifier needs at least 2 classes.")
+        return named
+
+    def _data(self, x: Array, labels: Array, classes: Array, sample_weight: Any) -> Data:
+        """The rows with their weights, which are not negative."""
+        if sample_weight is not None:
+            sample_weight = check_array(sample_weight, ensure_2d=False, dtype=x.dtype, input_name="sample_weight")
+            if sample_weight.shape != x.shape[:1]:
+                raise DataError(
+                    f"sample_weight has the shape {sample_weight.shape}; {x.shape[0]} rows need {x.shape[:1]}."
+                )
+            if (sample_weight < 0).any():
+                raise DataError(f"sample_weight holds {sample_weight.min()}; give weights of at least 0.")
+        return Data(x, labels, tuple(map(_name, classes)), _numbered(x.shape[1]), weight=sample_weight)
+
+    def _class_weight(self) -> dict[Any, float] | str | None:
+        """class_weight with the labels as they are called in Data."""
+        weights = self.class_weight
+        return {_name(label): c for label, c in weights.items()} if isinstance(weights, Mapping) else weights
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _check_ranges(estimator: SoftmaxRegression) -> None:
+    """Refuses a parameter by a sentence; scikit-learn wants this done in fit and not before."""
+    for name, (inside, words) in LIMITS.items():
+        value = getattr(estimator, name)
+        require(inside(value), f"{name} must be {words}, got {value!r}.")
+
+
+def _component(group: str, registry: Mapping[str, Any], choice: Any, **settings: Any) -> Any:
+    """The instance, or the one that the registry has under a name, with those settings that it has fields for."""
+    if isinstance(choice, str):
+        cls = registry[choose(group, registry, choice)]
+        return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
+    if isinstance(choice, type) or not hasattr(choice, "name"):
+        raise ConfigError(f"{group} must be a name or an instance, got {choice!r}. Names: {listed(registry)}.")
+    return choice
+
+
+def _total(data: Data) -> float:
+    """The sum of the weights; DataError unless rows of two classes have one, since E then has no minimum."""
+    if data.weight is None:
+        return float(len(data))
+    count = len(np.unique(data.y[data.weight > 0]))
+    if count < 2:
+        raise DataError(
+            f"Without the training rows whose weight is zero there are {count} classes; a classifier needs samples of "
+            "at least 2. Change sample_weight or class_weight."
+        )
+    return float(data.weight.sum(dtype=np.float64))
+
+
+def _with_mean_one(data: Data) -> Data:
+    """Weights in proportion, with a mean of one over the rows: one of them then counts the same in every mini-batch."""
+    return data if data.weight is None else replace(data, weight=data.weight / (data.weight.mean() or 1.0))
+
+
+def _places(y: Array, classes: Array) -> Array:
+    """Labels (N,) -> places (N,) in the sorted classes."""
+    places = np.searchsorted(classes, y).clip(max=len(classes) - 1)
+    if (strange := classes[places] != y).any():
+        raise DataError(
+            f"The label {y[strange.argmax()]} is none of the classes {_shown(classes)}. "
+            "Name all of them in the first call of partial_fit."
+        )
+    return places
+
+
+def _name(label: Any) -> int | str:
+    """A label as a model file keeps it: an integer where it is one, also as 1.0 or True, else a text."""
+    return str(label) if isinstance(label, str) or label != int(label) else int(label)
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    """The names of features that have none, as in trainer.files."""
+    return tuple(f"x{d}" for d in range(count))
+
+
+def _shown(classes: Array) -> str:
+    return ", ".join(map(str, classes[:8])) + (", ..." if len(classes) > 8 else "")

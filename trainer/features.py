@@ -1,0 +1,160 @@
+"""Features that need not be a dense array in memory: a sparse matrix, or rows that stay in their file.
+
+    numpy array     (N,D) in memory
+    scipy's CSR     (N,D) in memory, without its zeros; its standardisation has the mean zero
+    Features        (N,D) in a file; rows are read, standardised and converted when they are asked for
+
+A block of rows is the unit of all three: ``x[rows]`` of a slice gives what takes part in the products.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.errors import DataError
+
+AT_ONCE = 1 << 20  # numbers of a part whose moments are taken together: 8 MiB
+READING = 1 << 17  # numbers read together where not all are wanted: 1 MiB stays in the cache until it is picked over
+POOL = 1 << 22  # numbers among which an epoch's rows are shuffled: 32 MiB
+
+
+class Reader(Protocol):
+    """Rows of a file as float64."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def grain(self) -> int:
+        """How many rows the file can only give together; one where each can be read alone."""
+
+    def __call__(self, start: int, stop: int) -> Array:
+        """Rows start..stop (B,D), a new array; called from many threads."""
+
+    def place(self, row: int, column: int) -> str:
+        """What an error calls this number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """x (N,D) of a file, ``(rows of the reader - mean) / scale`` as dtype, computed anew at each reading.
+
+    rows         which of the file's rows these are, in rising order (N,); None means all
+    mean, scale  (D,) of the standardisation; None means none
+    """
+
+    reader: Reader
+    rows: Array | None = None
+    mean: Array | None = None
+    scale: Array | None = None
+    dtype: Any = np.float64
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.reader.shape[0] if self.rows is None else len(self.rows), self.reader.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def only(self, rows: Array) -> "Features":
+        """These of the rows, in rising order (M,), still in the file."""
+        numbers = rows if self.rows is None else self.rows[rows]
+        small = np.uint32 if self.reader.shape[0] < 1 << 32 else np.int64  # half of the memory
+        return replace(self, rows=numbers.astype(small))
+
+    def __getitem__(self, index: Any) -> Array:
+        """The rows that a slice or an array of row numbers selects, an array (B,D) in memory in the index's order."""
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if self.rows is None and step == 1:
+                return self._ready(self.reader(start, max(start, stop)))
+            index = np.arange(start, stop, step)
+        numbers = np.arange(len(self))[index] if np.asarray(index).dtype == bool else np.asarray(index)
+        return self._ready(self._gather(numbers if self.rows is None else self.rows[numbers]))
+
+    def _gather(self, numbers: Array) -> Array:
+        """Rows of the file in any order (B,D), from readings of limited size."""
+        x = np.empty((len(numbers), self.shape[1]))
+        rising = bool((numbers[1:] >= numbers[:-1]).all())
+        order = None if rising else np.argsort(numbers, kind="stable")
+        numbers = (numbers if order is None else numbers[order]).astype(np.int64)
+        edges = np.flatnonzero(np.diff(numbers // max(1, READING // self.shape[1]))) + 1  # where a reading begins
+        for start, stop in pairwise([0, *edges.tolist(), len(numbers)]):
+            if start == stop:
+                continue
+            first, last = int(numbers[start]), int(numbers[stop - 1])
+            rows, wanted = self.reader(first, last + 1), numbers[start:stop] - first
+            if order is None:
+                np.take(rows, wanted, axis=0, out=x[start:stop], mode="clip")  # the other modes make a copy
+            else:
+                x[order[start:stop]] = rows[wanted]
+        return x
+
+    def _ready(self, x: Array) -> Array:
+        """Standardised in place, operation by operation as in memory, so that the bits are the same."""
+        with np.errstate(over="ignore"):
+            if self.mean is not None:
+                x -= self.mean
+            if self.scale is not None:
+                x /= self.scale
+            return np.ascontiguousarray(x, dtype=self.dtype)
+
+
+def parts(x: Any) -> Iterator[Array]:
+    """The rows of x (N,D) as blocks in order, which depend on its shape alone."""
+    count = max(1, AT_ONCE // x.shape[1])
+    return (x[start : start + count] for start in range(0, x.shape[0], count))
+
+
+def is_sparse(x: Any) -> bool:
+    """Whether x is a matrix of scipy's in the CSR format; scipy itself is slow to import."""
+    return getattr(x, "format", None) == "csr"
+
+
+def numbers_a_row(x: Any) -> int:
+    """How many numbers a row of x holds: D, or of a sparse matrix the mean count of those it stores."""
+    return int(-(-x.nnz // max(1, x.shape[0]))) if is_sparse(x) else int(x.shape[1])
+
+
+def check_finite(reader: Reader, why: str) -> None:
+    """One pass over the file; DataError for its first number that is not finite, with the count of all of them."""
+    first, value, count = None, 0.0, 0
+    rows, columns = reader.shape
+    step = max(1, READING // columns)
+    for start in range(0, rows, step):
+        x = reader(start, min(start + step, rows))
+        bad = ~np.isfinite(x)
+        if bad.any():
+            if first is None:
+                row, column = map(int, np.unravel_index(bad.argmax(), bad.shape))
+                first, value = (start + row, column), float(x[row, column])
+            count += int(np.count_nonzero(bad))
+    if first is not None:
+        raise DataError(f"{reader.place(*first)} is {value}, the first of {count} values that are {why}.")
+
+
+def shuffled_pools(x: Features, size: int, random: np.random.Generator) -> Iterator[Array]:
+    """The row numbers 0..N-1 of one epoch in random order, in arrays that each fit into memory.
+
+    A pool is a random choice of blocks of neighbouring rows, shuffled; so a file is read in long pieces. The blocks
+    begin at a random row, differently in each epoch; the two that this cuts short come last. Every pool but the last
+    holds a multiple of size rows.
+    """
+    count, columns = x.shape
+    wanted = max(1, POOL // (8 * columns), x.reader.grain)
+    block = -(-wanted // size) * size  # a multiple of size, so that no mini-batch spans two pools
+    together = max(2 if x.reader.grain > 1 else 1, POOL // (block * columns))
+    cut = int(random.integers(block))
+    edges = np.unique(np.clip([0, *range(cut, count, block), count], 0, count)).tolist()
+    blocks = list(pairwise(edges))
+    short = [rows for rows in blocks if rows[1] - rows[0] < block]
+    whole = [rows for rows in blocks if rows[1] - rows[0] == block]
+    whole = [whole[place] for place in random.permutation(len(whole))]
+    pools = [whole[start : start + together] for start in range(0, len(whole), together)]
+    for pool in [*pools, short]:
+        if pool:
+            yield random.permutation(np.concatenate([np.arange(*rows) for rows in pool]))

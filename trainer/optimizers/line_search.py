@@ -1,0 +1,83 @@
+"""Line searches: how far to go along a direction of descent."""
+
+import math
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.optimizers.protocols import Problem
+from trainer.optimizers.stopping import noise
+
+SUFFICIENT = 1e-4  # of the decrease that the slope promises (Armijo)
+LEFT = 0.9  # of the slope may be left (Wolfe)
+TRIALS = 40
+
+
+def backtrack(problem: Problem, w: Array, value: float, g: Array, d: Array) -> Array | None:
+    """w + t d for the first t = 1, 1/2, 1/4 ... with E(w + t d) <= E(w) + 1e-4 t <g, d>; None if no t has that."""
+    slope, t = float(np.vdot(g, d)), 1.0
+    for _ in range(TRIALS):
+        there = (w + t * d).astype(w.dtype)
+        e, after = _along(problem, there, d)
+        if _falls(e, after, value, slope, t, w):
+            return there
+        if -t * slope < noise(value, w):
+            return None  # what a shorter step could gain cannot be seen
+        t /= 2
+    return None
+
+
+def wolfe(problem: Problem, w: Array, value: float, g: Array, d: Array) -> Array | None:
+    """w + t d that falls as for backtrack and leaves at most 9/10 of the slope, so that a secant along d is positive.
+
+    From t = 1 the step doubles until the minimum along d is bracketed; the bracket then shrinks by the minimiser of
+    the cubic through both ends, kept inside its middle four fifths  (Nocedal & Wright 2006, alg. 3.5).
+    """
+    slope, t = float(np.vdot(g, d)), 1.0
+    low, high = (0.0, value, slope), None  # t, E and slope there
+    for _ in range(TRIALS):
+        there = (w + t * d).astype(w.dtype)
+        e, after = _along(problem, there, d)
+        if not _falls(e, after, value, slope, t, w):
+            if -t * slope < noise(value, w):
+                return None
+            high = (t, e, after)
+        elif abs(after) <= -LEFT * slope:
+            return there
+        elif after > 0:
+            high = (t, e, after)
+        else:
+            low = (t, e, after)
+        t = 2 * t if high is None else _between(low, high)
+    return (w + low[0] * d).astype(w.dtype) if low[0] else None
+
+
+def _along(problem: Problem, there: Array, d: Array) -> tuple[float, float]:
+    """E there, and its slope along d."""
+    e, g = problem.value_and_grad(there)
+    return e, float(np.vdot(g.astype(np.float64), d))
+
+
+def _falls(e: float, after: float, value: float, slope: float, t: float, w: Array) -> bool:
+    """Whether E has fallen enough; where it has no digits left to tell, whether its slope has."""
+    if not math.isfinite(e):
+        return False
+    if -t * slope > 2 * noise(value, w):
+        return e <= value + SUFFICIENT * t * slope
+    return e <= value + noise(value, w) and abs(after) <= -LEFT * slope
+
+
+def _between(low: tuple[float, float, float], high: tuple[float, float, float]) -> float:
+    """The minimiser of the cubic with these values and slopes, inside the middle of the bracket; else its middle."""
+    (a, f, p), (b, h, q) = low, high
+    inside = b - a
+    if math.isfinite(h) and math.isfinite(q):
+        one = p + q - 3 * (f - h) / (a - b)
+        root = one * one - p * q
+        if root >= 0:
+            two = math.copysign(math.sqrt(root), inside)
+            bottom = q - p + 2 * two
+            if bottom != 0:
+                t = b - inside * (q + two - one) / bottom
+                return float(min(max(t, a + 0.1 * inside), a + 0.9 * inside))
+    return a + inside / 2

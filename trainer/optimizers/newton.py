@@ -1,0 +1,91 @@
+"""optimizer=newton: Newton's method by preconditioned conjugate gradients, with a line search."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.optimizers.line_search import backtrack
+from trainer.optimizers.protocols import Curvature, Problem, Step
+from trainer.optimizers.stopping import check_tol, converged, exhausted
+
+STALE = 1.5  # the metric is renewed once the mean curvature has changed by this factor
+LARGEST_CG = 250  # products of one step
+RADIUS = 1000.0  # of the preconditioned gradient, whose length is that of the step where P is the inverse of H
+
+
+class NewtonState(NamedTuple):
+    """|g|_P^2 at the start, and the features' share of the preconditioner as it was made last, if it was."""
+
+    first: float
+    metric: Any
+
+
+@dataclass(frozen=True)
+class Newton:
+    """w <- w + t d with H d = -g, solved to |residual|_P <= eta |g|_P  (Dembo, Eisenstat & Steihaug 1982).
+
+    |g|_P^2 = <g, P g> with the preconditioner P of trainer.curvature, so half of it estimates E(w) less its minimum.
+    eta = min(1/4, (|g|_P / |g_0|_P)^(1/2)), which makes the convergence superlinear; a direction of negative curvature
+    ends the inner solver with what it has. Converged once |g|_P is at most tol times its first value, or tol times
+    (2 E)^(1/2) where that is more, or once no step lowers E by more than its rounding.
+    """
+
+    name: ClassVar[str] = "newton"
+    full_batch: ClassVar[bool] = True
+    tol: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_tol(self.tol)
+
+    def init(self, w: Array) -> NewtonState:
+        return NewtonState(0.0, None)
+
+    def step(self, problem: Problem, w: Array, state: NewtonState) -> Step:
+        value, g = problem.value_and_grad(w)
+        g = g.astype(np.float64)
+        curvature = problem.curvature(w)
+        metric = state.metric
+        if metric is None or not 1 / STALE < curvature.level() / (metric.level or 1.0) < STALE:
+            metric = curvature.metric()
+        precondition = curvature.inverse(metric)
+        y = precondition(g)
+        size = float(np.vdot(g, y))  # |g|_P^2
+        first = max(state.first, size)
+        state = NewtonState(first, metric)
+        if reason := converged(size, first, value, self.tol):
+            return Step(w, state, value, reason)
+        eta = min(0.25, (size / first) ** 0.25)
+        d = conjugate_gradients(curvature, precondition, g, y, eta)
+        found = backtrack(problem, w, value, g, d)
+        return Step(w if found is None else found, state, value, exhausted(g, d, value, w))
+
+
+def conjugate_gradients(curvature: Curvature, precondition: Any, g: Array, y: Array, eta: float) -> Array:
+    """d (D+1,K) with H d = -g, up to |H d + g|_P <= eta |g|_P; y = P g.  Always a direction of descent.
+
+    It ends where the curvature is not positive, or d longer than RADIUS |y| in the norm of the inverse of P, which a
+    direction almost without curvature makes of it  (Steihaug 1983).
+    """
+    d = np.zeros_like(g)
+    residual, q = -g, -y
+    size = first = qq = float(np.vdot(g, y))
+    dd = dq = 0.0  # <d, d> and <d, q> with the inverse of P between them, and qq = <q, q>
+    for number in range(LARGEST_CG):
+        hq = curvature.hvp(q)
+        bend = float(np.vdot(q, hq))
+        step = size / bend if bend > 0 else np.inf
+        dd += 2 * step * dq + step**2 * qq
+        if not dd <= RADIUS**2 * first:
+            return d if number else -y
+        d += step * q
+        residual = residual - step * hq
+        y = precondition(residual)
+        before, size = size, float(np.vdot(residual, y))
+        if size <= eta**2 * first:
+            break
+        turn = size / before
+        q = y + turn * q
+        dq, qq = turn * (dq + step * qq), size + turn**2 * qq
+    return d

@@ -1,0 +1,193 @@
+"""What the readers of every kind of file share: opening them, finite numbers, labels, and names in messages."""
+
+import math
+import os
+import re
+import stat
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.arrays import Array
+from trainer.errors import ConfigError, DataError, FileError, TrainerError
+
+Raw = list[str] | NDArray[Any]  # labels as they stand in the file: texts of a .csv, an array of other kinds
+Classes = tuple[int | str, ...]
+
+KINDS = (".csv", ".npz", ".npy", ".svm", ".svmlight", ".libsvm", ".parquet", ".arrow", ".feather")
+IN_PLACE = (".npy", ".parquet", ".arrow", ".feather")  # may be larger, as they can be read in blocks
+MAX_BYTES = 4 * 2**30  # of a file that is read whole, of all that a .npz unpacks to, and of one array as float64
+WHOLE = 512 * 2**20  # bytes of features as float64 up to which a file is read whole unless the user says otherwise
+MOST_FEATURES = 1 << 24  # of a sparse matrix: the parameters are dense
+
+NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
+INTEGER = re.compile(r"[ \t]*[+-]?[0-9]{1,600}[ \t]*")  # int() may refuse more than 640 digits
+NOT_FINITE = re.compile(r"[ \t]*[+-]?(nan|inf|infinity)[ \t]*", re.IGNORECASE)
+FINITE = "not finite; fill them in, or remove their rows"
+NO_REGRESSION = "no integers; labels must be integers or names (for regression, cut the numbers into classes)"
+
+
+class Content(NamedTuple):
+    """What a file holds: x (N,D), the D names if it has them, its labels as they stand there, and as targets."""
+
+    x: Any
+    names: tuple[str, ...] | None
+    raw: Raw | None
+    targets: Callable[[], tuple[NDArray[Any], Classes]]
+
+
+@contextmanager
+def opened(path: str) -> Iterator[tuple[IO[bytes], str]]:
+    """A regular file and its kind."""
+    kind = Path(path).suffix.lower()
+    try:
+        status = os.stat(path.replace("\0", "\\0"))  # a NUL is a ValueError; the text \0 is just not there
+        if not stat.S_ISREG(status.st_mode):  # asked before, because opening a FIFO waits for ever
+            raise OSError("it is a directory, a device or a pipe, not a regular file")
+        if status.st_size > MAX_BYTES and kind not in IN_PLACE:
+            raise OSError(f"it has {status.st_size:,} bytes, and at most {MAX_BYTES:,} are read")
+        if kind not in KINDS:
+            ways = f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
+            raise ConfigError(f"{shown(path)} is of an unknown kind; convert it to {ways}.")
+        with open(path, "rb") as file:
+            yield file, kind
+    except OSError as error:
+        if isinstance(error, FileError):  # of a second file, opened inside
+            raise
+        raise FileError(f"{shown(path)} cannot be read: {error.strerror or error}.") from error
+
+
+@contextmanager
+def damage(name: str, what: str, way: str) -> Iterator[None]:
+    """Makes one DataError of whatever a parser raises for damaged bytes."""
+    try:
+        yield
+    except TrainerError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name} is damaged{what} ({type(error).__name__}); {way}.") from error
+
+
+def read_whole(shape: tuple[int, ...], in_memory: bool | None, name: str) -> bool:
+    """Whether features of this shape are to be in memory: as the user says, else up to WHOLE bytes as float64."""
+    size = math.prod(shape) * 8
+    whole = size <= WHOLE if in_memory is None else in_memory
+    if whole and size > MAX_BYTES:
+        way = "use fewer rows" if in_memory is None else "leave data.in_memory out, and it is read in blocks"
+        raise DataError(f"{name} has the shape {str(shape)[:60]}, as float64 more than {MAX_BYTES:,} bytes; {way}.")
+    return whole
+
+
+def shown(path: str) -> str:
+    """A path as it may stand in a message."""
+    return path if path and path.isprintable() else ascii(path)  # no escape code reaches the terminal
+
+
+def quoted(text: str) -> str:
+    """A text from a file, in quotes and not too long."""
+    return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of many."""
+    return ", ".join(map(quoted, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def check_names(names: Sequence[str], place: str) -> None:
+    """DataError for a name that occurs twice."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{place}: more than one column is named {quoted(twice[0])}; rename one.")
+
+
+def features(raw: NDArray[Any], name: str) -> Array:
+    """Any real numbers (N,D) -> float64 in C order, all finite."""
+    check_table(raw.shape, name)
+    return finite64(raw, name)
+
+
+def check_table(shape: tuple[int, ...], name: str) -> None:
+    """DataError if this is no shape (N,D)."""
+    if len(shape) != 2 or shape[1] == 0:
+        hint = "reshape(-1, 1) makes one column" if len(shape) == 1 else "a row is a sample, a column a feature"
+        raise DataError(f"{name} has the shape {shape}, not (N,D) with D >= 1; {hint}.")
+
+
+def finite64(raw: NDArray[Any], name: str) -> Array:
+    """Any real numbers (N,D) as float64, or a DataError for the first that is not finite."""
+    with np.errstate(over="ignore"):  # what is too large for float64 becomes inf, and is refused as such
+        values = np.asarray(raw, np.float64, order="C")
+    refuse(~np.isfinite(values), values, lambda row, column: f"{name}[{row}, {column}]", FINITE)
+    return values
+
+
+def refuse(bad: NDArray[np.bool_], values: Array, place: Callable[[int, int], str], why: str) -> None:
+    """Names the first bad one of the values (N,D) and how many there are."""
+    if bad.any():
+        row, column = map(int, np.unravel_index(bad.argmax(), bad.shape))
+        what = f"{values[row, column]}, the first of {np.count_nonzero(bad)} values that are {why}"
+        raise DataError(f"{place(row, column)} is {what}.")
+
+
+def targets(y: NDArray[Any], name: str) -> tuple[NDArray[Any], Classes]:
+    """Labels (N,) or (N,1) -> places (N,) in the sorted classes; target rows (N,K) -> float64, 0..K-1."""
+    if y.shape[1:] in ((), (1,)):
+        return array_labels(y.reshape(-1), name)
+    if y.ndim != 2 or y.shape[1] == 0 or y.dtype.kind == "U":
+        raise DataError(f"{name} has the shape {y.shape} of {y.dtype}, not labels (N,) or numbers (N,K).")
+    rows = finite64(y, name)
+    refuse(rows < 0, rows, lambda row, column: f"{name}[{row}, {column}]", "negative; a weight is 0 or more")
+    return rows, tuple(range(rows.shape[1]))
+
+
+def array_labels(y: NDArray[Any], name: str) -> tuple[NDArray[np.intp], Classes]:
+    """Booleans, integers, integral floats or texts (N,) -> places (N,) in the sorted classes."""
+    if y.dtype.kind == "U":
+        return text_labels(y.tolist(), lambda row: f"{name}[{row}]")
+    if y.dtype.kind == "f":
+        column = finite64(y[:, None], name)
+        refuse(column != np.floor(column), column, lambda row, _: f"{name}[{row}]", NO_REGRESSION)
+    parts = [y[start : start + (1 << 20)] for start in range(0, len(y), 1 << 20)]  # a sort needs four times the memory
+    classes = np.unique(np.concatenate([y[:0], *map(np.unique, parts)]))
+    places = np.concatenate([np.zeros(0, np.intp), *(np.searchsorted(classes, part) for part in parts)])
+    return places.astype(np.intp, copy=False), tuple(int(value) for value in classes)
+
+
+def text_labels(texts: list[str], place: Callable[[int], str]) -> tuple[NDArray[np.intp], Classes]:
+    """N texts -> places (N,) in the sorted classes: integers if all are, 1.0 too, else the texts."""
+    values = {text: _label(text) for text in texts}
+    missing = [text for text, value in values.items() if value is None]
+    words = [text for text, value in values.items() if isinstance(value, str)]
+    fractions = [text for text, value in values.items() if isinstance(value, float)]
+    numbers = [text for text, value in values.items() if isinstance(value, int | float)]
+    wrong, why = fractions, f"is the first of those that are {NO_REGRESSION}"
+    if words and numbers:
+        wrong, why = words, f"is a name, but {quoted(numbers[0])} is a number; use one kind for all"
+    if missing:
+        count = sum(map(texts.count, missing))
+        wrong, why = missing, f"is the first of {count} that are empty or not finite; remove their rows"
+    if wrong:
+        raise DataError(f"{place(texts.index(wrong[0]))}: the label {quoted(wrong[0])} {why}.")
+    bare = {word.strip(): word for word in words}
+    for word in words:
+        if word != bare[word.strip()]:
+            pair = f"{quoted(word)} and {quoted(bare[word.strip()])}"
+            warnings.warn(f"The labels {pair} differ only by blanks; they are two classes.", stacklevel=3)
+    classes: list[Any] = sorted(set(values.values()))
+    index = {value: number for number, value in enumerate(classes)}
+    return np.array([index[values[text]] for text in texts], np.intp), tuple(classes)
+
+
+def _label(text: str) -> int | float | str | None:
+    """The integer, the other number or the name that this text is; None if it is empty, nan or infinite."""
+    if INTEGER.fullmatch(text):
+        return int(text)
+    if NUMBER.fullmatch(text) or NOT_FINITE.fullmatch(text):
+        value = float(text)
+        return int(value) if value.is_integer() else value if math.isfinite(value) else None
+    return text if text.strip() else None
