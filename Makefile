@@ -1,10 +1,12 @@
-# make run    train, with overrides in ARGS:  make run ARGS="loss=brier optimizer=adam"
-# make test   lint, types and the whole test suite
+# make run        train, with overrides in ARGS:  make run ARGS="loss=brier optimizer=adam"
+# make test       lint, types and the whole test suite
+# make test-slow  the bound of memory, on files of 4 GiB
+# make bench      times and memory, against other libraries
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: run test bench
+.PHONY: run test test-slow bench
 run: .venv/installed
 	@$(BIN)/python -m trainer activation=softmax loss=ce $(ARGS)
 
@@ -14,8 +16,13 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+test-slow: .venv/installed
+	TRAINER_SLOW=1 $(BIN)/python -m pytest -s tests/test_big_data.py -k gibibytes
+
 bench: .venv/installed
 	$(BIN)/python benchmarks/value_and_grad.py
+	$(BIN)/python benchmarks/time_to_optimum.py
+	$(BIN)/python benchmarks/scaling.py
 
 # The file is as old as the last installation, so nothing is installed again until the versions change.
 .venv/installed: pyproject.toml requirements.txt

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -563,7 +564,8 @@ def test_help_names_every_group_option_and_key(call):
     shown = {line.split()[0]: line for line in outcome.out.splitlines() if line.startswith("  ")}
     for group in (folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra"):
         assert all(option.stem in shown[group.name] for option in group.glob("*.yaml"))
-    for key in ("epochs", "batch_size", "seed", "threads", "dtype", "valid_fraction", "standardize", "plots"):
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    for key in {field.name for field in fields(trainer.config.Settings)} - groups:
         assert f"\n  {key}=" in outcome.out
     assert len(re.findall(r"^  python -m trainer ", outcome.out, re.MULTILINE)) == 4
 

@@ -1,4 +1,4 @@
-"""The README tells the truth of today: its commands run, and its vocabulary is the program's."""
+"""The README tells the truth of today: its commands and its Python run, and its vocabulary is the program's."""
 
 import re
 import shlex
@@ -6,8 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from pyarrow import parquet
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
 
+from trainer import SoftmaxRegression
 from trainer.sources import Iris
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +33,8 @@ def folder(tmp_path_factory):
     lines = [[f"part{d}" for d in range(4)] + ["species"], *rows]
     for name in ("flowers.csv", "new.csv"):
         (here / name).write_text("\n".join(",".join(map(str, line)) for line in lines))
+    columns = dict(zip(lines[0], map(list, zip(*rows, strict=True)), strict=True))
+    parquet.write_table(pyarrow.table(columns), here / "flowers.parquet")
     return here
 
 
@@ -37,6 +46,19 @@ def test_every_command_of_the_readme_runs(command, folder):
     if "flowers.csv" in command:  # the model of the next command
         (model,) = re.findall(r"outputs/\S+/model\.npz", done.stdout)
         (folder / model).rename(folder / "model.npz")
+
+
+def test_the_python_of_the_readme_runs_and_finds_what_it_says(tmp_path, monkeypatch):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(example, names)  # a warning is an error here, so every solver has converged
+    x, y = load_iris(return_X_y=True)
+    peer = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(x, y)
+    assert_allclose(names["probabilities"], peer.predict_proba(x), atol=1e-6)
+    assert_array_equal(SoftmaxRegression.load("model.npz").predict(x), names["model"].predict(x))
+    assert (names["sparse"].predict_proba(x) == 0).any()
+    assert np.mean(names["mild"].predict(x) == y) > 0.5
 
 
 def test_make_run_and_make_test_are_the_two_commands():
@@ -66,3 +88,5 @@ def test_a_contributors_files_are_those_that_exist():
     table = re.findall(r"^\| (`.*?) \|", contributing, re.MULTILINE)
     for name in re.findall(r"`([^`]*)`", " ".join(table)):
         assert (ROOT / "trainer" / name).exists() or name == "trainer/", name
+    for module in (path for path in (ROOT / "trainer").glob("*.py") if path.name != "__init__.py"):
+        assert f"`{module.name}`" in " ".join(table), module.name

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.sparse
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import LogisticRegression
 
@@ -237,3 +238,21 @@ def test_a_tolerance_is_finite_and_positive(tol):
     for cls in (Newton, Lbfgs, Auto):
         with pytest.raises(ConfigError, match=r"optimizer\.tol must be finite and greater than 0"):
             cls(tol=tol)
+
+
+@pytest.mark.parametrize("optimizer", SOLVERS, ids=lambda o: o.name)
+def test_sparse_features_have_the_same_optimum_as_dense_ones(optimizer):
+    data = sample()
+    x = np.where(np.abs(data.x) > 3, data.x, 0.0)
+    dense, sparse = (solve(CE, optimizer, replace(data, x=form)) for form in (x, scipy.sparse.csr_array(x)))
+    assert sparse.converged
+    assert_allclose(sparse.state.w[:-1], dense.state.w[:-1], atol=1e-6)
+
+
+def test_many_features_are_preconditioned_by_their_scale_alone(monkeypatch):
+    monkeypatch.setattr("trainer.curvature.FULL", 4)
+    found = solve(CE, Newton(tol=1e-9), sample(scale=3))
+    monkeypatch.undo()
+    assert found.converged
+    expected = solve(CE, Newton(tol=1e-9), sample(scale=3)).state.w[:-1]
+    assert_allclose(found.state.w[:-1], expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())

@@ -33,11 +33,11 @@ Choices, as choice=option, and choice.key=value for the keys of an option:
 {choices}
 
 Plain keys:
-  epochs=50            passes over the training data
+  epochs=50            passes over the training data; of a solver (auto, newton, lbfgs, fista) the most iterations
   batch_size=auto      samples a step: 32, and all for a solver; null is all of them at once
   seed=3               data, split and shuffling follow from it; null draws one
   threads=null         null takes every core; the result is the same for any number
-  dtype=float64        or float32
+  dtype=float64        or float32: of the features, the parameters and the scores
   valid_fraction=0.2   share of the samples held out for validation
   standardize=true     features to mean 0 and standard deviation 1 of the training rows
   metrics=[accuracy]   of accuracy, top_k, log_loss, brier, ece, sparsity; quote the brackets

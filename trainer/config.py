@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Settings:
     """The root of the configuration: one node a group, and the plain keys.
 
-    batch_size     samples a step; null is all of them, auto is all for a solver (newton, lbfgs) and else 32
+    batch_size     samples a step; null is all of them, auto is all for a solver (auto, newton, lbfgs, fista), else 32
     seed           data, split and shuffling all follow from it; null draws one
     threads        null takes every core; the result does not depend on it
     dtype          float64 or float32, of the features, the parameters and the scores

@@ -15,7 +15,7 @@ from trainer.data import Data
 from trainer.features import numbers_a_row
 from trainer.gradients import auto
 from trainer.losses import FenchelYoung, Loss
-from trainer.objective import scores
+from trainer.objective import KEPT, scores
 from trainer.pairs import canonical
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ PROBED = 1 << 21  # numbers that K probes of rows (n,K) may make to find their m
 SMALL = 1e-6  # eigenvalues of the classes' curvature below this share of the largest are raised to it
 NONE = 1e-10  # below this share of the largest they are rounding
 FULL = 4000  # features: up to here the second moment is diagonalised, above it its diagonal is taken
-KEPT = 1 << 25  # probabilities (N,K) that are kept for all products at one w
 COPIED = 1 << 27  # features (N,D) that are kept in single precision
 
 RowHessian = Callable[[Array], Array]
@@ -49,10 +48,22 @@ def row_hessian(activation: Activation, loss: Loss, z: Array, y: Array, dtype: A
     return lambda u: s * inner.vjp(z, a, u)
 
 
+def _from_slope(activation: Softmax | LogSoftmax, loss: Loss, dl_dz: Array, y: Array) -> RowHessian:
+    """The same, from dl_dz = factor a - y (times 1/T), where that is known already."""
+    factor = _row_factor(activation, loss, y)
+    temperature = getattr(activation, "temperature", 1.0)
+    share = 1.0 if isinstance(loss, FenchelYoung) else 1 / temperature  # of y in dl_dz
+    a = (dl_dz + share * y) / np.where(factor > 0, factor, 1.0)
+    inner = Softmax(temperature)
+    if (factor == 1).all():
+        return lambda u: inner.vjp(a, a, u)
+    return lambda u: factor * inner.vjp(a, a, u)
+
+
 def _row_factor(activation: Activation, loss: Loss, y: Array) -> Array:
     """The factor (N,1) of a in dl_dz: s/T for softmax with ce, one for fenchel_young and where classes stand alone."""
     if isinstance(loss, FenchelYoung) or not isinstance(activation, Softmax | LogSoftmax):
-        return np.ones((len(y), 1))
+        return np.ones((len(y), 1), dtype=y.dtype)
     factor: Array = y.sum(axis=1, keepdims=True) / getattr(activation, "temperature", 1.0)
     return factor
 
@@ -76,13 +87,14 @@ class Features(NamedTuple):
     So single precision is enough inside for features of any scale, whose rounding of 1e-7 is far below the tolerance
     of an inner solver, and a product takes half the time.  Sparse features stay as they are.
 
-    sample has rows spread evenly over the data; copies has the blocks in single precision, where they fit in memory.
+    sample has rows spread evenly over the data; copies has the
+    blocks in single precision, by their first row, where they fit in memory.
     """
 
     mean: Array
     scale: Array
     sample: Data
-    copies: list[Array]
+    copies: dict[int, Array]
 
     @classmethod
     def of(cls, problem: "BlockSum") -> "Features":
@@ -95,10 +107,10 @@ class Features(NamedTuple):
             mean = sample.x.mean(axis=0, dtype=np.float64)
             spread = (sample.x - mean).std(axis=0)
             scale = np.where(spread > 0, spread, 1.0)
-        features = cls(mean, scale, sample, [])
+        features = cls(mean, scale, sample, {})
         in_memory = isinstance(data.x, np.ndarray) or hasattr(data.x, "nnz")
         if in_memory and rows * numbers_a_row(data.x) <= COPIED:
-            features.copies.extend(problem.each_block(lambda _, part: features.seen(part.x, np.float32)))
+            features.copies.update(problem.each_block(lambda row, part: (row, features.seen(part.x, np.float32))))
         return features
 
     def seen(self, x: Array, dtype: Any) -> Array:
@@ -122,10 +134,11 @@ class Metric(NamedTuple):
 class Curvature:
     """The Hessian of E at w on a problem's data, and the inverse of an approximation."""
 
-    def __init__(self, problem: "BlockSum", w: Array, single: bool = True) -> None:
-        self._problem, self._w = problem, w
+    def __init__(self, problem: "BlockSum", w: Array, single: bool, slopes: dict[int, Array]) -> None:
+        """slopes has dl_dz (B,K) of the blocks at w, by their first row, where they are known."""
+        self._problem, self._w, self._slopes = problem, w, slopes
         self._dtype = np.dtype(np.float32) if single else w.dtype
-        self._kept: list[RowHessian] | None = None
+        self._kept: dict[int, RowHessian] = {}
         self._sampled: tuple[Array, Array] | None = None
 
     def hvp(self, v: Array) -> Array:
@@ -133,12 +146,14 @@ class Curvature:
         problem, dtype = self._problem, self._dtype
         mean, scale, _, copies = problem.features
         inner = np.concatenate([scale[:, None] * v[:-1], (v[-1] + mean @ v[:-1])[None, :]]).astype(dtype)
-        if self._kept is None and len(problem.data) * v.shape[1] <= KEPT:
-            self._kept = list(problem.each_block(self._row_hessian))
+        keep = len(problem.data) * v.shape[1] <= KEPT
 
-        def partial(number: int, part: Data) -> Array:
-            x = copies[number] if copies and dtype == np.float32 else problem.features.seen(part.x, dtype)
-            q = (self._kept[number] if self._kept else self._row_hessian(number, part))(scores(inner, x))
+        def partial(row: int, part: Data) -> Array:
+            x = copies[row] if copies and dtype == np.float32 else problem.features.seen(part.x, dtype)
+            hessian = self._kept.get(row) or self._row_hessian(row, part)
+            if keep:
+                self._kept[row] = hessian
+            q = hessian(scores(inner, x))
             if part.weight is not None:
                 q = part.weight[:, None].astype(dtype) * q
             return np.concatenate([(q.T @ x).T, q.sum(axis=0, keepdims=True)])
@@ -150,10 +165,12 @@ class Curvature:
         weights = scale[:, None] * product[:-1] + np.outer(mean, product[-1]) + problem.penalty.ridge * v[:-1]
         return np.concatenate([weights, product[-1:]])
 
-    def _row_hessian(self, number: int, part: Data) -> RowHessian:
+    def _row_hessian(self, row: int, part: Data) -> RowHessian:
         objective = self._problem.objective
-        z, y = scores(self._w, part.x), part.targets(self._w.dtype)
-        return row_hessian(objective.activation, objective.loss, z, y, self._dtype)
+        y = part.targets(self._w.dtype)
+        if row in self._slopes and isinstance(objective.activation, Softmax | LogSoftmax) and self._problem.canonical:
+            return _from_slope(objective.activation, objective.loss, self._slopes[row], y.astype(self._dtype))
+        return row_hessian(objective.activation, objective.loss, scores(self._w, part.x), y, self._dtype)
 
     def metric(self) -> Metric:
         """The features' share at this w, from the sample of the rows."""

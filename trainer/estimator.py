@@ -24,14 +24,14 @@ from trainer.config import choose, listed
 from trainer.data import Data, Standardizer, for_training, split
 from trainer.errors import ConfigError, DataError, require
 from trainer.fit import Report, TrainState, fit, samples_a_step
-from trainer.gradients import GRADIENTS, GradientChoice, precise
+from trainer.gradients import GradientChoice
 from trainer.losses import LOSSES, Loss
 from trainer.metrics import DISTRIBUTIONS, PROBABILITIES
 from trainer.model import Model
 from trainer.objective import Objective, scores
 from trainer.optimizers import OPTIMIZERS, Optimizer
 from trainer.optimizers.schedules import Constant
-from trainer.pairs import check_pair, check_targets, describe
+from trainer.pairs import check_smooth, check_targets, describe, strategy_of
 from trainer.penalties import PENALTIES
 from trainer.run import available_cores
 
@@ -160,6 +160,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         tol = max(self.tol, 16 * float(np.finfo(X.dtype).eps))  # no gradient is known more precisely than that
         optimizer = _component("optimizer", OPTIMIZERS, self.optimizer, tol=tol)
+        if optimizer.full_batch:
+            check_smooth(
+                optimizer.name,
+                _component("activation", ACTIVATIONS, self.activation),
+                _component("loss", LOSSES, self.loss),
+            )
         all_at_once = samples_a_step(self.batch_size, optimizer, Constant()) is None
         data, seed = self._data(X, labels, classes, sample_weight), self._seed()
         data, valid = split(data, self.validation_fraction, seed) if self.early_stopping else (data, None)
@@ -361,11 +367,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         activation = _component("activation", ACTIVATIONS, self.activation)
         loss = _component("loss", LOSSES, self.loss)
         choice = GradientChoice(self.gradient) if isinstance(self.gradient, str) else self.gradient
-        name = check_pair(activation, loss, choose("gradient", GRADIENTS, choice.name), choice.precise)
+        strategy = strategy_of(activation, loss, choice)[1]
         check_targets(loss, train.y, train.smoothing)
         named = "none" if self.penalty is None else self.penalty
         penalty = _component("penalty", PENALTIES, named, strength=1 / (self.C * total))
-        strategy = precise if choice.precise else GRADIENTS[name]
         return Objective(activation, loss, strategy, penalty, self.threads or available_cores(), reduction)
 
     def _start(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # the price of a page fault every 4 KiB, until a larger allocation has been freed once; so free one (31 MiB, untouched).
 np.empty(31 << 20, dtype=np.uint8)
 
+KEPT = 1 << 25  # numbers (N,K) that are kept from a gradient for the Hessian products at the same w
 RUN_AWAY = 1e30  # scores above it are those of a diverging training, whatever the strategy
 
 T = TypeVar("T")
@@ -56,9 +57,9 @@ class Objective:
     reduction: str = "weights"
     progress: Callable[[int], object] = field(default=lambda rows: None, repr=False, compare=False)  # rows just done
 
-    def on(self, data: Data) -> "BlockSum":
-        """The problem of minimising E on these data."""
-        return BlockSum(self, data)
+    def on(self, data: Data, curved: bool = False) -> "BlockSum":
+        """The problem of minimising E on these data; curved keeps with each gradient what its curvature will need."""
+        return BlockSum(self, data, curved)
 
 
 class Evaluation(NamedTuple):
@@ -71,10 +72,13 @@ class Evaluation(NamedTuple):
 class BlockSum:
     """An objective on data: a Problem (see trainer.optimizers) whose value and gradient are sums over blocks."""
 
-    def __init__(self, objective: Objective, data: Data) -> None:
+    def __init__(self, objective: Objective, data: Data, curved: bool = False) -> None:
         self.objective = objective
         self.data = data
         self._latest: tuple[Array, tuple[float, Array]] | None = None
+        # dl_dz of each block at the latest w, by its first row; the same numbers whenever a training goes on.
+        self._slopes: dict[int, Array] = {}
+        self._curved = curved and data.x.shape[0] * len(data.classes) <= KEPT
 
     @property
     def penalty(self) -> Penalty:
@@ -101,6 +105,8 @@ class BlockSum:
             y = part.targets(w.dtype)
             with np.errstate(all="ignore"):  # what is not finite is seen in the sums
                 loss, dl_dz = objective.gradient(objective.activation, objective.loss, scores(w, part.x), y)
+                if self._curved:
+                    self._slopes[rows.start] = dl_dz.astype(np.float32)
                 if part.weight is not None:
                     weight = part.weight.astype(w.dtype, copy=False)
                     loss, dl_dz = weight * loss, weight[:, None] * dl_dz
@@ -122,7 +128,8 @@ class BlockSum:
         """Hessian products and the preconditioner at w; single takes the products in single precision."""
         from trainer.curvature import Curvature  # which is made of what stands here
 
-        return Curvature(self, w, single)
+        latest = self._latest is not None and self._latest[0] is w
+        return Curvature(self, w, single, dict(self._slopes) if single and latest else {})
 
     @cached_property
     def features(self) -> "Features":
@@ -137,9 +144,9 @@ class BlockSum:
         return self._total(self.data) or 1.0
 
     def each_block(self, function: Callable[[int, Data], R]) -> Iterator[R]:
-        """function(number, rows) of each block, in order."""
-        numbers = {rows.start: number for number, rows in enumerate(blocks(self.data, 0))}
-        return self._each(lambda rows: function(numbers[rows.start], self.data.rows(rows)), 0)
+        """function(number of the first row, rows) of each block, in order."""
+        width = len(self.data.classes)
+        return self._each(lambda rows: function(rows.start, self.data.rows(rows)), width)
 
     def second_moment(self) -> Array:
         """sum_n weight_n [x_n 1]^T [x_n 1] / total (D+1,D+1), in float64.

@@ -23,7 +23,7 @@ from trainer.config import Settings, build, choose, structured
 from trainer.data import Data, Prepared, Source, for_training, prepare
 from trainer.errors import Diverged
 from trainer.fit import Report, TrainState, columns, fit, samples_a_step
-from trainer.gradients import GRADIENTS, GradientChoice, precise
+from trainer.gradients import GradientChoice
 from trainer.losses import LOSSES
 from trainer.metrics import Metric, choose_metrics
 from trainer.model import Model
@@ -31,7 +31,7 @@ from trainer.objective import Objective
 from trainer.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from trainer.optimizers.proximal import check_penalty
 from trainer.outputs import Table, git_commit, versions, write_json, writing
-from trainer.pairs import check_pair, check_smooth, check_targets
+from trainer.pairs import check_smooth, check_targets, strategy_of
 from trainer.penalties import PENALTIES, Penalty, expand, strengths
 from trainer.progress import RowBar
 from trainer.sources import SOURCES
@@ -67,7 +67,7 @@ def assemble(settings: Settings) -> Parts:
     activation = build("activation", ACTIVATIONS, settings.activation)
     loss = build("loss", LOSSES, settings.loss)
     choice = structured("gradient", GradientChoice, settings.gradient)
-    strategy = check_pair(activation, loss, choose("gradient", GRADIENTS, choice.name), choice.precise)
+    strategy, function = strategy_of(activation, loss, choice)
     chosen = build("penalty", PENALTIES, settings.penalty)
     penalty, *_ = penalties = expand(chosen)
     experiment = None if settings.experiment is None else settings.experiment["name"]
@@ -85,9 +85,7 @@ def assemble(settings: Settings) -> Parts:
     if optimizer.full_batch:
         check_smooth(optimizer.name, activation, loss)
     return Parts(
-        Objective(
-            activation, loss, precise if choice.precise else GRADIENTS[strategy], penalty, threads, settings.reduction
-        ),
+        Objective(activation, loss, function, penalty, threads, settings.reduction),
         strategy,
         optimizer,
         samples_a_step(settings.batch_size, optimizer, schedule),

@@ -10,7 +10,7 @@ from trainer.optimizers.line_search import backtrack
 from trainer.optimizers.protocols import Curvature, Problem, Step
 from trainer.optimizers.stopping import check_tol, converged, exhausted
 
-STALE = 1.5  # the metric is renewed once the mean curvature has changed by this factor
+STALE = 2.0  # the metric is renewed once the mean curvature has changed by this factor
 LARGEST_CG = 250  # products of one step
 RADIUS = 1000.0  # of the preconditioned gradient, whose length is that of the step where P is the inverse of H
 
