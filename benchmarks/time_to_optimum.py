@@ -1,6 +1,6 @@
 """Times the way to the optimum of softmax regression: this project's solvers beside scikit-learn's, on the same data.
 
-    python benchmarks/time_to_optimum.py [part of a problem's name ...] [--quick]
+    python benchmarks/time_to_optimum.py [part of a problem's name ...] [--quick] [--compiled]
 
 A row is a problem and a gap; a cell has the seconds of the call of ``fit``, from features to coefficients, that brings
 
@@ -17,6 +17,7 @@ peer that stops by itself above the gap; sag and saga are given up once their ra
 not apply, since it penalises the bias. With two classes LogisticRegression penalises b = w_1 - w_0 alone, so it gets
 2 C, and w = (-b/2, b/2).
 
+--compiled gives ours the compiled form of the gradient (the extra fast).
 --quick leaves out sag, saga and the smallest gap, times each call once and takes a limit of 20 seconds.
 """
 
@@ -43,10 +44,11 @@ from trainer import SoftmaxRegression
 from trainer.activations import Softmax
 from trainer.data import Data
 from trainer.fit import TrainState, fit
-from trainer.gradients import fused
+from trainer.gradients import GradientChoice
 from trainer.losses import CrossEntropy
 from trainer.objective import BlockSum, Objective, blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
+from trainer.pairs import strategy_of
 from trainer.penalties import L2
 from trainer.run import available_cores
 
@@ -57,6 +59,7 @@ GAPS = [1e-4, 1e-6, 1e-8]
 C, TINY = 1.0, 1e-15
 CORES = available_cores()
 QUICK = "--quick" in sys.argv
+GRADIENT = GradientChoice("fused", compiled="--compiled" in sys.argv)
 LIMIT, REPEATS = (20.0, 1) if QUICK else (60.0, 3)
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -171,7 +174,7 @@ def call(problem: BlockSum, side: str, solver: str, max_iter: int, threads: int)
     """One call of fit; a solver that fails with an error has reached nothing."""
     x, y, classes = problem.data.x, problem.data.y, len(problem.data.classes)
     if side == "trainer":
-        estimator = SoftmaxRegression(optimizer=solver, C=C, max_iter=max_iter, tol=TINY)
+        estimator = SoftmaxRegression(gradient=GRADIENT, optimizer=solver, C=C, max_iter=max_iter, tol=TINY)
     else:
         strength = {"C": C if classes > 2 else 2 * C}
         estimator = LogisticRegression(solver=solver, max_iter=max_iter, tol=TINY, random_state=0, **strength)
@@ -194,7 +197,9 @@ def work(connection: Connection, name: str) -> None:
     """Answers questions about a problem, in a process that may be ended while it is at one."""
     data = data_of(name)
     penalty = L2(strength=1 / (C * len(data)))
-    problem = Objective(Softmax(), CrossEntropy(), fused, penalty, CORES).on(data)
+    problem = Objective(
+        Softmax(), CrossEntropy(), strategy_of(Softmax(), CrossEntropy(), GRADIENT)[1], penalty, CORES
+    ).on(data)
     connection.send(value(problem, np.zeros((data.x.shape[1] + 1, len(data.classes)))))
     while (question := connection.recv()) is not None:
         function, *arguments = question
@@ -443,7 +448,7 @@ def cpu() -> str:
 
 def main() -> None:
     """Prints the table and the ratios."""
-    wanted = [argument for argument in sys.argv[1:] if argument != "--quick"]
+    wanted = [argument for argument in sys.argv[1:] if argument not in ("--quick", "--compiled")]
     names = [name for name in PROBLEMS if not wanted or any(part in name for part in wanted)]
     if not names:
         sys.exit(f"No problem has {' or '.join(wanted)} in its name. Problems: {'; '.join(PROBLEMS)}.")
