@@ -1,12 +1,13 @@
 # make run        train, with overrides in ARGS:  make run ARGS="loss=brier optimizer=adam"
 # make test       lint, types and the whole test suite
 # make test-slow  the bound of memory, on files of 4 GiB
+# make test-crash kill -9 at a hundred moments, and a disk that fails at every call
 # make bench      times and memory, against other libraries
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: run test test-slow bench
+.PHONY: run test test-slow test-crash bench
 run: .venv/installed
 	@$(BIN)/python -m trainer activation=softmax loss=ce $(ARGS)
 
@@ -14,10 +15,13 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 test-slow: .venv/installed
 	TRAINER_SLOW=1 $(BIN)/python -m pytest -s tests/test_big_data.py -k gibibytes
+
+test-crash: .venv/installed
+	TRAINER_SLOW=1 $(BIN)/python -m pytest -s tests/crash
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/value_and_grad.py

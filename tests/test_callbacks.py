@@ -62,6 +62,15 @@ def test_every_start_counts_afresh():
     assert stops_at(callback, [1, 2]) is None
 
 
+@pytest.mark.parametrize("done", range(4))
+def test_early_stopping_goes_on_counting_after_the_rows_of_before(done):
+    losses = [3, 2, 2.5, 2.1, 1]
+    past = [{"epoch": n, "val_loss": loss} for n, loss in enumerate(losses[:done], 1)]
+    call = EarlyStopping(patience=2).start(context()._replace(past=past))
+    stops = [bool(call(report(n, loss)).stop) for n, loss in enumerate(losses[done:4], done + 1)]
+    assert stops == [False] * (3 - done) + [True]
+
+
 def test_early_stopping_says_why():
     call = EarlyStopping(patience=1).start(context())
     assert call(report(1, 1.0)) == Answer()

@@ -127,7 +127,7 @@ def test_a_run_leaves_just_its_files(default_run):
     outcome, cwd = default_run
     assert outcome.code == 0
     folder = only_run(cwd)
-    names = {"metrics.csv", "curves.png", "boundary.png", "run.json", "model.npz", "trainer.log"}
+    names = {"metrics.csv", "curves.png", "boundary.png", "run.json", "model.npz", "checkpoint.npz", "trainer.log"}
     assert {path.name for path in folder.iterdir()} == names
     assert [path.name for path in cwd.iterdir()] == ["outputs"]
     assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-\d{6}", folder.relative_to(cwd).as_posix())
@@ -256,7 +256,7 @@ NAMES = [
     ("loss=null", ["loss=null", "ce"]),
     ("loss.name=[ce]", ["loss", "ce"]),
     ("activation=sofmäx", ["sofmäx", "quote"]),
-    ("lerning_rate=1", ["lerning_rate", "batch_size, callbacks, class_weight, data, dtype, epochs"]),
+    ("lerning_rate=1", ["lerning_rate", "batch_size, callbacks, checkpoint, class_weight, data, dtype"]),
     ("epoch=3", ["did you mean epochs?"]),
     ("optimizer.lrr=1", ["did you mean optimizer.lr?", "optimizer.lr, optimizer.momentum, optimizer.nesterov"]),
     ("+optimizer.lrr=1", ["optimizer.lrr", "did you mean lr?", "lr, momentum, nesterov"]),
@@ -437,7 +437,8 @@ def test_no_epochs_save_the_initial_model(call, tmp_path):
     outcome = call("epochs=0")
     assert (outcome.code, outcome.err) == (0, "")
     folder = only_run(tmp_path)
-    assert {path.name for path in folder.iterdir()} == {"metrics.csv", "run.json", "model.npz", "trainer.log"}
+    names = {"metrics.csv", "run.json", "model.npz", "checkpoint.npz", "trainer.log"}
+    assert {path.name for path in folder.iterdir()} == names
     assert not Model.load(folder / "model.npz").w.any()
     assert (folder / "metrics.csv").read_text() == ",".join(COLUMNS) + "\n"
     assert report(folder)["status"] == "finished"
@@ -516,7 +517,7 @@ def test_a_sweep_leaves_a_folder_a_job(tmp_path):
     [
         ("loss=ce,nope", ["loss=nope", "bce, brier, ce, crammer_singer"]),
         ("optimizer.lr=0.1,0", ["optimizer.lr", "got 0"]),
-        ("loss=ce activation=softmax,sigmoid", ["activation=sigmoid with loss=ce"]),
+        ("loss=ce activation=softmax,sigmoid skip_illegal=false", ["activation=sigmoid with loss=ce"]),
     ],
     ids=["name", "value", "pair"],
 )

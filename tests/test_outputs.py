@@ -1,11 +1,15 @@
 import csv
+import errno
 import json
+import logging
+import os
+import stat
 
 import numpy as np
 import pytest
 
-from trainer.errors import FileError
-from trainer.outputs import Table, versions, write_json, write_whole
+from trainer.errors import DataError, FileError
+from trainer.outputs import Table, claim, move_log, read_record, remove_parts, versions, write_json, write_whole
 
 
 def test_a_table_can_be_read_after_every_row(tmp_path):
@@ -30,6 +34,107 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path
         write_whole(path, half)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_folder_after(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor):
+        calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", lambda *names: (calls.append("rename"), replace(*names)))
+    write_whole(tmp_path / "a", lambda file: file.write(b"1"))
+    assert calls == ["file", "rename", "folder"]
+    write_whole(tmp_path / "a", lambda file: file.write(b"2"), previous=tmp_path / "b")
+    assert calls[3:] == ["file", "rename", "rename", "folder"]
+    assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"2", b"1"]
+    del calls[:]
+    write_whole(tmp_path / "c", lambda file: file.write(b"3"), durable=False)
+    assert calls == ["rename"]
+
+
+def test_a_file_system_that_cannot_sync_a_folder_is_good_enough(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def without_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", without_folders)
+    assert write_whole(tmp_path / "a", lambda file: file.write(b"1")).read_bytes() == b"1"
+
+
+def test_a_link_in_the_place_of_the_part_is_not_followed(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / ".a.part").symlink_to(tmp_path / "mine")
+    with pytest.raises(FileError, match="cannot be written"):
+        write_whole(tmp_path / "a", lambda file: file.write(b"1"))
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_table_goes_on_after_the_rows_of_before_and_keeps_no_half_row(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    path.write_text("torn")
+    write = os.write
+
+    def half(descriptor, data):
+        if data[:1] == b"3":
+            write(descriptor, data[:2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[:3])  # a system may write less than it was given
+
+    with Table(path, ["epoch", "loss"], [{"epoch": 1, "loss": 0.5}]) as table:
+        monkeypatch.setattr(os, "write", half)
+        table.add({"epoch": 2})
+        with pytest.raises(FileError, match=r"metrics\.csv cannot be written: No space left on device"):
+            table.add({"epoch": 3, "loss": 0.25})
+    assert path.read_text() == "epoch,loss\n1,0.5\n2,\n"
+
+
+def test_a_folder_with_other_files_is_free_and_one_with_a_run_is_not(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "data.csv").write_text("")
+    folder, lock = claim(tmp_path / "run")
+    other, second = claim(tmp_path / "run")
+    assert [path.name for path in (folder, other)] == ["run", "run-2"]
+    (folder / "metrics.csv").write_text("")
+    for taken in (lock, second):
+        taken.__exit__()
+    folder, lock = claim(tmp_path / "run")
+    with lock:
+        assert folder.name == "run-2"
+    assert not list(tmp_path.rglob("run.lock"))
+
+
+def test_a_log_that_has_not_begun_moves_with_its_run(tmp_path):
+    (tmp_path / "new").mkdir()
+    handler = logging.FileHandler(tmp_path / "old" / "trainer.log", delay=True)
+    logging.getLogger().addHandler(handler)
+    try:
+        move_log(tmp_path / "old", tmp_path / "new")
+        handler.emit(logging.makeLogRecord({"msg": "begun"}))
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    assert (tmp_path / "new" / "trainer.log").read_text() == "begun\n"
+
+
+def test_parts_of_a_killed_run_are_removed(tmp_path):
+    for name in (".model.npz.part", "model.npz", ".other"):
+        (tmp_path / name).write_text("")
+    remove_parts(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.npz", ".other"}
+
+
+def test_a_huge_record_is_not_read(tmp_path):
+    with (tmp_path / "run.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match="no record of ours"):
+        read_record(tmp_path)
 
 
 def test_json_is_strict_and_what_is_not_finite_is_null(tmp_path):

@@ -43,7 +43,7 @@ def json_of(folder):
 
 def test_a_run_leaves_its_table_its_model_and_its_record(tmp_path):
     result = run(SETTINGS, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.csv", "model.npz", "run.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.csv", "model.npz", "run.json", "checkpoint.npz"}
     rows = rows_of(tmp_path)
     assert list(rows[0]) == [*columns(ACCURACY), "seconds"]
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]

@@ -1,5 +1,6 @@
 """newton, lbfgs and auto: the optimum, by its own conditions and by scikit-learn, at any scale of the features."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import LogisticRegression
 
 from tests.conftest import ACTIVATIONS, LOSSES, pair_id
+from tests.test_run import SETTINGS as RUN
 from trainer.activations import Softmax
 from trainer.data import Data, for_training
 from trainer.errors import ConfigError
-from trainer.fit import TrainState, fit
+from trainer.fit import TrainState, fit, samples_a_step
 from trainer.gradients import GRADIENTS, auto, fused
 from trainer.losses import Brier, CrossEntropy, MeanAbsoluteError
 from trainer.objective import Objective, blas_on_one_thread
@@ -20,8 +22,10 @@ from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.auto import Auto
 from trainer.optimizers.lbfgs import Lbfgs
 from trainer.optimizers.newton import Newton
+from trainer.optimizers.schedules import Constant, Cosine
 from trainer.pairs import allowed, check_smooth, kinked
 from trainer.penalties import L2, NoPenalty
+from trainer.run import run
 
 N, D, K = 600, 8, 4
 SOLVERS = [Newton(tol=1e-9), Lbfgs(tol=1e-9)]
@@ -256,3 +260,26 @@ def test_many_features_are_preconditioned_by_their_scale_alone(monkeypatch):
     assert found.converged
     expected = solve(CE, Newton(tol=1e-9), sample(scale=3)).state.w[:-1]
     assert_allclose(found.state.w[:-1], expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["newton", "lbfgs", "fista", "auto"])
+def test_a_solver_takes_all_samples_and_no_schedule(name):
+    solver = OPTIMIZERS[name]()
+    assert samples_a_step("auto", solver, Constant()) is samples_a_step(None, solver, Constant()) is None
+    with pytest.raises(ConfigError, match=f"optimizer={name} needs the gradient of all samples, so batch_size=32"):
+        samples_a_step(32, solver, Constant())
+    with pytest.raises(ConfigError, match=f"schedule=cosine scales optimizer.lr, which optimizer={name} has not"):
+        samples_a_step("auto", solver, Cosine())
+
+
+@pytest.mark.parametrize("name", ["newton", "lbfgs", "auto"])
+@pytest.mark.parametrize(("epochs", "converged"), [(50, True), (2, False)])
+def test_a_run_says_whether_it_has_converged_and_why(name, epochs, converged, tmp_path):
+    settings = replace(RUN, optimizer={"name": name}, epochs=epochs, penalty={"name": "l2", "strength": 0.01})
+    run(settings, tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert content["converged"] is converged
+    assert len(rows) - 1 == content["epochs"] <= epochs  # a row an iteration
+    assert ("the preconditioned gradient norm" in content["reason"]) is converged
+    assert ("No convergence within epochs=2; raise it" in content["reason"]) is not converged

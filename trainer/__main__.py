@@ -1,19 +1,22 @@
 """The command line.  Hydra is imported here and nowhere else; whatever goes wrong ends in a sentence and an exit code.
 
-Exit codes: 0 done, 1 the training diverged, 2 a wrong input, 3 a file that cannot be read or written, 130 Ctrl-C.
+Exit codes: 0 done, 1 the training diverged, 2 a wrong input, 3 a file that cannot be read or written, 130 Ctrl-C,
+143 SIGTERM.
 """
 
 import io
+import logging
 import os
 import re
+import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,8 +27,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config import Settings, choose, first_line, listed, read_settings, suggest
 from trainer.errors import ConfigError, TrainerError
+from trainer.outputs import read_record
+from trainer.overrides import check_flags, check_overrides
 
 Task = Callable[[DictConfig], None]
+
+LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}  # extras
 
 HELP = """Trains a linear classifier; the output activation, the loss and the gradient strategy are three free choices.
 
@@ -44,7 +51,10 @@ Plain keys:
   label_smoothing=0.0  the share of each training target that is spread over the K classes
   class_weight=null    or balanced, or {class: weight}
   reduction=weights    the loss is a mean over the weights, or over the rows
-  plots=true           draw curves.png, and boundary.png for two features
+  plots=true           draw curves.png, and boundary.png for two features; in a sweep only where it is written out
+  skip_illegal=true    a sweep skips the jobs whose components do not go together; false refuses it for them
+  checkpoint=true      keep what resume=... goes on from, once a second at most and at the end
+  resume=outputs/...   goes on with the run in this folder, with the configuration that it began with; epochs may grow
 
 Examples:
   python -m trainer activation=softmax loss=ce
@@ -52,7 +62,8 @@ Examples:
   python -m trainer data=file data.path=flowers.csv data.target=species penalty=l2 penalty.strength=0.01
   python -m trainer -m loss=ce,brier gradient=fused,jacobian optimizer.lr=0.01,0.1
 
---cfg job prints the configuration of a run without running it, -m sweeps over lists with commas,
+--cfg job prints the configuration of a run without running it, -m sweeps over lists with commas, and
+python -m trainer.sweep --help says how to go on with a sweep that did not end;
 --hydra-help lists the flags of Hydra, and eval "$(trainer -sc install=bash)" completes all of this by the Tab key."""
 
 
@@ -78,32 +89,82 @@ def command(task: Task, config_name: str, text: str) -> None:
     run's folder before the task could refuse.
     """
     arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
-        print(text.replace("{choices}", choices()))
-        return
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks is no reason to fail
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, so that the sentence can be ours
     warnings.showwarning = lambda message, *_: print(f"Warning: {message}", file=sys.stderr)
+    logging.raiseExceptions = False  # a reader who has left, as head does, must not stop the training or be shouted at
     try:
-        if any(argument.startswith("-") for argument in arguments):
-            flags(task, config_name, arguments)
-            hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(task)()
-        else:
-            single(task, config_name, arguments)
+        with _signals():
+            if {"--help", "-h"} & set(arguments):
+                print(text.replace("{choices}", choices()))
+            elif task is train and "sweep=optuna" in arguments:
+                from trainer.search import search
+
+                search([word for word in arguments if word not in ("-m", "--multirun")], composed, single)
+            elif any(argument.startswith("-") for argument in arguments):
+                flags(task, config_name, arguments)
+                hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(task)()
+            else:
+                single(task, config_name, arguments)
     except TrainerError as error:
         _stop(error.exit_code, str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _stop(2, explain(error, config_name))
+    except BrokenPipeError:
+        pass  # whoever read this has read enough
     except OSError as error:
         _stop(3, f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
+    except Terminated as error:
+        _stop(128 + error.number, "Terminated.")
     except KeyboardInterrupt:
         _stop(130, "Interrupted.")
+    finally:
+        _flush()
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, which end a run as Ctrl-C does; number is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.args = (f"Ended by {signal.Signals(number).name}.",)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Makes Terminated of the signals that ask a process to end, but for those that it was started to ignore."""
+
+    def terminate(number: int, _: object) -> NoReturn:
+        raise Terminated(number)
+
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            with suppress(ValueError):  # in a thread of another program
+                before[number] = signal.signal(number, terminate)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _flush() -> None:
+    """Writes out what was printed; what nobody reads any more is dropped, or Python would complain at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except (AttributeError, ValueError):  # closed before the program began
+            continue
 
 
 def flags(task: Task, config_name: str, arguments: list[str]) -> None:
-    """Refuses a wrong flag in a sentence, and a sweep with a wrong job before the first job starts."""
+    """Refuses a wrong flag in a sentence, and makes our sweeper known to Hydra, which checks the jobs of a sweep."""
 
     def refuse(message: str) -> NoReturn:
         raise ConfigError(
@@ -113,26 +174,65 @@ def flags(task: Task, config_name: str, arguments: list[str]) -> None:
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
     given = parser.parse_args(arguments)
-    if not given.multirun or task is not train:
-        return
-    from trainer.run import assemble
+    check_flags(given)
+    check_overrides(given.overrides, groups())
+    if given.multirun and task is train:
+        from trainer.sweep.plugins import register
 
-    for job in BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given.overrides), None)[0]:
-        config = composed(config_name, job)
-        with open_dict(config):
-            del config.hydra
-        assemble(read_settings(config, Settings))
+        register()
 
 
 def single(task: Task, config_name: str, overrides: list[str]) -> None:
     """Composes the configuration once and calls the task with it."""
+    check_overrides(overrides, groups())
+    resumed = [override for override in overrides if override.startswith("resume=")]
+    if task is train and resumed:
+        go_on(resumed, [override for override in overrides if override not in resumed])
+        return
     config = composed(config_name, overrides)
+    _set_up(config, config.hydra.run.dir)
+    task(config)
+
+
+def go_on(resumed: list[str], overrides: list[str]) -> None:
+    """Goes on with the run in the folder that resume= names, with its own configuration and epochs of the overrides.
+
+    Other overrides are refused, with the difference, where they would change it.
+    """
+    folder = OverridesParser.create().parse_overrides(resumed)[-1].value()
+    if not isinstance(folder, str) or not folder:
+        raise ConfigError("resume= needs the folder of a run, as in resume=outputs/2026-01-31/12-00-00-000000.")
+    saved = read_record(Path(folder))["config"]
+    groups = {group.name: group for group in config_folder().iterdir() if group.is_dir()}
+    chosen = []
+    for key, group in groups.items():  # so that the overrides find the keys of the options that the run has
+        node = saved.get(key)
+        given = [node["name"]] if isinstance(node, dict) and "name" in node else list(node or ())
+        known = {option.stem for option in group.glob("*.yaml")}
+        names = [name for name in given if isinstance(name, str) and name in known]
+        if names and names == given:
+            chosen.append(f"{key}={names[0]}" if len(names) == 1 else f"{key}=[{','.join(names)}]")
+    config = composed("config", [*chosen, *overrides])
+    recorded = OmegaConf.create(saved)
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if not override.key_or_group.startswith("hydra"):
+            value = OmegaConf.select(config, override.key_or_group)
+            OmegaConf.update(recorded, override.key_or_group, value, merge=False)
+    _set_up(config, folder)
+    settings = read_settings(recorded, Settings)
+    from trainer.run import resume
+
+    unresolved = OmegaConf.to_container(recorded, resolve=False)
+    resume(settings, Path(folder), recorded=unresolved)  # type: ignore[arg-type]
+
+
+def _set_up(config: DictConfig, folder: str) -> None:
+    """Takes Hydra's share out of a composed configuration: the folder of the run, and its log."""
     with open_dict(config):
-        config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
+        config.hydra.runtime.output_dir = os.path.abspath(folder)
         HydraConfig.instance().set_config(config)
         configure_log(config.hydra.job_logging, config.hydra.verbose)
         del config.hydra
-    task(config)
 
 
 def composed(config_name: str, overrides: list[str]) -> DictConfig:
@@ -157,6 +257,11 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+def groups() -> list[str]:
+    """The groups of conf/, such as loss, without Hydra's own."""
+    return sorted(group.name for group in config_folder().iterdir() if group.is_dir() and group.name != "hydra")
+
+
 def choices() -> str:
     """The groups of conf/ and their options, a line each."""
     groups = [group for group in sorted(config_folder().iterdir()) if group.is_dir() and group.name != "hydra"]
@@ -169,6 +274,8 @@ def explain(error: Exception, config_name: str) -> str:
     """Hydra's and OmegaConf's errors in our words: the value, the reason and the way out."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher" and name in LAUNCHERS:
+            return f"hydra/launcher={name} needs pip install 'softmax-trainer[{LAUNCHERS[name]}]'."
         try:
             choose(group, error.options, name)
         except ConfigError as sentence:
@@ -200,7 +307,9 @@ def _neighbours(key: str, config_name: str) -> list[str]:
 
 
 def _stop(code: int, sentence: str) -> None:
-    print(sentence, file=sys.stderr)
+    sentence = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in sentence)  # no escape code
+    with suppress(BrokenPipeError):
+        print(sentence, file=sys.stderr)
     sys.exit(code)
 
 

@@ -1,50 +1,19 @@
 """Callbacks: called with every report, they may add columns to metrics.csv and stop the training."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from trainer.check import deviations, witnesses
 from trainer.config import choose
-from trainer.data import Data, batches
+from trainer.data import batches
 from trainer.errors import require
 from trainer.fit import Report
+from trainer.hooks import Answer, Callback, CallbackConfig, Context
+from trainer.loggers import MLflow, TensorBoard
 from trainer.objective import Objective, scores
-
-
-class Context(NamedTuple):
-    """What a callback gets to know of its run."""
-
-    columns: Collection[str]  # of every report
-    objective: Objective
-    train: Data
-    seed: int
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a callback says to a report: numbers for its columns, and why to stop, in a sentence; empty is to go on."""
-
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    stop: str = ""
-
-
-Callback = Callable[[Report], Answer]
-
-
-class CallbackConfig(Protocol):
-    """A callback's settings; ``start`` makes the one that counts along with a run."""
-
-    name: ClassVar[str]
-
-    def columns(self, objective: Objective) -> list[str]:
-        """The columns of metrics.csv that its answers bring; in an epoch without a number they stay empty."""
-
-    def start(self, context: Context) -> Callback:
-        """A fresh callback for a run; ConfigError if something that it needs is missing."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +39,15 @@ class EarlyStopping:
         fall = f"fallen by more than {self.min_delta}" if self.min_delta else "fallen"
         sentence = f"early_stopping: {self.monitor} has not {fall} for {self.patience} epochs."
 
-        def early_stopping(report: Report) -> Answer:
+        def count(value: float) -> None:
             nonlocal best, waited
-            value = report.metrics[self.monitor]
             best, waited = (value, 0) if value < best - self.min_delta else (best, waited + 1)
+
+        for row in context.past:
+            count(row[self.monitor])
+
+        def early_stopping(report: Report) -> Answer:
+            count(report.metrics[self.monitor])
             return Answer(stop=sentence if waited >= self.patience else "")
 
         return early_stopping
@@ -124,4 +98,6 @@ class GradientCheck:
         return gradient_check
 
 
-CALLBACKS: dict[str, type[CallbackConfig]] = {cls.name: cls for cls in (EarlyStopping, GradientCheck)}
+CALLBACKS: dict[str, type[CallbackConfig]] = {
+    cls.name: cls for cls in (EarlyStopping, GradientCheck, MLflow, TensorBoard)
+}

@@ -33,7 +33,9 @@ class Settings:
     class_weight   null, balanced, or a weight by the name of a class, for training rows, see data.for_training
     reduction      weights or rows: what the sum of the weighted losses is divided by, see objective.Objective
     metrics        what is measured after each epoch beside the loss, by name; the first is the one that is drawn
-    plots          whether the run draws its pictures
+    plots          whether the run draws its pictures; in a sweep only where the command line says so
+    skip_illegal   whether a sweep skips jobs whose components do not go together; they are errors otherwise
+    checkpoint     whether the run keeps what python -m trainer resume=... goes on from
     """
 
     activation: dict[str, Any]
@@ -45,6 +47,7 @@ class Settings:
     data: dict[str, Any]
     callbacks: dict[str, Any] = field(default_factory=dict)
     experiment: dict[str, Any] | None = None
+    sweep: dict[str, Any] = field(default_factory=dict)
     epochs: int = 50
     batch_size: int | str | None = "auto"
     seed: int | None = 3
@@ -57,6 +60,8 @@ class Settings:
     reduction: str = "weights"
     metrics: list[str] = field(default_factory=lambda: ["accuracy"])
     plots: bool = True
+    skip_illegal: bool = True
+    checkpoint: bool = True
 
     def __post_init__(self) -> None:
         require(self.epochs >= 0, f"epochs must be at least 0, got {self.epochs}.")
@@ -139,7 +144,8 @@ def choose(group: str, choices: Collection[str], name: Any) -> str:
     """The name, if it is one of the choices."""
     if isinstance(name, str) and name in choices:
         return name
-    raise ConfigError(f"{group}={name} is not known{suggest(str(name), choices)} Choices: {listed(choices)}.")
+    shown = str(name) if str(name).isprintable() else ascii(name)
+    raise ConfigError(f"{group}={shown[:100]} is not known{suggest(str(name), choices)} Choices: {listed(choices)}.")
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:

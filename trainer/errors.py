@@ -14,6 +14,10 @@ class ConfigError(TrainerError, ValueError):
     """A name, a type, a range or a combination in the configuration that cannot be run."""
 
 
+class Incompatible(ConfigError):
+    """Components that are right by themselves and do not go together; a sweep skips such a job."""
+
+
 class DataError(TrainerError, ValueError):
     """A file was read, but what it holds cannot be trained on."""
 

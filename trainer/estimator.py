@@ -19,12 +19,13 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from trainer.activations import ACTIVATIONS, RANGES, Activation, LogActivation, NormalizedSigmoid
 from trainer.arrays import Array
-from trainer.callbacks import Context, EarlyStopping
+from trainer.callbacks import EarlyStopping
 from trainer.config import choose, listed
 from trainer.data import Data, Standardizer, for_training, split
 from trainer.errors import ConfigError, DataError, require
 from trainer.fit import Report, TrainState, fit, samples_a_step
 from trainer.gradients import GradientChoice
+from trainer.hooks import Context
 from trainer.losses import LOSSES, Loss
 from trainer.metrics import DISTRIBUTIONS, PROBABILITIES
 from trainer.model import Model

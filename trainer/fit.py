@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.data import Data, batches
-from trainer.errors import ConfigError, Diverged
+from trainer.errors import Diverged, Incompatible
 from trainer.metrics import ACCURACY, Metric
 from trainer.objective import BlockSum, Evaluation, Objective, blas_on_one_thread
 from trainer.optimizers import Optimizer, Schedule
@@ -43,15 +43,15 @@ class Report:
 
 
 def samples_a_step(size: int | str | None, optimizer: Optimizer, schedule: Schedule) -> int | None:
-    """Samples a step: the setting, with auto resolved; ConfigError where a solver is to take mini-batches or an lr."""
+    """Samples a step: the setting, with auto resolved; Incompatible where a solver is to take mini-batches or an lr."""
     if optimizer.full_batch:
         if size not in ("auto", None):
-            raise ConfigError(
+            raise Incompatible(
                 f"optimizer={optimizer.name} needs the gradient of all samples, so batch_size={size} makes no sense. "
                 "Leave it out, or take optimizer=sgd, adam or adamw."
             )
         if schedule != Constant():
-            raise ConfigError(
+            raise Incompatible(
                 f"schedule={schedule.name} scales optimizer.lr, which optimizer={optimizer.name} has not. Leave it out."
             )
         return None
@@ -94,7 +94,8 @@ def fit(
                 problem = whole if batch is train else objective.on(batch)
                 if full_lr is not None:
                     lr = full_lr * schedule(epoch + (number + 0.5) / steps, epochs)
-                    optimizer = replace(optimizer, lr=lr)  # type: ignore[type-var]
+                    if lr != optimizer.lr:  # type: ignore[attr-defined]
+                        optimizer = replace(optimizer, lr=lr)  # type: ignore[type-var]
                 w, memory, value, converged = optimizer.step(problem, w, memory)
                 if not (np.isfinite(value) and np.isfinite(w).all()):
                     raise Diverged(

@@ -1,21 +1,19 @@
-"""The trained model as one file: parameters, classes, standardisation and activation, in an .npz without pickle."""
+"""The trained model as one file (trainer.archive): parameters, classes, standardisation and activation."""
 
-import json
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trainer import archive
 from trainer.activations import ACTIVATIONS, Activation
 from trainer.arrays import Array
 from trainer.config import build
 from trainer.data import Standardizer
 from trainer.errors import ConfigError, DataError, FileError
 from trainer.objective import blas_on_one_thread, predict
-from trainer.outputs import write_whole
 
 FORMAT = "softmax-trainer model 1"
 LARGEST = 1 << 31  # bytes of arrays in a model file; more than this is not a linear classifier's
@@ -56,23 +54,29 @@ class Model:
             "target": self.target,
             "split": dict(self.split),
         }
-        text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
         mean, scale = self.standardizer
-        return write_whole(path, lambda file: np.savez(file, header=text, w=self.w, mean=mean, scale=scale))
+        return archive.save(path, header, {"w": self.w, "mean": mean, "scale": scale})
 
     @classmethod
     def load(cls, path: Path) -> "Model":
         """Reads and checks the file; a FileError if it cannot be read, a DataError if it is no model of ours."""
-        arrays = _read_arrays(path)
+        if not path.is_file():
+            raise FileError(f"{path} is not a file; give the model as model=outputs/.../model.npz.")
+        header, arrays = archive.load(path, "model", LARGEST)
+        if sorted(arrays) != ["mean", "scale", "w"]:
+            raise DataError(f"{path} is not a model of ours: it holds {', '.join(sorted(arrays))[:80]}.")
         try:
-            header = json.loads(arrays["header"].tobytes())
             if header["format"] != FORMAT:
-                raise DataError(f"{path} has the format {header['format']!r}, and this version reads {FORMAT!r}.")
+                raise DataError(
+                    f"{path} has the format {str(header['format'])[:40]!r}, and this version reads {FORMAT!r}."
+                )
             activation = build("activation", ACTIVATIONS, header["activation"])
             classes, features = tuple(header["classes"]), tuple(header["features"])
             target, split = header["target"], header["split"]
+            if not all(_sound(header)):
+                raise ValueError("a name or a class is missing, of a wrong type, or there twice")
         except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} is not a model of ours: its header cannot be read ({error}).") from None
+            raise DataError(f"{path} is not a model of ours: its header cannot be read ({str(error)[:200]}).") from None
         w, mean, scale = arrays["w"], arrays["mean"], arrays["scale"]
         wanted = {"w": (len(features) + 1, len(classes)), "mean": (len(features),), "scale": (len(features),)}
         for name, shape in wanted.items():
@@ -85,23 +89,10 @@ class Model:
         return cls(w, Standardizer(mean, scale), activation, classes, features, target, split)
 
 
-def _read_arrays(path: Path) -> dict[str, Array]:
-    """The four arrays of a model file, after a look at their sizes."""
-    try:
-        if not path.is_file():
-            raise FileError(f"{path} is not a file; give the model as model=outputs/.../model.npz.")
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(info.filename for info in archive.infolist())
-            size = sum(info.file_size for info in archive.infolist())
-        if names != ["header.npy", "mean.npy", "scale.npy", "w.npy"] or size > LARGEST:
-            raise DataError(f"{path} is not a model of ours: it holds {', '.join(names)[:80]} ({size} bytes).")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("header", "w", "mean", "scale")}
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is not a model of ours: {str(error)[:80]}.") from None
-    except OSError as error:
-        if isinstance(error, FileError):
-            raise
-        raise FileError(f"{path} cannot be read: {error.strerror or error}.") from None
+def _sound(header: Mapping[str, Any]) -> Iterator[bool]:
+    """Whether names and classes are what a training writes."""
+    for key, kinds in (("classes", (int, str)), ("features", (str,))):
+        names = header[key]
+        yield isinstance(names, list) and all(type(name) in kinds for name in names) and len(set(names)) == len(names)
+    yield isinstance(header["target"], str | None)
+    yield isinstance(header["split"], dict)

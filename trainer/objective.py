@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # the price of a page fault every 4 KiB, until a larger allocation has been freed once; so free one (31 MiB, untouched).
 np.empty(31 << 20, dtype=np.uint8)
 
-KEPT = 1 << 25  # numbers (N,K) that are kept from a gradient for the Hessian products at the same w
+KEPT = 1 << 24  # numbers (N,K) that are kept from a gradient for the Hessian products at the same w
 RUN_AWAY = 1e30  # scores above it are those of a diverging training, whatever the strategy
 
 T = TypeVar("T")
@@ -97,11 +97,11 @@ class BlockSum:
         return self._latest[1]
 
     def _value_and_grad(self, w: Array) -> tuple[float, Array]:
-        objective, data = self.objective, self.data
+        objective = self.objective
         width = numbers_per_row(objective.gradient, w.shape[1])
 
         def partial(rows: slice) -> tuple[float, Array, float]:
-            part = data.rows(rows)
+            part = self._part(rows)
             y = part.targets(w.dtype)
             with np.errstate(all="ignore"):  # what is not finite is seen in the sums
                 loss, dl_dz = objective.gradient(objective.activation, objective.loss, scores(w, part.x), y)
@@ -203,10 +203,10 @@ class BlockSum:
         The loss is the objective's, on smooth targets where the data have them. Metrics are stated on the targets as
         they are, and their means are over the weights whatever the reduction.
         """
-        objective, data = self.objective, self.data
+        objective = self.objective
 
         def partial(rows: slice) -> list[Array]:
-            part = data.rows(rows)
+            part = self._part(rows)
             y = part.plain_targets(w.dtype)
             z = scores(w, part.x)
             with np.errstate(all="ignore"):
@@ -226,9 +226,19 @@ class BlockSum:
             values = [metric.finish(rows / labelled) for metric, rows in zip(metrics.values(), sums, strict=True)]
         return Evaluation(float(loss / (total or 1.0)), dict(zip(metrics, values, strict=True)))
 
+    def _part(self, rows: slice) -> Data:
+        """The rows of a block; of a block that is all of the data, as in a small batch, no views are made."""
+        whole = rows.stop - rows.start == len(self.data) and isinstance(self.data.x, np.ndarray)
+        return self.data if whole else self.data.rows(rows)
+
     def _each(self, partial: Callable[[slice], R], width: int) -> Iterator[R]:
         """What partial makes of each block, in order; the rows that are done are reported."""
         rows = blocks(self.data, width)
+        if len(rows) == 1:  # the common case of small batches, by the shortest way
+            result = partial(rows[0])
+            self.objective.progress(rows[0].stop)
+            yield result
+            return
         for block, result in zip(rows, _in_order(partial, rows, self.objective.threads), strict=True):
             self.objective.progress(min(block.stop, len(self.data)) - block.start)
             yield result

@@ -1,20 +1,38 @@
-"""What a run leaves in its folder: files that are written whole or not at all, and a table that grows row by row."""
+"""What a run leaves in its folder: files that are written whole or not at all, a table that grows, and the lock.
+
+A file is written beside its target, brought to the disk by fsync and renamed, and then the folder is brought to the
+disk: whatever ends the process or the machine, a reader finds the old file or the new one. Every byte goes through
+os.open, os.write, os.fsync and os.replace, so a test can let each of them fail.
+"""
 
 import csv
+import errno
+import io
 import json
+import logging
 import math
 import os
 import platform
+import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
-from trainer.errors import FileError
+from trainer.errors import ConfigError, DataError, FileError
+
+try:
+    import fcntl
+except ImportError:  # Windows; there a lock that a dead run left is removed by hand
+    fcntl = None  # type: ignore[assignment]
 
 PACKAGES = ("numpy", "scikit-learn", "hydra-core", "omegaconf", "matplotlib")
+RECORD, TABLE, MODEL, LOCK = "run.json", "metrics.csv", "model.npz", "run.lock"
+USED = (RECORD, TABLE, MODEL, "path.csv", "checkpoint.npz", "checkpoint.previous.npz")  # a folder with one has a run
+LARGEST_RECORD = 1 << 26  # bytes; a run.json of ours has a few thousand
 
 
 @contextmanager
@@ -23,23 +41,88 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, FileError):
+            raise
         raise FileError(f"{path} cannot be written: {error.strerror or error}. Choose another folder.") from error
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Writes beside the target and renames, so that a reader sees the old file or the new one, never a part."""
+class _Raw(io.RawIOBase):
+    """A file by its descriptor, for writers that want a file object."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return os.write(self._descriptor, data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return os.lseek(self._descriptor, offset, whence)
+
+    def tell(self) -> int:
+        return os.lseek(self._descriptor, 0, os.SEEK_CUR)
+
+
+def write_whole(
+    path: Path, write: Callable[[BinaryIO], object], durable: bool = True, previous: Path | None = None
+) -> Path:
+    """Writes beside the target and renames, so that a reader sees the old file or the new one, never a part.
+
+    Without durable nothing waits for the disk, and only a crash of the machine can tear the file. The old file is kept
+    under the name previous, if that is given.
+    """
     beside = path.with_name(f".{path.name}.part")
     with writing(path):
         try:
-            with beside.open("wb") as file:
-                write(file)
+            _write_out(beside, write, durable)
+            if previous is not None:
+                with suppress(FileNotFoundError):
+                    os.replace(path, previous)
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)
+        if durable:
+            sync_folder(path.parent)
     return path
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+def _write_out(path: Path, write: Callable[[BinaryIO], object], durable: bool) -> None:
+    # Following a link that somebody laid there could overwrite a file of theirs.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        file = io.BufferedWriter(_Raw(descriptor), 1 << 16)
+        try:
+            write(cast(BinaryIO, file))
+            file.flush()
+        finally:
+            file.detach()  # or what is left in it would be written when it is collected
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the names in a folder to the disk, where the system can."""
+    if os.name == "nt":  # a folder cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems know no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Mapping[str, Any], durable: bool = True) -> Path:
     """Strict JSON: what is not finite becomes null, since JSON has no word for it."""
 
     def strict(value: Any) -> Any:
@@ -50,36 +133,195 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     text = json.dumps(strict(content), indent=2, ensure_ascii=False, allow_nan=False)
-    return write_whole(path, lambda file: file.write((text + "\n").encode()))
+    return write_whole(path, lambda file: file.write((text + "\n").encode()), durable)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The run.json of a run; a FileError if there is none, a DataError if it is not one of ours."""
+    path = folder / RECORD
+    try:
+        if path.stat().st_size > LARGEST_RECORD:
+            raise DataError(f"{path} has more than {LARGEST_RECORD:,} bytes; that is no record of ours.")
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be read: {error.strerror or error}. Give the folder of a run, as in resume=outputs/..."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is damaged ({type(error).__name__}); start the run again.") from None
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict) or "status" not in content:
+        raise DataError(f"{path} is no record of a run: it lacks status or config. Give the folder of a run.")
+    return content
 
 
 class Table:
-    """A CSV file that is flushed row by row, so that a run can be watched and an interrupted one keeps its rows."""
+    """A CSV file that is written row by row, so that a run can be watched and an interrupted one keeps its rows.
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+    It begins with the rows of an earlier part of the run, in the place of whatever the file held.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, float]] = ()) -> None:
+        self._path, self._columns = path, columns
+        text = _lines([columns, *map(self._values, rows)])
+        write_whole(path, lambda file: file.write(text), durable=False)  # a resumed run makes the rows again
         with writing(path):
-            self._file = path.open("w", newline="", encoding="utf-8")
-        self._path = path
-        self._columns = columns
-        self._rows = csv.writer(self._file, lineterminator="\n")
-        self._put(columns)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
+        self._size = len(text)
 
     def add(self, row: Mapping[str, float]) -> None:
         """One row; a column that the row lacks stays empty."""
-        self._put([row.get(name, "") for name in self._columns])
-
-    def _put(self, values: Sequence[Any]) -> None:
+        rest = text = _lines([self._values(row)])
         with writing(self._path):
-            self._rows.writerow(values)
-            self._file.flush()
+            try:
+                while rest:
+                    rest = rest[os.write(self._descriptor, rest) :]
+            except BaseException:
+                os.ftruncate(self._descriptor, self._size)  # no half row stays
+                raise
+        self._size += len(text)
+
+    def _values(self, row: Mapping[str, float]) -> list[Any]:
+        return [row.get(name, "") for name in self._columns]
 
     def __enter__(self) -> "Table":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        os.close(self._descriptor)
 
 
+def _lines(rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+class Lock:
+    """The right to write in a folder, held by one process at a time; its file names the process and the host.
+
+    The system frees it when the process ends in whatever way, so the file of a dead run is simply taken over.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ConfigError if another process has it."""
+        self._path = folder / LOCK
+        with writing(self._path):
+            while not self._taken():
+                pass
+
+    def _taken(self) -> bool:
+        """Whether the lock is ours; False if the file went away meanwhile and must be made anew."""
+        new = True
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            try:
+                descriptor, new = os.open(self._path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)), False
+            except FileNotFoundError:
+                return False
+        try:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise self._refusal(os.read(descriptor, 1000)) from None
+                if not self._is(descriptor):
+                    os.close(descriptor)
+                    return False
+            if not new:
+                left = os.read(descriptor, 1000)
+                host = _holder(left).get("host")
+                if fcntl is None or host not in (None, socket.gethostname()):  # a lock may not reach other hosts
+                    raise self._refusal(left)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(process()).encode(), 0)
+        except BaseException:
+            with suppress(OSError):
+                os.close(descriptor)
+            raise  # the file stays, as another process may have it by now; empty or ours, it hinders nobody
+        self._descriptor = descriptor
+        return True
+
+    def _is(self, descriptor: int) -> bool:
+        """Whether the file under the lock's name is still the one that was opened."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def _refusal(self, left: bytes) -> ConfigError:
+        holder = _holder(left)
+        who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+        return ConfigError(
+            f"{self._path.parent} is being written by {who}. Wait for it, or stop it; if it no longer runs, "
+            f"remove {self._path}."
+        )
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._path.unlink(missing_ok=True)  # first, or another process could take it in between and lose it
+        os.close(self._descriptor)
+
+
+def _holder(content: bytes) -> dict[str, Any]:
+    """The process that a lock's file names; empty while it is still being written."""
+    try:
+        holder = json.loads(content)
+        return {"pid": int(holder["pid"]), "host": str(holder["host"])[:100]}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def process() -> dict[str, Any]:
+    """This process, by its number and its host."""
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def claim(folder: Path) -> tuple[Path, Lock]:
+    """A folder that no other run has used or uses, made if need be: this one, or with -2, -3, ... behind its name."""
+    folder = folder.absolute()
+    for number in range(1, 100_000):
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with writing(candidate):
+            candidate.mkdir(parents=True, exist_ok=True)
+        if is_used(candidate):
+            continue
+        try:
+            lock = Lock(candidate)
+        except ConfigError:
+            continue
+        if not is_used(candidate):  # by a run that has ended meanwhile
+            return candidate, lock
+        lock.__exit__()
+    raise ConfigError(f"{folder} and its neighbours are all taken; choose another hydra.run.dir.")
+
+
+def is_used(folder: Path) -> bool:
+    """Whether a run has left something in this folder."""
+    return any((folder / name).exists() for name in USED)
+
+
+def move_log(old: Path, new: Path) -> None:
+    """Lets log files that were to appear in one folder appear in another."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and handler.stream is None:
+            path = Path(handler.baseFilename)
+            if path.parent == old.absolute():
+                handler.baseFilename = str(new.absolute() / path.name)
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what a killed run was just writing."""
+    for path in folder.glob(".*.part"):
+        with writing(path):
+            path.unlink(missing_ok=True)
+
+
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result can depend on."""
     found = {"python": platform.python_version()}
@@ -91,6 +333,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def git_commit() -> str | None:
     """The commit of the checkout that this code runs from; None for an installed package."""
     root = Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ import numpy as np
 from trainer.activations import ACTIVATIONS, RANGES, Activation
 from trainer.arrays import Array
 from trainer.config import choose
-from trainer.errors import ConfigError, DataError
+from trainer.errors import ConfigError, DataError, Incompatible
 from trainer.gradients import (
     GRADIENTS,
     GradientChoice,
@@ -135,12 +135,12 @@ def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
         if activation.range == "sparse_simplex":
             losses.sort(key=lambda name: name != "fenchel_young")  # in the place of ce, the activation's own
         activations = [name for name, cls in ACTIVATIONS.items() if allowed(cls, type(loss))]
-        raise ConfigError(
+        raise Incompatible(
             f"activation={activation.name} with loss={loss.name} makes no sense: {why}. "
             f"Take loss={' or '.join(losses)}, or activation={' or '.join(activations)}."
         )
     if not has_strategy(gradient, activation, loss):
-        raise ConfigError(
+        raise Incompatible(
             f"gradient={gradient} has no formula for activation={activation.name} with loss={loss.name}; "
             f"it has one for: {', '.join(pairs_with(gradient))}. Use gradient={fastest(activation, loss)}."
         )
@@ -153,7 +153,7 @@ def strategy_of(activation: Activation, loss: Loss, choice: GradientChoice) -> t
     strategy = check_pair(activation, loss, choose("gradient", GRADIENTS, choice.name))
     form = "precise" if choice.precise else "compiled"
     if (choice.precise or choice.compiled) and (activation.name, loss.name, strategy) != ("softmax", "ce", "fused"):
-        raise ConfigError(
+        raise Incompatible(
             f"gradient.{form}=true is a form of fused for activation=softmax with loss=ce, not of {strategy} for "
             f"{activation.name} with {loss.name}. Leave it out; gradient=log is as precise wherever there is one."
         )
@@ -167,7 +167,7 @@ def strategy_of(activation: Activation, loss: Loss, choice: GradientChoice) -> t
 def check_smooth(optimizer: str, activation: Activation, loss: Loss) -> None:
     """ConfigError where a solver, by its name, is to follow a gradient that jumps."""
     if kinked(activation, loss):
-        raise ConfigError(
+        raise Incompatible(
             f"optimizer={optimizer} needs a smooth loss, and the gradient of activation={activation.name} with "
             f"loss={loss.name} jumps. Use optimizer=adam, or another pair: python -m trainer.pairs lists them."
         )

@@ -26,7 +26,8 @@ MAX_BYTES = 4 * 2**30  # of a file that is read whole, of all that a .npz unpack
 WHOLE = 512 * 2**20  # bytes of features as float64 up to which a file is read whole unless the user says otherwise
 MOST_FEATURES = 1 << 24  # of a sparse matrix: the parameters are dense
 
-NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
+# each written so that there is one way to match: 100 000 digits and a letter must not take minutes
+NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
 INTEGER = re.compile(r"[ \t]*[+-]?[0-9]{1,600}[ \t]*")  # int() may refuse more than 640 digits
 NOT_FINITE = re.compile(r"[ \t]*[+-]?(nan|inf|infinity)[ \t]*", re.IGNORECASE)
 FINITE = "not finite; fill them in, or remove their rows"

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from trainer.arrays import Array
-from trainer.errors import ConfigError, NonFiniteError
+from trainer.errors import Incompatible, NonFiniteError
 from trainer.optimizers.protocols import Problem, Step
 from trainer.optimizers.stopping import check_tol
 from trainer.penalties import Penalty, subgradient
@@ -40,9 +40,9 @@ HALVINGS = 30
 
 
 def check_penalty(optimizer: str, penalty: Penalty) -> None:
-    """ConfigError where a penalty with a corner meets an optimiser, by name, that follows gradients alone."""
+    """Incompatible where a penalty with a corner meets an optimiser, by name, that follows gradients alone."""
     if penalty.lasso > 0 and optimizer not in ("fista", "auto"):
-        raise ConfigError(
+        raise Incompatible(
             f"penalty={penalty.name} is not smooth, which optimizer={optimizer} cannot take. "
             "Use optimizer=fista or auto."
         )

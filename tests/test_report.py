@@ -1,0 +1,642 @@
+"""The report of runs: its numbers against the files, hostile and torn folders, its size, and the page in a browser."""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.errors import ConfigError, FileError
+from trainer.report import charts, summarise
+from trainer.report.__main__ import run as command
+from trainer.report.reading import flatten, natural, plain, read
+from trainer.report.repeat import grammar
+from trainer.report.summary import cell, varied
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+HOSTILE = [
+    "=cmd()",
+    "</script><img src=x onerror=alert(1)>",
+    "{{7*7}}",
+    "%s%n",
+    "\x1b[31mred\x1b[0m",
+    '"><svg onload=a>',
+]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+
+def make(folder: Path, loss=None, *, seed=0, status="finished", epochs=12, reason="", start=1.0, **changes) -> Path:
+    """A run as trainer.run leaves it; loss is a node of the configuration, changes are others."""
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng([seed if isinstance(seed, int) else 0, epochs]).normal(0, 0.01, epochs)
+    epoch = np.arange(1, epochs + 1)
+    values = start * np.exp(-epoch / 5) + 0.2 + noise
+    rows = [
+        {"epoch": int(e), "loss": v * 0.9, "val_loss": v, "accuracy": 1 - v / 4, "val_accuracy": 0.98 - v / 4}
+        for e, v in zip(epoch, values.tolist(), strict=True)
+    ]
+    config = {
+        "activation": {"name": "softmax", "temperature": 1.0},
+        "loss": loss or {"name": "ce"},
+        "gradient": {"name": "auto", "precise": False, "compiled": False},
+        "optimizer": {"name": "sgd", "lr": 0.02, "momentum": 0.9, "nesterov": False},
+        "callbacks": {},
+        "epochs": epochs,
+        "seed": seed,
+        "metrics": ["accuracy"],
+        **changes,
+    }
+    record = {"status": status, "reason": reason, "metrics": rows[-1], "epochs": epochs, "seed": seed, "seconds": 0.5}
+    (folder / "run.json").write_text(json.dumps({**record, "config": config}))
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    return folder
+
+
+def sgd(lr):
+    return {"name": "sgd", "lr": lr, "momentum": 0.9, "nesterov": False}
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Twelve runs: two losses, two steps, three seeds; one of them diverged."""
+    root, n = tmp_path / "sweep", 0
+    for loss in ("ce", "brier"):
+        for lr in (0.01, 0.1):
+            for seed in range(3):
+                gone = {"status": "diverged", "reason": "The loss is not finite."} if n == 5 else {}
+                make(root / str(n), {"name": loss}, seed=seed, optimizer=sgd(lr), start=1 + lr, **gone)
+                n += 1
+    return root
+
+
+class Page(HTMLParser):
+    """Checks the page while it is read."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words, self.attributes, self.rows = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data.strip()
+
+
+def page(folder: Path) -> Page:
+    """The page, after the checks that hold for every page."""
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    found = Page(text)
+    assert not {"script", "iframe", "object", "embed", "form", "base", "img"} & set(found.tags)
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in text
+    assert not re.search(r"url\(|@import|https?://|\x1b", text)
+    for tag, name, value in found.attributes:
+        assert not name.startswith("on")
+        if name in ("href", "src", "xlink:href", "action", "srcset"):
+            assert (tag, value) == ("link", "data:,")
+        if name == "d":
+            assert re.fullmatch(r"[MLHhvZ0-9. -]*", value)
+        if name in ("x", "y", "width", "height", "viewBox"):
+            assert all(math.isfinite(float(number)) for number in value.split())
+    return found
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "summary.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_table_against_the_files(sweep, tmp_path):
+    files = summarise([sweep], tmp_path / "out")
+    assert [file.name for file in files] == ["summary.csv", "report.html"]
+    rows = rows_of(tmp_path / "out")
+    assert [Path(row["folder"]).name for row in rows] == [str(n) for n in range(12)]
+    for row in rows:
+        with (sweep / Path(row["folder"]).name / "metrics.csv").open(newline="") as file:
+            epochs = list(csv.DictReader(file))
+        for name in ("loss", "val_loss", "accuracy", "val_accuracy"):
+            values = [float(epoch[name]) for epoch in epochs]
+            assert float(row[f"final_{name}"]) == values[-1]
+            assert float(row[f"best_{name}"]) == (min if "loss" in name else max)(values)
+        assert (row["seconds"], row["epochs_done"]) == ("0.5", "12")
+    assert [row["status"] for row in rows].count("diverged") == 1
+    assert rows[5]["reason"] == "The loss is not finite."
+    assert (rows[0]["loss"], rows[0]["optimizer.lr"], rows[11]["loss"]) == ("ce", "0.01", "brier")
+
+    table = page(tmp_path / "out").rows
+    shown = {(row[3], row[4]): row for row in table if len(row) == 10 and row[3] in ("ce", "brier")}
+    assert len(shown) == 4
+    for (loss, lr), cells in shown.items():
+        runs = [r for r in rows if (r["loss"], r["optimizer.lr"]) == (loss, lr) and r["status"] == "finished"]
+        values = [float(r["final_val_accuracy"]) for r in runs]
+        mean, deviation = re.fullmatch(r"([0-9.]+) ± ([0-9.]+)", cells[1]).groups()
+        assert float(mean) == pytest.approx(np.mean(values), abs=10.0 ** -len(mean.split(".")[1]))
+        assert float(deviation) == pytest.approx(statistics.stdev(values), rel=0.06)
+        assert cells[-1] == ("2 of 3" if (loss, lr) == ("ce", "0.1") else "3")
+    best = next(cells for cells in shown.values() if "best" in cells[2].replace("≈ best", ""))
+    whole = {k: v for k, v in shown.items() if v[-1] == "3"}  # one with a diverged seed is no candidate
+    assert best[1] == max(cells[1] for cells in whole.values())
+
+
+def test_one_loss_ranks_by_val_loss_and_several_by_a_metric(tmp_path):
+    for n, lr in enumerate((0.1, 0.2)):
+        make(tmp_path / "one" / str(n), optimizer=sgd(lr))
+        make(tmp_path / "two" / str(n), {"name": ("ce", "brier")[n]})
+    for name, metric in (("one", "val_loss"), ("two", "val_accuracy")):
+        summarise([tmp_path / name], tmp_path / name)
+        assert f"by {metric}" in "".join(page(tmp_path / name).words)
+    summarise([tmp_path / "two"], tmp_path / "two", "loss")
+    assert "by loss" in "".join(page(tmp_path / "two").words)
+    with pytest.raises(ConfigError, match="val_ece"):
+        summarise([tmp_path / "two"], tmp_path / "two", "val_ece")
+
+
+def test_each_data_set_has_a_best_of_its_own(tmp_path):
+    for n, (data, loss) in enumerate([("iris", 1), ("iris", 2), ("wine", 3), ("wine", 4)]):
+        make(tmp_path / "in" / str(n), start=loss, optimizer=sgd(float(loss)), data={"name": data})
+    summarise([tmp_path / "in"], tmp_path / "out")
+    text = "".join(page(tmp_path / "out").words)
+    assert "on iris, by val_loss" in text
+    assert "on wine, by val_loss" in text
+
+
+def test_a_regularisation_path_has_no_curve_and_no_problem(tmp_path):
+    folder = make(tmp_path / "in")
+    (folder / "metrics.csv").rename(folder / "path.csv")
+    found = read([folder])
+    assert found.problems == []
+    assert found.runs[0].metrics["val_loss"] > 0
+    summarise([folder], tmp_path / "out")
+    page(tmp_path / "out")
+
+
+def test_the_legend_names_what_differs(tmp_path):
+    for n in range(4):
+        make(
+            tmp_path / "in" / str(n),
+            optimizer=sgd(0.1 * (1 + n % 2)),
+            penalty={"name": ("none", "l2")[n // 2]},
+            start=1 + n,
+        )
+    summarise([tmp_path / "in"], tmp_path / "out")
+    assert "optimizer.lr=0.1, penalty=none" in page(tmp_path / "out").words
+
+
+def test_what_varies():
+    def keys(*configs):
+        from trainer.report.reading import Run
+
+        return varied([Run(str(n), "finished", config=c, flat=flatten(c)) for n, c in enumerate(configs)])
+
+    def optimizer(name, **more):
+        return {"optimizer": {"name": name, **more}, "seed": len(more)}
+
+    assert keys(optimizer("sgd", lr=1), optimizer("adam", lr=2)) == ["optimizer"]  # another default is no choice
+    assert keys(optimizer("sgd", lr=1), optimizer("sgd", lr=2), optimizer("adam", lr=2)) == [
+        "optimizer",
+        "optimizer.lr",
+    ]
+    assert keys(optimizer("sgd", lr=1), optimizer("sgd", lr=1.0)) == []
+    assert keys({"callbacks": {}}, {"callbacks": {"early_stopping": {"patience": 3}}}) == ["callbacks"]
+    assert keys({"class_weight": {"a": 1}}, {"class_weight": "balanced"}) == ["class_weight"]
+    assert keys({"a": 1}, {"a": 1, "b": {"x": 1}}) == ["b"]  # nothing else tells them apart
+    assert keys({"path": "${oc.env:SECRET}"}, {"path": "x"}) == ["path"]
+    assert keys({"x": {"name": "ce"}}, {"x": {"name": "ce", "gamma": [1, {"a": 2}]}}) == ["x.gamma"]
+    assert keys() == keys({}) == []
+
+
+def test_an_interpolation_stays_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    make(tmp_path / "a" / "0", data={"name": "file", "path": "${oc.env:SECRET}"})
+    make(tmp_path / "a" / "1", data={"name": "file", "path": "other"})
+    summarise([tmp_path / "a"], tmp_path / "out")
+    page(tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text() + (tmp_path / "out" / "summary.csv").read_text()
+    assert "${oc.env:SECRET}" in text
+    assert "hunter2" not in text
+
+
+def test_names_are_inert_everywhere(tmp_path, capsys):
+    root = tmp_path / "<b>=1+1"
+    for n, name in enumerate([*HOSTILE, "+1", "-1", "@x", "\t=1", "\r=1", "\u202egnp.exe", "\ud800", "x" * 5000]):
+        make(root / f"{n} <i>", {"name": name}, seed=name, reason=name, status="failed" if n % 3 == 1 else "finished")
+        make(root / f"{n} ok", {"name": name}, seed=1, **{name: name})
+    (root / "torn\x1b[31m").mkdir()
+    (root / "torn\x1b[31m" / "run.json").write_text('{"status"')
+    assert command([str(root), f"output={tmp_path / 'out'}"]) == 0
+    found = page(tmp_path / "out")
+    assert "i" not in found.tags
+    assert any("{{7*7}}" in word for word in found.words)
+    told = capsys.readouterr()
+    assert "\x1b" not in told.out + told.err
+    table = (tmp_path / "out" / "summary.csv").read_text(encoding="utf-8")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", table)
+    for row in csv.reader(io.StringIO(table)):
+        for text in row:
+            assert text[:1] not in tuple("=+-@\t\r") or re.fullmatch(r"-?[0-9.e+-]+", text)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ("=cmd()", "'=cmd()"),
+        ("-1", "'-1"),
+        ("\t=1", "'=1"),
+        ("\x1b[1m+1", "'+1"),
+        (-1, "-1"),
+        (-0.5, "-0.5"),
+        (1e-300, "1e-300"),
+        (math.nan, ""),
+        (None, ""),
+        (True, "true"),
+        ([1, "a"], "[1,a]"),
+        ("a\nb", "a b"),
+    ],
+)
+def test_cells(value, wanted):
+    assert cell(value) == wanted
+
+
+def test_plain_text_is_short_and_has_no_controls():
+    assert plain("a\x1b]0;title\x07b\x9bc\x00") == "abc"
+    assert plain("x" * 300) == "x" * 199 + "…"
+    assert plain("\ud800") == "?"
+    assert plain(10**5000) == "a huge number"
+
+
+def test_no_run_and_one_run(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "foreign" / "photos").mkdir(parents=True)
+    (tmp_path / "foreign" / "photos" / "x.jpg").write_bytes(b"x")
+    assert command([str(tmp_path / "empty"), str(tmp_path / "foreign")]) == 0
+    assert "holds no run" in capsys.readouterr().out
+    text = "".join(page(tmp_path / "empty").words)
+    assert "0 runs" in text
+    assert "foreign/photos holds no run" in text
+    make(tmp_path / "one")
+    summarise([tmp_path / "one"], tmp_path / "one")
+    found = page(tmp_path / "one")
+    assert "1 run in 1 configuration" in "".join(found.words)
+    assert "svg" in found.tags
+    assert len(rows_of(tmp_path / "one")) == 1
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "diverged", "failed"])
+def test_nothing_has_finished(tmp_path, status):
+    for n in range(3):
+        make(tmp_path / "in" / str(n), seed=n, epochs=3 + n, status=status)
+    summarise([tmp_path / "in"], tmp_path / "out")
+    found = page(tmp_path / "out")
+    assert "there is no best one" in "".join(found.words)
+    assert f"3 {status}" in "".join(found.words)
+
+
+def test_torn_runs_are_listed_and_the_others_counted(sweep, tmp_path):
+    content = (sweep / "0" / "run.json").read_text()
+    (sweep / "0" / "run.json").write_text(content[: len(content) // 2])
+    lines = (sweep / "1" / "metrics.csv").read_text()
+    (sweep / "1" / "metrics.csv").write_text(lines[:-9])
+    (sweep / "2" / "metrics.csv").unlink()
+    (sweep / "3" / "run.json").write_text("[" * 100_000)
+    (sweep / "4" / "run.json").write_text('["a list"]')
+    (sweep / "6" / "metrics.csv").write_bytes(b"\x00\xff\n1,2\n")
+    (sweep / "7" / "metrics.csv").write_text("epoch,loss\n1,2,3\n,,\nx,y\n2,0.5\n")
+    (sweep / "8" / "run.json").write_text(
+        '{"status": 7, "metrics": [], "config": "x", "seed": {"a": []}, "seconds": "="}'
+    )
+    (sweep / "99").mkdir()
+    found = read([sweep])
+    for place, what in [
+        ("0: run.json", "torn"),
+        ("1: metrics.csv", "1 line that"),
+        ("2: metrics.csv", "missing"),
+        ("3: run.json", "torn"),
+        ("4: run.json", "not a record of ours"),
+        ("6: metrics.csv", "no header of ours"),
+        ("7: metrics.csv", "3 lines"),
+        ("99", "holds no run"),
+    ]:
+        assert any(f"/{place} {what}" in p or (f"/{place}" in p and what in p) for p in found.problems), (place, found)
+    assert len(found.runs) == 12
+    summarise([sweep], tmp_path / "out")
+    assert "Problems" in page(tmp_path / "out").words
+
+
+def test_every_length_of_a_torn_run_makes_a_page(tmp_path):
+    whole = make(tmp_path / "whole", epochs=3)
+    for name in ("run.json", "metrics.csv"):
+        content = (whole / name).read_bytes()
+        for length in range(0, len(content), 29):
+            shutil.rmtree(tmp_path / "torn", ignore_errors=True)
+            shutil.copytree(whole, tmp_path / "torn")
+            (tmp_path / "torn" / name).write_bytes(content[:length])
+            summarise([tmp_path / "torn"], tmp_path / "out")
+            page(tmp_path / "out")
+
+
+def test_links_are_not_followed(tmp_path):
+    secret = make(tmp_path / "secret" / "0", {"name": "outside"})
+    root = tmp_path / "root"
+    make(root / "0")
+    (root / "1").mkdir()
+    (root / "1" / "run.json").symlink_to(secret / "run.json")
+    (root / "1" / "metrics.csv").symlink_to(secret / "metrics.csv")
+    (root / "2").symlink_to(secret)
+    (root / "loop").symlink_to(root)
+    (root / "sweep.json").symlink_to(secret / "run.json")
+    before = sorted(secret.iterdir())
+    found = read([root])
+    assert len(found.runs) == 2
+    assert all("outside" not in str(run.flat) for run in found.runs)
+    assert sum("links are not followed" in problem for problem in found.problems) >= 4
+    summarise([root], root)
+    assert sorted(secret.iterdir()) == before
+
+
+def test_pipes_and_huge_files_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("trainer.report.reading", fromlist=["LARGEST"]).LARGEST, "metrics.csv", 100)
+    make(tmp_path / "in" / "0")
+    os.mkfifo(tmp_path / "in" / "run.json")
+    os.mkfifo(tmp_path / "in" / "metrics.csv")
+    assert "is not a regular file" in read([tmp_path / "in"]).problems[0]
+    (tmp_path / "in" / "run.json").unlink()
+    (tmp_path / "in" / "metrics.csv").unlink()
+    with (tmp_path / "in" / "0" / "run.json").open("ab") as file:
+        file.truncate(1 << 32)
+    problems = read([tmp_path / "in"]).problems
+    assert "at most 4 MiB are read" in problems[0]
+    assert "at most" in problems[1]
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf", "1e308", "-1e308", "1e-320", "0", "-5", ""])
+@pytest.mark.parametrize("every", [1, 3])
+def test_no_value_breaks_a_chart(tmp_path, bad, every):
+    for n, lr in enumerate((0.0, 1e-8, 0.1, 1e300)):
+        folder = make(tmp_path / "in" / str(n), optimizer=sgd(lr), seed=n % 2)
+        rows = [f"{e},{bad if e % every == 0 else 0.5},{bad if n else 0.3},0.5,{bad}\n" for e in range(1, 9)]
+        (folder / "metrics.csv").write_text("epoch,loss,val_loss,accuracy,val_accuracy\n" + "".join(rows))
+        record = json.loads((folder / "run.json").read_text())
+        record["metrics"]["val_loss"] = float(bad or "nan") if n else 0.3
+        (folder / "run.json").write_text(json.dumps(record))  # NaN and Infinity, as a careless writer would
+    summarise([tmp_path / "in"], tmp_path / "out")
+    page(tmp_path / "out")
+
+
+def test_the_sweep_tells_what_the_runs_cannot(tmp_path):
+    root = tmp_path / "sweep"
+    make(root / "0", status="running")
+    make(root / "1", {"name": "brier"}, reason="")
+    (root / "2").mkdir()
+    jobs = [
+        {"number": 0, "folder": "0", "overrides": ["loss=ce"], "status": "killed", "reason": "Signal 9."},
+        {"number": 1, "folder": "1", "overrides": ["loss=brier"], "status": "finished", "reason": ""},
+        {"number": 2, "folder": "2", "overrides": ["loss=nll", "seed=0"], "status": "skipped", "reason": "No pair."},
+        {"number": 3, "folder": "../../etc", "overrides": "x", "status": "=1", "reason": None},
+        "no job",
+    ]
+    content = {
+        "format": "softmax-trainer sweep 1",
+        "status": "finished",
+        "command": "python -m trainer -m",
+        "jobs": jobs,
+    }
+    (root / "sweep.json").write_text(json.dumps(content))
+    found = read([root])
+    assert [(run.status, run.reason) for run in found.runs] == [
+        ("killed", "Signal 9."),
+        ("finished", ""),
+        ("skipped", "No pair."),
+        ("unknown", ""),
+    ]
+    assert found.problems == []
+    assert varied(found.runs) == ["loss"]
+    summarise([root], tmp_path / "out")
+    text = "".join(page(tmp_path / "out").words)
+    assert "No pair." in text
+    assert "python -m trainer -m" in text
+    assert [row["loss"] for row in rows_of(tmp_path / "out")] == ["ce", "brier", "nll", ""]
+
+
+def test_the_grid_has_a_cell_a_pair(tmp_path):
+    for n, (activation, loss) in enumerate([("softmax", "ce"), ("softmax", "brier"), ("sigmoid", "brier")]):
+        make(tmp_path / "in" / str(n), {"name": loss}, activation={"name": activation})
+    summarise([tmp_path / "in"], tmp_path / "out")
+    found = page(tmp_path / "out")
+    assert "Activation \u00d7 loss" in found.words
+    assert ["sigmoid", "no run"] in [[row[0], row[1]] for row in found.rows if row and row[0] == "sigmoid"]
+
+
+def test_the_same_seed_twice_is_one_sample(tmp_path):
+    for n in range(3):
+        make(tmp_path / "in" / str(n), seed=1)
+    summarise([tmp_path / "in"], tmp_path / "out")
+    text = "".join(page(tmp_path / "out").words)
+    assert "2 runs repeat a configuration with the same seed" in text
+    assert "±" not in next(row for row in page(tmp_path / "out").rows if row and row[0] == "1")[1]
+
+
+def test_same_bytes_whatever_the_hash_seed(sweep, tmp_path):
+    pages = []
+    for seed in ("1", "2"):
+        out = tmp_path / seed
+        words = [sys.executable, "-m", "trainer.report", str(sweep), f"output={out}"]
+        subprocess.run(words, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True)
+        pages.append([(out / name).read_bytes() for name in ("summary.csv", "report.html")])
+    assert pages[0] == pages[1]
+    summarise([sweep], sweep)
+    summarise([sweep], sweep)  # its own files are no runs
+    assert [(sweep / name).read_bytes() for name in ("summary.csv", "report.html")] == pages[0]
+    assert not list(sweep.glob(".*"))
+
+
+def test_thousand_runs_stay_under_three_megabytes(tmp_path):
+    for n in range(1000):
+        make(tmp_path / "in" / str(n), seed=n % 2, epochs=100, optimizer=sgd(0.001 * (1 + n // 2)), start=1 + n / 1000)
+    summarise([tmp_path / "in"], tmp_path / "out")
+    page(tmp_path / "out")
+    assert (tmp_path / "out" / "report.html").stat().st_size < 3_000_000
+    assert len(rows_of(tmp_path / "out")) == 1000
+
+
+def test_nothing_that_trains_is_imported():
+    heavy = "{'sklearn', 'matplotlib', 'hydra', 'scipy'}"
+    code = f"import sys, trainer.report.__main__, trainer.report.page; sys.exit(str({heavy} & set(sys.modules) or ''))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ([], 2, "Name one or more folders"),
+        (["--fast"], 2, "no flag --fast"),
+        (["outptu=x"], 2, "no key outptu"),
+        (["output="], 2, "output= is empty"),
+        (["."], 2, "metric='nope'"),
+        (["/nowhere\x1b[31m"], 3, "/nowhere does not exist"),
+        ([__file__], 3, "is not a folder"),
+    ],
+)
+def test_errors_are_sentences_with_codes(words, code, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command([*words, *(["metric=nope"] if words == ["."] else [])]) == code
+    found = capsys.readouterr()
+    assert told in found.err
+    assert "\x1b" not in found.err
+    assert found.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_cannot_be_written(sweep, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert command([str(sweep), f"output={tmp_path / 'file' / 'x'}"]) == 3
+    assert "cannot be written" in capsys.readouterr().err
+    with pytest.raises(FileError):
+        summarise([tmp_path / "none"], tmp_path)
+
+
+def test_help(capsys):
+    assert command(["--help"]) == 0
+    assert "python -m trainer.report FOLDER" in capsys.readouterr().out
+
+
+def test_natural_order():
+    assert sorted(["10", "9", "a2", "a10", "1" * 30, "²"], key=natural)[:2] == ["9", "10"]
+
+
+def test_axes_have_round_ticks_inside():
+    for low, high in [(0, 1), (0.123, 0.456), (-3, 1e5), (1e-9, 2e-9), (5, 5), (1e90, 2e90), (1e-5, 10), (1, 40)]:
+        y = charts.axis(np.array([low, high], dtype=float), 200, 0)
+        ticks = y.ticks()
+        assert 1 <= len(ticks) <= 7
+        assert all(-0.01 <= place <= 200.01 for place in y(np.array(ticks)))
+
+
+def test_labels_at_the_ends_keep_apart():
+    x = np.array([1.0, 2.0])
+    lines = [charts.Line(x, x * 0 + 0.5, x, x, colour=n, label=str(n)) for n in range(1, 7)]
+    found = re.findall(r'y="([0-9.]+)" class="k', charts.panel("loss", lines))
+    places = sorted(float(y) for y in found)
+    assert len(places) == 6
+    assert min(np.diff(places)) >= 13
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "it's", 'a"b', "a\\", "a\\'b", "a b,c", "true", "1.0", "", "$x", "é", "{a}", "[1]"]
+)
+def test_values_survive_the_grammar_of_overrides(text):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    (override,) = OverridesParser.create().parse_overrides([f"key={grammar(text)}"])
+    value = override.value()
+    assert str(getattr(value, "text", value)) == text
+    assert isinstance(value, str) or hasattr(value, "text")
+
+
+def test_the_command_repeats_the_best_run(tmp_path):
+    words = ["loss=focal", "loss.gamma=1.5", "optimizer=adam", "optimizer.lr=1e-3", "schedule=cosine", "epochs=2"]
+    words += ["data.samples=60", "plots=false", "class_weight=balanced", "metrics=[accuracy,ece]", "seed=null"]
+    words += ["callbacks=[early_stopping]", "callbacks.early_stopping.patience=4"]
+    trained = [sys.executable, "-m", "trainer", *words, f"hydra.run.dir={tmp_path / 'run'}"]
+    subprocess.run(trained, check=True, capture_output=True)
+    summarise([tmp_path / "run"], tmp_path / "out")
+    line = next(word for word in page(tmp_path / "out").words if word.startswith("python -m trainer loss=focal"))
+    again = shlex.split(line)
+    assert again[:3] == ["python", "-m", "trainer"]
+    assert "optimizer.momentum" not in line
+    second = [sys.executable, *again[1:], f"hydra.run.dir={tmp_path / 'again'}"]
+    subprocess.run(second, check=True, capture_output=True)
+    first, other = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("run", "again"))
+    assert {**first["config"], "seed": first["seed"]} == other["config"]
+    without = [{**found["metrics"], "seconds": 0} for found in (first, other)]
+    assert without[0] == without[1]
+
+
+def browse(tmp_path: Path, html: Path, width: int, scheme: str) -> tuple[Path, str, set[str], list[str]]:
+    """Opens a page in headless Chromium: a picture, the console, the hosts asked for, and what a script measures.
+
+    A window has at least 500 pixels, a frame has any width; what the browser asks its maker for is not the page's.
+    """
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars "
+    flags += "--disable-component-update --disable-sync --disable-quic --disable-extensions --virtual-time-budget=2000 "
+    flags += "--enable-logging=stderr --v=0 --allow-file-access-from-files "
+    flags += f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"
+    base = [str(CHROMIUM), *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1600"]
+    frame, picture, log = (tmp_path / name for name in ("frame.html", "picture.png", "net.json"))
+    inside = f'src="{html.as_uri()}" width={width} height=1600 frameborder=0></iframe>'
+    frame.write_text(f'<body style="margin:0"><iframe {inside}')
+    shot = [*base, f"--log-net-log={log}", f"--screenshot={picture}", frame.as_uri()]
+    done = subprocess.run(shot, capture_output=True, text=True, timeout=120)
+    hosts = set(re.findall(r'"url":"(?:https?|wss?)://([^/"]+)', log.read_text()))
+    hosts = {host for host in hosts if not host.endswith((".google.com", ".googleapis.com"))}
+    frame.write_text(
+        f"<iframe id=f {inside}<pre id=o></pre><script>"
+        "f.onload=()=>{const d=f.contentDocument;o.textContent=[d.documentElement.scrollWidth,"
+        "getComputedStyle(d.body).backgroundColor,d.styleSheets.length].join(';')}</script>"
+    )
+    dump = subprocess.run([*base, "--dump-dom", frame.as_uri()], capture_output=True, text=True, timeout=120)
+    measured = re.search(r'<pre id="o">([^<]*)</pre>', dump.stdout)
+    return picture, done.stderr, hosts, measured[1].split(";") if measured else []
+
+
+@pytest.mark.chromium
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_browser(sweep, tmp_path, width, scheme):
+    """No word on the console, no request, nothing wider than the window, and paper of the scheme."""
+    summarise([sweep], tmp_path / "out")
+    picture, console, hosts, measured = browse(tmp_path, tmp_path / "out" / "report.html", width, scheme)
+    assert picture.stat().st_size > 10_000, console
+    assert "CONSOLE" not in console
+    assert hosts == set()
+    wide, paper, sheets = measured
+    assert int(wide) <= width
+    assert paper == {"light": "rgb(253, 253, 251)", "dark": "rgb(20, 22, 26)"}[scheme]
+    assert sheets == "1"
+
+
+@pytest.mark.chromium
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("policy", [True, False])
+def test_the_browser_would_tell(sweep, tmp_path, policy):
+    """What gets in all the same is stopped by the page's policy; without the policy this test sees it leave."""
+    summarise([sweep], tmp_path / "out")
+    html = tmp_path / "out" / "report.html"
+    text = html.read_text().replace("</main>", '<img src="http://example.org/x.png"><script>0</script></main>')
+    html.write_text(text if policy else re.sub("<meta http-equiv[^>]*>", "", text))
+    _, console, hosts, _ = browse(tmp_path, html, 390, "light")
+    assert ("CONSOLE" in console, hosts) == ((True, set()) if policy else (False, {"example.org"}))

@@ -1,0 +1,340 @@
+"""Sweeps: what is composed, what is skipped or refused, and that the results are those of Hydra's own launcher."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import setup_globals
+from hydra.types import RunMode
+
+import trainer.__main__
+import trainer.sweep.__main__
+from tests.test_command_line import Outcome, assert_refused, command, report
+from trainer.errors import ConfigError
+from trainer.sweep.config import Grid
+from trainer.sweep.grid import Composer, read_axes
+from trainer.sweep.record import read
+
+SLOW = bool(os.environ.get("TRAINER_SLOW"))
+CONF = trainer.__main__.config_folder()
+TINY = ["data.samples=40", "data.classes=2", "epochs=2"]
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """A command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def outcome(*arguments, main=trainer.__main__.main):
+        monkeypatch.setattr(sys, "argv", ["trainer", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return Outcome(code, *capsys.readouterr())
+
+    yield outcome
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def loader():
+    GlobalHydra.instance().clear()
+    setup_globals()
+    yield ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    HydraConfig.instance().cfg = None
+
+
+def compositions(loader, arguments, fast):
+    axes = read_axes(arguments, loader, 10_000)
+    master = loader.load_configuration("config", arguments, RunMode.MULTIRUN)
+    composer = Composer(loader, master, fast=fast)
+    jobs = [[axis.choices[i % len(axis.choices)] for axis in axes] for i in range(max(len(a.choices) for a in axes))]
+    return composer, jobs
+
+
+GRIDS = [
+    "optimizer.lr=0.1,0.01 seed=range(4)",
+    "loss=ce,brier,focal,poly1 optimizer.lr=0.1,1,1e-3",
+    "loss=ce,brier optimizer=sgd,adam,adamw optimizer.lr=0.5 penalty=none,l2",
+    "activation=softmax,entmax,taylor gradient=auto,vjp,fused data=blobs,digits,iris schedule=constant,cosine,step",
+    "callbacks=none,early_stopping,gradient_check experiment=null,question",
+    "metrics=[accuracy],[accuracy,ece],[] plots=true,false",
+    "batch_size=null,auto,7 class_weight=null,balanced dtype=float32,float64",
+    "data=file data.path=a.csv,'b c.csv','\"quoted, comma\"' data.target=null,y",
+    "data=file data.path=???,x.csv",
+    "data=blobs,moons +data.noise=0.1,0.2 data.samples=30",
+    "class_weight={a:1},{b:2,c:0.5}",
+    "epochs='${seed}',3 seed=4",
+    "seed=range(3) threads=${seed}",
+    "optimizer.lr=1e-3,1.,0.5,1e400,.5,1_0",
+    "++optimizer.lr=0.1,0.2 ~callbacks=none",
+    "loss=choice(ce,brier) seed=shuffle(range(5))",
+    "loss=glob(*) activation=glob(*)",
+    "penalty=l1,elastic_net optimizer=fista,auto penalty.strength=0.1,[1,0.1]",
+    "activation.temperature=2,0.5 valid_fraction=0,0.25",
+    "loss=ce,ce optimizer.lr=true,null,abc,'0.1'",
+]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_what_is_spliced_is_what_hydra_composes(loader, grid):
+    arguments = grid.split(" ")
+    if "b c.csv" in grid:
+        arguments = ["data=file", "data.path=a.csv,'b c.csv','\"quoted, comma\"'", "data.target=null,y"]
+    composer, jobs = compositions(loader, arguments, fast=True)
+    slow = Composer(loader, composer._master, fast=False)
+
+    def outcome(composer, job):
+        try:
+            settings, recorded = composer(job)
+            return repr(settings), json.dumps(recorded, sort_keys=True)
+        except Exception as error:
+            return type(error).__name__, str(error)
+
+    for job in jobs[:24]:
+        assert outcome(composer, job) == outcome(slow, job)
+
+
+def test_plain_grids_are_composed_once(loader, monkeypatch):
+    composer, jobs = compositions(loader, ["loss=ce,brier,focal", "optimizer=sgd,adam", "seed=range(50)"], fast=True)
+    calls = []
+    whole = Composer.whole
+    monkeypatch.setattr(Composer, "whole", lambda *args: calls.append(1) or whole(*args))
+    for job in jobs:
+        composer(job)
+    assert len(calls) == 1
+
+
+def test_a_large_grid_is_refused_quickly(call, tmp_path):
+    for arguments, words in [
+        (["loss=ce,nope", "seed=range(5000)"], ["loss=nope", "bce, brier"]),
+        (["seed=range(9000)", "optimizer.lr=0.1,0.2", "epochs=1,2"], ["36,000 jobs", "9,000 of seed"]),
+        (["seed=range(1000000)"], ["1,000,000 jobs", "sweep.max_jobs=10,000"]),
+        (["seed=range(0)"], ["seed=range(0) has no values"]),
+        (["loss=glob(zz*)"], ["no values"]),
+        (["seed=range(3000)", "optimizer.lr=0.1,-1"], ["optimizer.lr", "got -1"]),
+        (["seed=range(3000)", "lerning_rate=0.1,1"], ["lerning_rate"]),
+        (["seed=interval(0,3)"], ["interval", "range"]),
+        (["metrics=accuracy,ece"], ["metrics", "[accuracy]"]),
+        (["sweep.timeout=1,2"], ["sweep.timeout", "all jobs"]),
+        (["sweep.timeout=0", "seed=1,2"], ["sweep.timeout must be", "got 0"]),
+        (["sweep.workers=0", "seed=1,2"], ["sweep.workers must be", "got 0"]),
+    ]:
+        began = time.process_time()
+        assert_refused(call("-m", *arguments), 2, words, tmp_path)
+        assert time.process_time() - began < 2  # a busy machine; it takes a tenth
+
+
+def test_hydras_hooks_stay_closed(call, tmp_path):
+    touch = "_target_: pathlib.Path.touch"
+    for word in [
+        "hydra.sweeper._target_=os.system",
+        "hydra.launcher._target_=trainer.sweep.plugins.touch",
+        "loss._target_=os.system,os.getcwd",
+        "+loss._target_=os.system,os.getcwd",
+        f"+optimizer={{{touch}}}",
+    ]:
+        outcome = call("-m", "seed=1,2", word)
+        assert outcome.code == 2, word
+        assert "Traceback" not in outcome.err
+        assert not list(tmp_path.rglob("run.json"))
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep with jobs that make no sense."""
+    cwd = tmp_path_factory.mktemp("swept")
+    grid = ["activation=softmax,sparsemax", "loss=ce,fenchel_young", "seed=range(2)"]
+    outcome = command("-m", *grid, *TINY, "hydra.sweep.dir=outputs/here", cwd=cwd)
+    return outcome, cwd / "outputs" / "here"
+
+
+def test_illegal_pairs_are_skipped_and_counted(swept):
+    outcome, folder = swept
+    assert (outcome.code, outcome.err) == (0, "")
+    record = read(folder)
+    assert record.status == "finished"
+    assert record.counts() == {"finished": 6, "skipped": 2}
+    first, *_ = [line for line in record.jobs if line.status == "skipped"]
+    assert first.overrides == ["activation=sparsemax", "loss=ce", "seed=0"]
+    assert "activation=sparsemax with loss=ce makes no sense" in first.reason
+    assert "6 finished, 2 skipped" in outcome.out
+    assert first.reason in outcome.out
+    assert not (folder / first.folder).exists()
+
+
+def test_the_page_of_the_sweep(swept):
+    _, folder = swept
+    page = json.loads((folder / "sweep.json").read_text())
+    assert page["format"] == "softmax-trainer sweep 1"
+    assert page["varied"] == ["activation", "loss", "seed"]
+    assert page["command"].startswith("python -m trainer -m ")
+    assert [job["number"] for job in page["jobs"]] == list(range(8))
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"0", "1", "2", "3", "6", "7"}
+    names = {"run.json", "metrics.csv", "model.npz", "trainer.log", "checkpoint.npz"}
+    assert {path.name for path in (folder / "0").iterdir()} == names  # and no pictures
+    assert report(folder / "0")["threads"] == 1
+    assert (folder / "summary.csv").exists()
+    assert (folder / "report.html").exists()
+
+
+def test_illegal_pairs_can_be_errors(call, tmp_path):
+    grid = ["activation=softmax,sparsemax", "loss=ce,fenchel_young", "skip_illegal=false"]
+    assert_refused(call("-m", *grid), 2, ["activation=sparsemax with loss=ce makes no sense"], tmp_path)
+    assert_refused(call("-m", "activation=sigmoid", "loss=ce", "seed=1,2"), 2, ["makes no sense"], tmp_path)
+
+
+def rows(folder):
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    return [line.rpartition(",")[0] for line in lines]
+
+
+def test_results_are_those_of_hydras_launcher(call, tmp_path):
+    grid = ["loss=ce,brier", "optimizer=sgd,adam", *TINY]
+    batches = ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=3"]
+    assert call("-m", *grid, "hydra.sweep.dir=outputs/ours").code == 0
+    outcome = call("-m", *grid, "hydra.sweep.dir=outputs/theirs", "hydra/launcher=basic")
+    assert outcome.code == 0
+    assert call("-m", *grid, "hydra.sweep.dir=outputs/both", "hydra/launcher=basic", "hydra/sweeper=basic").code == 0
+    assert call("-m", *grid, "hydra.sweep.dir=outputs/mixed", *batches).code == 0
+    assert read(tmp_path / "outputs" / "mixed").counts() == {"finished": 4}
+    for number in "0123":
+        ours, theirs, both, mixed = (
+            rows(tmp_path / "outputs" / name / number) for name in ("ours", "theirs", "both", "mixed")
+        )
+        assert ours == theirs == both == mixed
+        for name in ("theirs", "both", "mixed"):
+            config = report(tmp_path / "outputs" / name / number)["config"]
+            here = report(tmp_path / "outputs" / "ours" / number)["config"]
+            assert {**config, "plots": False} == here
+    assert read(tmp_path / "outputs" / "theirs").counts() == {"finished": 4}
+
+
+@pytest.mark.skipif(not SLOW, reason="TRAINER_SLOW=1 runs it")
+def test_pictures_are_drawn_where_they_are_asked_for(call, tmp_path):
+    assert call("-m", "seed=1,2", "plots=true", *TINY, "hydra.sweep.dir=outputs/here").code == 0
+    assert len(list(tmp_path.rglob("curves.png"))) == 2
+
+
+def test_the_options_of_a_sweep_are_checked():
+    for wrong in [{"timeout": -1.0}, {"timeout": float("nan")}, {"workers": 0}, {"max_jobs": 0}]:
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            Grid(**wrong)
+
+
+def test_a_sweep_leaves_another_alone(call, swept, tmp_path):
+    shutil.copytree(swept[1], tmp_path / "outputs" / "here")
+    outcome = call("-m", "seed=1,2", "hydra.sweep.dir=outputs/here")
+    assert outcome.code == 2
+    assert "holds a sweep" in outcome.err
+    assert "python -m trainer.sweep resume=outputs/here" in outcome.err
+
+
+def go_on(call, *arguments):
+    return call(*arguments, main=trainer.sweep.__main__.main)
+
+
+def test_resume_redoes_what_is_missing(call, swept, tmp_path):
+    here = tmp_path / "outputs" / "here"
+    shutil.copytree(swept[1], here)
+    page = json.loads((here / "sweep.json").read_text())
+    for number, status in [(0, "pending"), (1, "killed"), (2, "interrupted"), (3, "failed")]:
+        page["jobs"][number]["status"] = status  # 0 has finished nevertheless
+    page["status"] = "running"
+    (here / "sweep.json").write_text(json.dumps(page))
+    kept = rows(here / "2")
+    shutil.rmtree(here / "1")
+    record = json.loads((here / "2" / "run.json").read_text())
+    (here / "2" / "run.json").write_text(json.dumps({**record, "status": "interrupted"}))
+    (here / "3" / "run.json").unlink()
+    before = {name: (here / name / "run.json").stat().st_mtime_ns for name in ("0", "6", "7")}
+    outcome = go_on(call, "resume=outputs/here")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "3 of 8 jobs" in outcome.out
+    assert read(here).counts() == {"finished": 6, "skipped": 2}
+    assert before == {name: (here / name / "run.json").stat().st_mtime_ns for name in before}
+    assert rows(here / "2") == kept
+
+
+def test_resume_refuses_another_grid(call, swept, tmp_path):
+    here = tmp_path / "outputs" / "here"
+    shutil.copytree(swept[1], here)
+    before = (here / "sweep.json").read_bytes()
+    outcome = go_on(call, "resume=outputs/here", "loss=ce,brier")
+    assert outcome.code == 2
+    assert "loss=brier" in outcome.err
+    assert "loss=fenchel_young" in outcome.err
+    outcome = go_on(call, "resume=outputs/here", "optimizer.lr=0.3")
+    assert outcome.code == 2
+    assert "and is 0.3" in outcome.err
+    assert (here / "sweep.json").read_bytes() == before
+    assert go_on(call, "resume=outputs/here", "sweep.workers=1").code == 0
+
+
+HOSTILE = [
+    ("[]", "format"),
+    ("{", "not the page"),
+    ('{"format": "softmax-trainer sweep 1"}', "arguments"),
+    ("[" * 100_000, "not the page"),
+    (None, "hydra.callbacks"),
+]
+
+
+@pytest.mark.parametrize(("text", "word"), HOSTILE, ids=[word for _, word in HOSTILE])
+def test_a_page_from_elsewhere_runs_nothing(call, swept, tmp_path, text, word):
+    here = tmp_path / "outputs" / "here"
+    here.mkdir(parents=True)
+    if text is None:
+        page = json.loads((swept[1] / "sweep.json").read_text())
+        page["arguments"].append("+hydra.callbacks.c._target_=pathlib.Path.touch")
+        text = json.dumps(page)
+    (here / "sweep.json").write_text(text)
+    outcome = go_on(call, "resume=outputs/here")
+    assert outcome.code == 2
+    assert word in outcome.err
+    assert [path.name for path in here.iterdir()] == ["sweep.json"]
+
+
+def test_a_page_cannot_lead_out_of_its_folder(call, swept, tmp_path):
+    here = tmp_path / "outputs" / "here"
+    shutil.copytree(swept[1], here)
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "run.json").write_text("{}")
+    page = json.loads((here / "sweep.json").read_text())
+    page["jobs"][0].update(folder="../../victim", status="failed")
+    (here / "sweep.json").write_text(json.dumps(page))
+    outcome = go_on(call, "resume=outputs/here")
+    assert outcome.code == 2
+    assert "not inside" in outcome.err
+    assert (tmp_path / "victim" / "run.json").exists()
+
+
+def test_resume_needs_a_sweep(call, tmp_path):
+    assert_refused(go_on(call, "resume=nowhere"), 2, ["nowhere has no sweep.json"], tmp_path)
+    assert_refused(go_on(call), 2, ["resume= needs the folder"], tmp_path)
+    assert "resume=outputs" in go_on(call, "--help").out
+
+
+def test_workers_do_without_hydra():
+    code = "import sys, trainer.run, trainer.sweep.worker; sys.exit('hydra' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,379 @@
+"""Reads what runs left in their folders, and trusts none of it: sizes are capped, links are not followed.
+
+A file that is torn, missing or foreign costs a sentence in the list of problems and never the report.
+"""
+
+import contextlib
+import csv
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.errors import FileError
+
+Curve = NDArray[np.float64]
+
+MOST_RUNS = 10_000
+MOST_FOLDERS = 50_000
+DEEPEST = 6  # levels below a given folder
+LARGEST = {"run.json": 4 << 20, "metrics.csv": 32 << 20, "sweep.json": 32 << 20}  # bytes
+KEPT_POINTS = 240  # of a curve; pages draw at most 60 of them
+KNOWN = (
+    "finished",
+    "stopped",
+    "running",
+    "interrupted",
+    "diverged",
+    "failed",
+    "timeout",
+    "killed",
+    "skipped",
+    "pending",
+)
+DONE = ("finished", "stopped")  # a run that came to its end counts in the means
+_HIDDEN = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?"  # escape sequences of terminals
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"  # controls, reordering marks
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its folder shows it; what could not be read is empty."""
+
+    folder: str
+    status: str
+    reason: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)  # nested, as run.json has it
+    flat: Mapping[str, Any] = field(default_factory=dict)  # a value for each key in dots, see flatten
+    seed: Any = None
+    metrics: Mapping[str, float] = field(default_factory=dict)  # at the end
+    curves: Mapping[str, Curve] = field(default_factory=dict)  # thinned; "epoch" is one of them
+    lowest: Mapping[str, float] = field(default_factory=dict)  # over all epochs
+    highest: Mapping[str, float] = field(default_factory=dict)
+    epochs: float = math.nan
+    seconds: float = math.nan
+    record: Mapping[str, Any] = field(default_factory=dict)  # the rest of run.json
+
+
+@dataclass
+class Found:
+    """All runs of some folders, and what was wrong with them, in sentences."""
+
+    runs: list[Run] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)  # of the sweeps
+    told: dict[str, tuple[str, str]] = field(default_factory=dict)  # status and reason of each job of a sweep.json
+
+
+def plain(value: Any, most: int = 200) -> str:
+    """A value as text of at most so many characters, without escape sequences, controls and reordering marks."""
+    text = f"{value:.10g}" if isinstance(value, float) else written(value)  # 0.3 and not 0.30000000000000004
+    text = _HIDDEN.sub("", text).encode("utf-8", "replace").decode()
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def written(value: Any) -> str:
+    """A value as the command line writes it: true, null, [a,b]."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(written(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
+    try:
+        return str(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a huge number"
+
+
+def number(value: Any) -> float:
+    """A finite float, or nan for all else."""
+    try:
+        found = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan
+    return found if abs(found) < 1e100 else math.nan  # beyond it no axis could be drawn
+
+
+def read(folders: Sequence[Path]) -> Found:
+    """Every run in the folders and below them, each once, in the order of their names."""
+    found, seen = Found(), set[str]()
+    for root in folders:
+        if not root.is_dir():
+            what = "is not a folder" if root.exists() else "does not exist"
+            raise FileError(f"{plain(str(root))} {what}. Name folders of runs or of sweeps, such as outputs/multirun.")
+        before = len(found.runs) + len(found.problems)
+        for place in _places(root, found):
+            real = os.path.realpath(place)
+            if real in seen:
+                continue
+            seen.add(real)
+            if len(found.runs) >= MOST_RUNS:
+                found.problems.append(f"Only the first {MOST_RUNS} runs are shown.")
+                return found
+            _take(place, found)
+        if len(found.runs) + len(found.problems) == before:
+            found.problems.append(f"{shown(root)} holds no run.")
+    found.runs = [_corrected(run, *found.told.get(run.folder, ("", ""))) for run in found.runs]
+    found.runs.sort(key=lambda run: natural(run.folder))
+    return found
+
+
+def _corrected(run: Run, status: str, reason: str) -> Run:
+    """The sweep knows of a job's end what a run that was killed could not write."""
+    if run.status in ("running", "unknown") and status in KNOWN:
+        return replace(run, status=status, reason=reason or run.reason)
+    return replace(run, reason=run.reason or reason) if reason and run.status not in DONE else run
+
+
+def shown(place: Path) -> str:
+    """A folder as people name it: relative to the working folder where it lies inside."""
+    here = Path(os.path.abspath(place))
+    with contextlib.suppress(ValueError, OSError):  # outside, or the working folder is gone
+        here = here.relative_to(Path.cwd())
+    return plain(here.as_posix(), 1000)
+
+
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """A sort key by which 10 comes after 9."""
+    parts = re.findall(r"[0-9]{1,18}|[^0-9]+|[0-9]+", name)
+    short = [p.isascii() and p.isdigit() and len(p) <= 18 for p in parts]
+    return [(not ok, int(p) if ok else 0, p) for ok, p in zip(short, parts, strict=True)]
+
+
+def _places(root: Path, found: Found) -> Iterator[Path]:
+    """The folders that hold a run or a sweep, and those that hold nothing known and no folder."""
+    todo, count, problems = [(root, 0)], 0, found.problems
+    links = empty = 0
+    while todo:
+        place, depth = todo.pop()
+        count += 1
+        if count > MOST_FOLDERS:
+            problems.append(f"{shown(root)} holds more than {MOST_FOLDERS} folders; the rest is not read.")
+            break
+        try:
+            with os.scandir(place) as entries:
+                listed = sorted(entries, key=lambda entry: natural(entry.name))
+        except OSError as error:
+            problems.append(f"{shown(place)} cannot be read: {error.strerror}.")
+            continue
+        names = {entry.name for entry in listed}
+        if {"run.json", "metrics.csv"} & names:
+            yield place
+            continue
+        for entry in (entry for entry in listed if entry.is_symlink()):
+            links += 1
+            if links <= 5:
+                problems.append(f"{shown(place / entry.name)} is a link, and links are not followed.")
+        below = [Path(entry.path) for entry in listed if entry.is_dir(follow_symlinks=False) and entry.name[0] != "."]
+        if "sweep.json" in names:
+            yield place
+        elif not below and place != root and shown(place) not in found.told:
+            empty += 1
+            if empty <= 5:
+                problems.append(f"{shown(place)} holds no run.")
+        if depth < DEEPEST:
+            todo += [(path, depth + 1) for path in reversed(below)]
+    for total, what in ((links, "links are not followed"), (empty, "folders hold no run")):
+        if total > 5:
+            problems.append(f"{shown(root)}: {total - 5} more {what}.")
+
+
+def _take(place: Path, found: Found) -> None:
+    if (place / "run.json").is_symlink() or any((place / name).exists() for name in ("run.json", "metrics.csv")):
+        found.runs.append(_run(place, found.problems))
+    if os.path.lexists(place / "sweep.json"):
+        _sweep(place, found)
+
+
+def _text(path: Path) -> str:
+    """The text of a regular file of bounded size; ValueError with the reason for all else."""
+    most = LARGEST[path.name]
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe must not hang us
+    if path.is_symlink():
+        raise ValueError("is a link, and links are not followed")
+    try:
+        with open(os.open(path, flags), "rb") as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise ValueError("is not a regular file")
+            if about.st_size > most:
+                raise ValueError(f"has {about.st_size / 2**20:.0f} MiB, and at most {most >> 20} MiB are read")
+            return file.read(most).decode("utf-8", "replace")
+    except FileNotFoundError:
+        raise ValueError("is missing") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(_text(path))
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError("is torn, or is no JSON") from None
+    if not isinstance(content, dict):
+        raise ValueError("is not a record of ours")
+    return content
+
+
+def _run(place: Path, problems: list[str]) -> Run:
+    name, record = shown(place), dict[str, Any]()
+
+    def problem(file: str, error: ValueError) -> None:
+        problems.append(f"{name}: {file} {plain(str(error))}.")
+
+    try:
+        record = dict(_json(place / "run.json"))
+    except ValueError as error:
+        problem("run.json", error)
+    columns: dict[str, Curve] = {}
+    if not (place / "path.csv").exists() or (place / "metrics.csv").exists():
+        try:
+            columns, torn = _columns(_text(place / "metrics.csv"))
+            if torn:
+                problems.append(
+                    f"{name}: metrics.csv has {torn} {'line' if torn == 1 else 'lines'} that cannot be read."
+                )
+        except ValueError as error:
+            if record.get("status") not in ("running", "diverged", "failed"):  # they may have ended before a row
+                problem("metrics.csv", error)
+    config = record.pop("config", {})
+    config = config if isinstance(config, dict) else {}
+    flat = flatten(config)
+    metrics = record.pop("metrics", None)
+    last = {key: number(value) for key, value in metrics.items()} if isinstance(metrics, dict) else {}
+    if not last and columns:
+        last = {key: float(values[-1]) for key, values in columns.items() if len(values)}
+    finite = {key: values[np.isfinite(values)] for key, values in columns.items()}
+    keep = np.unique(np.linspace(0, max(len(columns.get("epoch", ())) - 1, 0), KEPT_POINTS).round().astype(int))
+    status = plain(record.pop("status", "unknown"), 20)
+    return Run(
+        folder=name,
+        status=status if status in KNOWN else "unknown",
+        reason=plain(record.pop("reason", None) or "", 500),
+        config=config,
+        flat=flat,
+        seed=record.get("seed", config.get("seed")),
+        metrics={plain(key, 60): value for key, value in last.items()},
+        curves={key: values[keep] for key, values in columns.items()} if len(columns.get("epoch", ())) else {},
+        lowest={key: float(values.min()) for key, values in finite.items() if len(values)},
+        highest={key: float(values.max()) for key, values in finite.items() if len(values)},
+        epochs=number(record.get("epochs", last.get("epoch"))),
+        seconds=number(record.get("seconds", last.get("seconds"))),
+        record=record,
+    )
+
+
+def _columns(text: str) -> tuple[dict[str, Curve], int]:
+    """The columns of metrics.csv, and the number of lines that are no row of it; ValueError without a header."""
+    lines = text.split("\n")
+    head = [plain(name, 60) for name in next(csv.reader(lines[:1]), [])]
+    if "epoch" not in head or len(head) > 200:
+        raise ValueError("is empty" if not text.strip() else "has no header of ours")
+    full = [line for line in lines[1:] if line.strip()]
+    torn = 0
+    if full and not text.endswith("\n"):
+        full.pop()  # the last number may lack digits
+        torn = 1
+    try:  # the usual case, in C
+        values = np.loadtxt(full, delimiter=",", comments=None, ndmin=2) if full else np.empty((0, len(head)))
+        if values.shape[1] != len(head):
+            raise ValueError
+    except ValueError:  # a line of another length, an empty field, or a word
+        cells = [line.rstrip("\r").split(",") for line in full]
+        rows = [[_float(cell) for cell in row] for row in cells if len(row) == len(head)]
+        torn += len(cells) - len(rows)
+        values = np.array(rows) if rows else np.empty((0, len(head)))
+    values = np.where(np.abs(values) < 1e100, values, np.nan)
+    known = np.isfinite(values[:, head.index("epoch")])
+    torn, values = torn + int((~known).sum()), values[known]
+    return dict(zip(head, np.ascontiguousarray(values.T), strict=True)), torn
+
+
+def _float(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys in dots, as the command line has them: {loss: {name: focal, gamma: 2}} is loss=focal, loss.gamma=2.
+
+    A node of named nodes (callbacks) is their names, and then theirs; one of plain values without a name is one value.
+    """
+    flat: dict[str, Any] = {}
+
+    def visit(prefix: str, node: Mapping[str, Any], depth: int) -> None:
+        for key, value in node.items():
+            path = f"{prefix}.{key}" if prefix else str(key)
+            if len(flat) >= 500:
+                return
+            if not isinstance(value, Mapping) or depth >= 6:
+                if not (prefix and key == "name"):
+                    flat[path] = value
+            elif "name" in value:
+                flat[path] = value["name"]
+                visit(path, value, depth + 1)
+            elif all(isinstance(item, Mapping) for item in value.values()):
+                flat[path] = list(value) or "none"
+                visit(path, value, depth + 1)
+            elif any(isinstance(item, Mapping) for item in value.values()):
+                visit(path, value, depth + 1)
+            else:
+                flat[path] = value
+
+    visit("", config, 0)
+    return flat
+
+
+def _sweep(place: Path, found: Found) -> None:
+    """Adds the jobs of sweep.json that left no run, and tells why a run did not come to its end."""
+    try:
+        content = _json(place / "sweep.json")
+        jobs = content.get("jobs")
+        if not isinstance(jobs, list) or not str(content.get("format", "")).startswith("softmax-trainer sweep"):
+            raise ValueError("is not a record of ours")
+    except ValueError as error:
+        found.problems.append(f"{shown(place)}: sweep.json {plain(str(error))}.")
+        return
+    command = content.get("command")
+    if command:
+        words = command if isinstance(command, list) else [command]
+        found.commands.append(plain(" ".join(written(word) for word in words), 2000))
+    for job in (job for job in jobs[:MOST_RUNS] if isinstance(job, Mapping)):
+        folder = Path(written(job.get("folder") or job.get("number", ""))).name
+        status, reason = plain(job.get("status", "unknown"), 20), plain(job.get("reason") or "", 500)
+        target = place / folder
+        found.told[shown(target)] = status, reason
+        if not folder or not any((target / name).exists() for name in ("run.json", "metrics.csv")):
+            overrides = job.get("overrides")
+            flat = _overridden(overrides if isinstance(overrides, list) else [])
+            status = status if status in KNOWN else "unknown"
+            found.runs.append(Run(shown(target), status, reason, flat=flat, seed=flat.get("seed")))
+
+
+def _overridden(overrides: Sequence[Any]) -> dict[str, Any]:
+    """What overrides such as optimizer.lr=0.1 say, as a flat configuration."""
+    flat: dict[str, Any] = {}
+    for override in overrides[:100]:
+        key, equals, value = written(override).partition("=")
+        if equals:
+            try:
+                flat[key.lstrip("+~")] = json.loads(value)
+            except (ValueError, RecursionError):
+                flat[key.lstrip("+~")] = value.strip("'\"")
+    return flat
