@@ -84,8 +84,8 @@ def dies(activation, loss):
 
 
 def jumps(activation, loss):
-    """Whether, on any of 3,000 random lines, halving the part with the largest change 30 times leaves a change."""
-    n = 3000
+    """Whether, on any of 1,000 random lines, halving the part with the largest change 30 times leaves a change."""
+    n = 1000
     low, high = rng().normal(scale=2, size=(2, n, K))
     y = one_hot(n)
 
