@@ -4,7 +4,21 @@ from numpy.testing import assert_allclose
 
 from tests.conftest import targets
 from trainer.activations import Identity, LogSoftmax, Sigmoid, Softmax
-from trainer.gradients import FUSED, GRADIENTS, auto, fastest, fused, has_strategy, jacobian, log, loop, numeric, vjp
+from trainer.arrays import one_hot
+from trainer.gradients import (
+    FUSED,
+    GRADIENTS,
+    auto,
+    fastest,
+    fused,
+    has_strategy,
+    jacobian,
+    log,
+    loop,
+    numeric,
+    takes_labels,
+    vjp,
+)
 from trainer.losses import BinaryCrossEntropy, CrossEntropy, NegativeLogLikelihood, SquaredError
 
 CE, BCE, NLL, SQUARES = CrossEntropy(), BinaryCrossEntropy(), NegativeLogLikelihood(), SquaredError()
@@ -168,3 +182,21 @@ def test_softmax_with_squares_keeps_both_halves_of_its_derivative(strategy):
     wrong = strategy(Softmax(), SQUARES, np.array([[40.0, 0]]), np.array([[0.0, 1]]))
     assert_allclose(wrong.loss, [1], rtol=1e-15)
     assert_allclose(wrong.dl_dz, [[8.496708510583178e-18, -8.496708510583178e-18]], rtol=1e-15)
+
+
+@pytest.mark.parametrize("pair", [(Softmax(), CE), (Softmax(0.5), CE), (LogSoftmax(), NLL)], ids=str)
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("scale", [1.0, 100.0, 1e4])
+def test_labels_say_the_same_as_their_one_hot_rows(pair, order, scale):
+    rng = np.random.default_rng(0)
+    z = np.asarray(rng.normal(scale=scale, size=(500, 7)), order=order)
+    labels = rng.integers(7, size=500).astype(np.uint8)  # in which a place in the array has no room
+    assert takes_labels(fused, *pair)
+    short, rows = fused(*pair, z, labels), fused(*pair, z, one_hot(labels, 7, float))
+    assert_allclose(short.loss, rows.loss, rtol=4e-16, atol=1e-300)
+    assert_allclose(short.dl_dz, rows.dl_dz, rtol=4e-16, atol=0)
+
+
+def test_a_loss_that_is_stated_on_target_rows_takes_no_labels():
+    assert not takes_labels(fused, Softmax(), SQUARES)
+    assert not takes_labels(jacobian, Softmax(), CE)

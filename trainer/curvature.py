@@ -12,10 +12,9 @@ import numpy as np
 from trainer.activations import Activation, LogSoftmax, Softmax
 from trainer.arrays import Array
 from trainer.data import Data
-from trainer.features import numbers_a_row
 from trainer.gradients import auto
 from trainer.losses import FenchelYoung, Loss
-from trainer.objective import KEPT, scores
+from trainer.objective import KEPT, against, scores, times
 from trainer.pairs import canonical
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ PROBED = 1 << 21  # numbers that K probes of rows (n,K) may make to find their m
 SMALL = 1e-6  # eigenvalues of the classes' curvature below this share of the largest are raised to it
 NONE = 1e-10  # below this share of the largest they are rounding
 FULL = 4000  # features: up to here the second moment is diagonalised, above it its diagonal is taken
-COPIED = 1 << 27  # features (N,D) that are kept in single precision
 
 RowHessian = Callable[[Array], Array]
 
@@ -48,16 +46,33 @@ def row_hessian(activation: Activation, loss: Loss, z: Array, y: Array, dtype: A
     return lambda u: s * inner.vjp(z, a, u)
 
 
-def _from_slope(activation: Softmax | LogSoftmax, loss: Loss, dl_dz: Array, y: Array) -> RowHessian:
-    """The same, from dl_dz = factor a - y (times 1/T), where that is known already."""
-    factor = _row_factor(activation, loss, y)
+def _from_slope(activation: Softmax | LogSoftmax, loss: Loss, dl_dz: Array, data: Data) -> RowHessian:
+    """The same, from dl_dz = factor a - y (times 1/T) of these data, where that is known already."""
     temperature = getattr(activation, "temperature", 1.0)
     share = 1.0 if isinstance(loss, FenchelYoung) else 1 / temperature  # of y in dl_dz
-    a = (dl_dz + share * y) / np.where(factor > 0, factor, 1.0)
-    inner = Softmax(temperature)
-    if (factor == 1).all():
-        return lambda u: inner.vjp(a, a, u)
-    return lambda u: factor * inner.vjp(a, a, u)
+    factor: Any = share
+    if data.one_hot:
+        a = np.array(dl_dz, order="K")
+        a.T.ravel()[np.multiply(data.y, len(a), dtype=np.intp) + np.arange(len(a))] += share
+    else:
+        y = data.targets(dl_dz.dtype)
+        factor = _row_factor(activation, loss, y)
+        a = dl_dz + share * y
+    if np.any(factor != 1):
+        a /= np.where(factor > 0, factor, 1.0)
+    return _softmax_product(a, factor / temperature)
+
+
+def _softmax_product(a: Array, factor: Any) -> RowHessian:
+    """u -> factor (diag(a) - a a^T) u  (N,K)."""
+    plain = bool(np.all(factor == 1))
+
+    def product(u: Array) -> Array:
+        q = a * u
+        q -= a * q.sum(axis=1, keepdims=True)
+        return q if plain else np.asarray(factor * q)
+
+    return product
 
 
 def _row_factor(activation: Activation, loss: Loss, y: Array) -> Array:
@@ -80,24 +95,25 @@ def _by_differences(activation: Activation, loss: Loss, z: Array, y: Array, dtyp
     return product
 
 
-class Features(NamedTuple):
-    """How products see the features x: as (x - mean) / scale, of which mean and scale are the sample's.
+class Copies(NamedTuple):
+    """The features as solvers see them: u = [(x - mean) / scale, 1], of which mean and scale are a sample's.
 
-    It changes the coordinates, not the Hessian: mean and scale are undone outside of the product, in double precision.
-    So single precision is enough inside for features of any scale, whose rounding of 1e-7 is far below the tolerance
-    of an inner solver, and a product takes half the time.  Sparse features stay as they are.
+    Scores are u v with v = [scale w; w_0 + mean w], in other coordinates the same function. Single precision is enough
+    in these for features of any scale, with a rounding of 1e-7 that is far below the tolerance of an inner solver, and
+    halves the time. Sparse features stay as they are, with a column of ones.
 
-    sample has rows spread evenly over the data; copies has the
-    blocks in single precision, by their first row, where they fit in memory.
+    sample has rows spread evenly over the data, with their u; blocks has u of the blocks, by their first row, where
+    they fit in memory. Both are in single precision.
     """
 
     mean: Array
     scale: Array
     sample: Data
-    copies: dict[int, Array]
+    u: Array
+    blocks: dict[int, Array]
 
     @classmethod
-    def of(cls, problem: "BlockSum") -> "Features":
+    def of(cls, problem: "BlockSum") -> "Copies":
         """Of a problem's data."""
         data = problem.data
         rows, width = data.x.shape
@@ -107,15 +123,34 @@ class Features(NamedTuple):
             mean = sample.x.mean(axis=0, dtype=np.float64)
             spread = (sample.x - mean).std(axis=0)
             scale = np.where(spread > 0, spread, 1.0)
-        features = cls(mean, scale, sample, {})
-        in_memory = isinstance(data.x, np.ndarray) or hasattr(data.x, "nnz")
-        if in_memory and rows * numbers_a_row(data.x) <= COPIED:
-            features.copies.update(problem.each_block(lambda row, part: (row, features.seen(part.x, np.float32))))
-        return features
+        copies = cls(mean, scale, sample, _with_ones(sample.x, mean, scale, np.float32), {})
+        if problem.copied:
+            copies.blocks.update(problem.each_block(lambda rows: (rows.start, copies.seen(data.x[rows], np.float32))))
+        return copies
 
     def seen(self, x: Array, dtype: Any) -> Array:
-        """Features x (B,D) as a product sees them."""
-        return ((x - self.mean) / self.scale).astype(dtype) if isinstance(x, np.ndarray) else x.astype(dtype)
+        """u (B,D+1) of features x (B,D)."""
+        return _with_ones(x, self.mean, self.scale, dtype)
+
+    def inner(self, w: Array) -> Array:
+        """v (D+1,K) of w (D+1,K), in double precision."""
+        return np.concatenate([self.scale[:, None] * w[:-1], (w[-1] + self.mean @ w[:-1])[None, :]])
+
+    def outer(self, g: Array) -> Array:
+        """The derivative by w (D+1,K) of that by v."""
+        return np.concatenate([self.scale[:, None] * g[:-1] + np.outer(self.mean, g[-1]), g[-1:]])
+
+
+def _with_ones(x: Array, mean: Array, scale: Array, dtype: Any) -> Array:
+    if not isinstance(x, np.ndarray):
+        from scipy.sparse import csr_array, hstack  # type: ignore[import-untyped]  # slow to import
+
+        return hstack([x.astype(dtype), csr_array(np.ones((x.shape[0], 1), dtype=dtype))], format="csr")
+    u = np.empty((x.shape[0], x.shape[1] + 1), dtype=dtype)
+    np.subtract(x, mean, out=u[:, :-1], casting="same_kind")
+    u[:, :-1] *= (1 / scale).astype(dtype)
+    u[:, -1] = 1
+    return u
 
 
 class Metric(NamedTuple):
@@ -143,47 +178,51 @@ class Curvature:
 
     def hvp(self, v: Array) -> Array:
         """H v (D+1,K) for v (D+1,K).  The probabilities that the rows' Hessians are made of are computed once."""
-        problem, dtype = self._problem, self._dtype
-        mean, scale, _, copies = problem.features
-        inner = np.concatenate([scale[:, None] * v[:-1], (v[-1] + mean @ v[:-1])[None, :]]).astype(dtype)
+        problem, dtype, copies = self._problem, self._dtype, self._problem.copies
+        inner = copies.inner(v).astype(dtype)
+        blocks = copies.blocks if dtype == np.float32 else {}
         keep = len(problem.data) * v.shape[1] <= KEPT
 
-        def partial(row: int, part: Data) -> Array:
-            x = copies[row] if copies and dtype == np.float32 else problem.features.seen(part.x, dtype)
-            hessian = self._kept.get(row) or self._row_hessian(row, part)
+        def partial(rows: slice) -> Array:
+            u = blocks[rows.start] if blocks else copies.seen(problem.data.x[rows], dtype)
+            hessian = self._kept.get(rows.start) or self._row_hessian(rows)
             if keep:
-                self._kept[row] = hessian
-            q = hessian(scores(inner, x))
-            if part.weight is not None:
-                q = part.weight[:, None].astype(dtype) * q
-            return np.concatenate([(q.T @ x).T, q.sum(axis=0, keepdims=True)])
+                self._kept[rows.start] = hessian
+            q = hessian(times(u, inner))
+            if problem.data.weight is not None:
+                q = problem.data.weight[rows, None].astype(dtype) * q
+            return against(u, q)
 
         product = np.zeros(v.shape)
         for share in problem.each_block(partial):
             product += share
-        product /= problem.total
-        weights = scale[:, None] * product[:-1] + np.outer(mean, product[-1]) + problem.penalty.ridge * v[:-1]
-        return np.concatenate([weights, product[-1:]])
+        product = copies.outer(product / problem.total)
+        product[:-1] += problem.penalty.ridge * v[:-1]
+        return product
 
-    def _row_hessian(self, row: int, part: Data) -> RowHessian:
+    def _row_hessian(self, rows: slice) -> RowHessian:
         objective = self._problem.objective
-        y = part.targets(self._w.dtype)
-        if row in self._slopes and isinstance(objective.activation, Softmax | LogSoftmax) and self._problem.canonical:
-            return _from_slope(objective.activation, objective.loss, self._slopes[row], y.astype(self._dtype))
-        return row_hessian(objective.activation, objective.loss, scores(self._w, part.x), y, self._dtype)
+        pair = (objective.activation, objective.loss)
+        if rows.start in self._slopes and isinstance(pair[0], Softmax | LogSoftmax) and self._problem.canonical:
+            return _from_slope(pair[0], pair[1], self._slopes[rows.start], self._problem.targets.rows(rows))
+        part = self._problem.data.rows(rows)
+        return row_hessian(*pair, scores(self._w, part.x), part.targets(self._w.dtype), self._dtype)
 
     def metric(self) -> Metric:
         """The features' share at this w, from the sample of the rows."""
-        x, t = self._problem.features.sample.x, self._sample()[1]
+        copies, t = self._problem.copies, self._sample()[1]
         level = float(t.mean())
         t = t / t.sum() if level > 0 else np.full(len(t), 1 / len(t))
+        x = copies.sample.x
         if x.shape[1] > FULL or not isinstance(x, np.ndarray):
             square = x.multiply(x) if hasattr(x, "multiply") else np.square(x)
             return Metric(np.zeros(x.shape[1]), np.empty((0, 0)), np.asarray(square.T @ t).ravel(), level)
-        mean = t @ x
-        centred = ((x - mean) * np.sqrt(t)[:, None]).astype(np.float64)
-        e, basis = np.linalg.eigh(centred.T @ centred)
-        return Metric(mean, basis, np.maximum(e, 0), level)
+        u = copies.u * np.sqrt(t)[:, None]  # in double precision
+        moment = u.T @ u  # about zero, which is the sample's own mean, so little cancels below
+        mean = moment[-1, :-1]
+        centred = (moment[:-1, :-1] - np.outer(mean, mean)) * np.outer(copies.scale, copies.scale)
+        e, basis = np.linalg.eigh(centred)
+        return Metric(copies.mean + copies.scale * mean, basis, np.maximum(e, 0), level)
 
     def level(self) -> float:
         """The mean over the sample of the trace of R."""
@@ -197,16 +236,21 @@ class Curvature:
 
     def _measure(self) -> tuple[Array, Array]:
         problem, w = self._problem, self._w
-        objective, sample, classes = problem.objective, problem.features.sample, w.shape[1]
+        objective, sample, classes = problem.objective, problem.copies.sample, w.shape[1]
         weight = np.ones(len(sample)) if sample.weight is None else sample.weight.astype(np.float64)
         share = weight[:, None] * (len(problem.data) / problem.total)  # (n,1)
-        z, y = scores(w, sample.x).astype(np.float64), sample.targets(np.float64)
+        copies, y = problem.copies, sample.targets(np.float64)
+        v = copies.inner(w)
         if canonical(objective.activation, objective.loss) and isinstance(objective.activation, Softmax | LogSoftmax):
             temperature = getattr(objective.activation, "temperature", 1.0)
-            a = Softmax(temperature)(z)
+            z = times(copies.u, v.astype(np.float32) / np.float32(temperature))
+            e = np.exp(z - z.max(axis=1, keepdims=True))
+            a = (e / e.sum(axis=1, keepdims=True)).astype(np.float64)
             s = share * _row_factor(objective.activation, objective.loss, y) / temperature
-            c = (np.diag((s * a).sum(axis=0)) - a.T @ (s * a)) / len(a)
-            return c, s[:, 0] * (1 - (a * a).sum(axis=1))
+            moment = a.T @ (s * a) / len(a)
+            # diag(sum s a) - moment, whose rows have the sum zero, which here they have to the last digit.
+            return np.diag(moment.sum(axis=1)) - moment, s[:, 0] * (a * (1 - a)).sum(axis=1)
+        z = times(copies.u.astype(np.float64), v)
         rows = slice(None, None, -(-len(z) * classes**2 // PROBED))  # R e_k for each class k, on fewer rows if many
         # Where the loss is straight, as of sigmoid with mae at zero, a slope that may change within a hundred scores.
         straight = 0.01 * np.abs(auto(objective.activation, objective.loss, z[rows], y[rows]).dl_dz).mean()

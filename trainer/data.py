@@ -50,6 +50,11 @@ class Data:
         """One class a sample (N,): the label itself, or the largest target of its row."""
         return self.y if self.y.ndim == 1 else self.y.argmax(axis=1)
 
+    @property
+    def one_hot(self) -> bool:
+        """Whether every target row is the one-hot row of a label."""
+        return self.y.ndim == 1 and self.smoothing == 0
+
     def rows(self, index: Any) -> "Data":
         """The samples that a slice (a view) or an array of row numbers (a copy) selects; of a file they are read."""
         weight = None if self.weight is None else self.weight[index]

@@ -109,7 +109,7 @@ def fit(
             if checked is not None:
                 held_out = checked.evaluate(w, metrics)
                 row |= {"val_loss": held_out.loss, **{f"val_{k}": v for k, v in held_out.metrics.items()}}
-            grad = subgradient(w, whole.value_and_grad(w)[1], objective.penalty.lasso)
+            grad = subgradient(w, whole.known(w)[1], objective.penalty.lasso)
             row["grad_norm"] = float(np.linalg.norm(grad))
             if full_lr is not None:
                 row["lr"] = lr
@@ -121,4 +121,4 @@ def fit(
 
 def _known(problem: BlockSum, w: Array) -> Evaluation:
     """The loss alone, from the value that a solver has asked for already."""
-    return Evaluation(problem.value_and_grad(w)[0] - problem.penalty.value(w), {})
+    return Evaluation(problem.known(w)[0] - problem.penalty.value(w), {})

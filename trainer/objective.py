@@ -6,7 +6,7 @@ a thread. The partial sums are added in the order of the blocks, so the number o
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -17,20 +17,29 @@ from trainer.activations import Activation
 from trainer.arrays import Array
 from trainer.data import Data
 from trainer.errors import NonFiniteError
-from trainer.features import numbers_a_row
-from trainer.gradients import GRADIENTS, GradientStrategy, LossGrad, auto, has_strategy, numbers_per_row
+from trainer.features import is_sparse, numbers_a_row
+from trainer.gradients import (
+    GRADIENTS,
+    GradientStrategy,
+    LossGrad,
+    auto,
+    has_strategy,
+    numbers_per_row,
+    takes_labels,
+)
 from trainer.losses import Loss
 from trainer.metrics import Metric
 from trainer.pairs import canonical
 from trainer.penalties import Penalty
 
 if TYPE_CHECKING:
-    from trainer.curvature import Curvature, Features
+    from trainer.curvature import Copies, Curvature
 
 # A block's temporaries are freed and allocated again many times a second. glibc hands each back to the system, at
 # the price of a page fault every 4 KiB, until a larger allocation has been freed once; so free one (31 MiB, untouched).
 np.empty(31 << 20, dtype=np.uint8)
 
+COPIED = 1 << 27  # features (N,D) that are kept in single precision
 KEPT = 1 << 24  # numbers (N,K) that are kept from a gradient for the Hessian products at the same w
 RUN_AWAY = 1e30  # scores above it are those of a diverging training, whatever the strategy
 
@@ -75,9 +84,11 @@ class BlockSum:
     def __init__(self, objective: Objective, data: Data, curved: bool = False) -> None:
         self.objective = objective
         self.data = data
-        self._latest: tuple[Array, tuple[float, Array]] | None = None
-        # dl_dz of each block at the latest w, by its first row; the same numbers whenever a training goes on.
+        # By whether in single precision: where it was evaluated last, and what came out.
+        self._latest: dict[bool, tuple[Array, tuple[float, Array]]] = {}
+        # dl_dz of each block at the w of an evaluation, by its first row; the same numbers whenever a training goes on.
         self._slopes: dict[int, Array] = {}
+        self._sloped: Array | None = None
         self._curved = curved and data.x.shape[0] * len(data.classes) <= KEPT
 
     @property
@@ -90,63 +101,93 @@ class BlockSum:
         """Whether the rows' Hessians are known in closed form."""
         return canonical(self.objective.activation, self.objective.loss)
 
-    def value_and_grad(self, w: Array) -> tuple[float, Array]:
-        """E and dE_dw (D+1,K).  What was computed for this very array is not computed again."""
-        if self._latest is None or self._latest[0] is not w:
-            self._latest = (w, self._value_and_grad(w))
-        return self._latest[1]
+    def value_and_grad(self, w: Array, single: bool = False) -> tuple[float, Array]:
+        """E and dE_dw (D+1,K).  What was computed for this very array is not computed again.
 
-    def _value_and_grad(self, w: Array) -> tuple[float, Array]:
+        single computes the rows in single precision, in half the time and to about 1e-7 of E, where ``copied`` says
+        that it can.
+        """
+        if single not in self._latest or self._latest[single][0] is not w:
+            self._latest[single] = (w, self._value_and_grad(w, single))
+        return self._latest[single][1]
+
+    def known(self, w: Array) -> tuple[float, Array]:
+        """The same, in single precision where only that is known."""
+        rough = True in self._latest and self._latest[True][0] is w
+        exact = False in self._latest and self._latest[False][0] is w
+        return self.value_and_grad(w, rough and not exact)
+
+    def _value_and_grad(self, w: Array, single: bool) -> tuple[float, Array]:
         objective = self.objective
+        pair = (objective.activation, objective.loss)
         width = numbers_per_row(objective.gradient, w.shape[1])
+        labelled = self.data.one_hot and takes_labels(objective.gradient, *pair)
+        dtype = np.float32 if single else w.dtype
+        v = self.copies.inner(w).astype(dtype) if single else w
 
         def partial(rows: slice) -> tuple[float, Array, float]:
-            part = self._part(rows)
-            y = part.targets(w.dtype)
+            part = self.targets.rows(rows) if single else self._part(rows)
+            y = part.y if labelled else part.targets(dtype)
             with np.errstate(all="ignore"):  # what is not finite is seen in the sums
-                loss, dl_dz = objective.gradient(objective.activation, objective.loss, scores(w, part.x), y)
+                z = times(self.copies.blocks[rows.start], v) if single else scores(w, part.x)
+                loss, dl_dz = objective.gradient(*pair, z, y)
                 if self._curved:
-                    self._slopes[rows.start] = dl_dz.astype(np.float32)
+                    self._slopes[rows.start] = dl_dz.astype(np.float32, copy=False)
                 if part.weight is not None:
-                    weight = part.weight.astype(w.dtype, copy=False)
+                    weight = part.weight.astype(dtype, copy=False)
                     loss, dl_dz = weight * loss, weight[:, None] * dl_dz
-                dl_dw = np.concatenate([(dl_dz.T @ part.x).T, dl_dz.sum(axis=0, keepdims=True)])  # (D+1,K)
+                if single:
+                    dl_dw = against(self.copies.blocks[rows.start], dl_dz)
+                else:
+                    dl_dw = np.concatenate([against(part.x, dl_dz), dl_dz.sum(axis=0, keepdims=True)])  # (D+1,K)
                 return float(loss.sum(dtype=np.float64)), dl_dw, self._total(part)
 
-        loss_sum, dl_dw, total = 0.0, np.zeros_like(w), 0.0
+        loss_sum, dl_dw, total = 0.0, np.zeros(w.shape, dtype=np.float64 if single else w.dtype), 0.0
         for loss_part, grad_part, total_part in self._each(partial, width):
             loss_sum += loss_part
             dl_dw += grad_part
             total += total_part
         if not (np.isfinite(loss_sum) and np.isfinite(dl_dw).all()):
             self._name_the_row(w)
+        self._sloped = w
         penalty = objective.penalty
         total = total or 1.0  # of a batch whose rows all weigh nothing
+        dl_dw = self.copies.outer(dl_dw).astype(w.dtype) if single else dl_dw
         return loss_sum / total + penalty.value(w), dl_dw / total + penalty.grad(w)
 
     def curvature(self, w: Array, single: bool = True) -> "Curvature":
         """Hessian products and the preconditioner at w; single takes the products in single precision."""
         from trainer.curvature import Curvature  # which is made of what stands here
 
-        latest = self._latest is not None and self._latest[0] is w
-        return Curvature(self, w, single, dict(self._slopes) if single and latest else {})
+        return Curvature(self, w, single, dict(self._slopes) if single and self._sloped is w else {})
+
+    @property
+    def copied(self) -> bool:
+        """Whether the features are held in single precision, too, as a solver sees them."""
+        x = self.data.x
+        in_memory = isinstance(x, np.ndarray) or is_sparse(x)
+        return in_memory and x.shape[0] * numbers_a_row(x) <= COPIED
 
     @cached_property
-    def features(self) -> "Features":
-        """How Hessian products see the features, the same for every w."""
-        from trainer.curvature import Features
+    def copies(self) -> "Copies":
+        """How solvers see the features, the same for every w."""
+        from trainer.curvature import Copies
 
-        return Features.of(self)
+        return Copies.of(self)
+
+    @cached_property
+    def targets(self) -> Data:
+        """The data without their features, of which to take rows costs nothing."""
+        return replace(self.data, x=np.empty((len(self.data), 0)))
 
     @cached_property
     def total(self) -> float:
         """The denominator of E."""
         return self._total(self.data) or 1.0
 
-    def each_block(self, function: Callable[[int, Data], R]) -> Iterator[R]:
-        """function(number of the first row, rows) of each block, in order."""
-        width = len(self.data.classes)
-        return self._each(lambda rows: function(rows.start, self.data.rows(rows)), width)
+    def each_block(self, function: Callable[[slice], R]) -> Iterator[R]:
+        """function(rows) of each block, in order."""
+        return self._each(function, len(self.data.classes))
 
     def second_moment(self) -> Array:
         """sum_n weight_n [x_n 1]^T [x_n 1] / total (D+1,D+1), in float64.
@@ -257,9 +298,21 @@ def _finite_rows(result: LossGrad) -> Array:
 
 
 def scores(w: Array, x: Array) -> Array:
-    """z (N,K), F-ordered: the transposed product runs every reduction over K along the long axis."""
-    z: Array = (np.ascontiguousarray(w[:-1].T @ x.T) + w[-1][:, None]).T  # a sparse product lies the other way round
+    """z (N,K), F-ordered."""
+    z: Array = times(x, w[:-1])
+    z += w[-1]
     return z
+
+
+def times(x: Array, v: Array) -> Array:
+    """x v (N,K), F-ordered: the transposed product runs every reduction over K along the long axis."""
+    return np.ascontiguousarray(v.T @ x.T).T  # a sparse product lies the other way round
+
+
+def against(x: Array, q: Array) -> Array:
+    """x^T q (D,K).  Unlike dot, matmul keeps the interpreter's lock while its result has few numbers."""
+    product: Array = np.dot(q.T, x) if isinstance(x, np.ndarray) else q.T @ x
+    return product.T
 
 
 def predict(activation: Activation, w: Array, x: Array, threads: int = 1) -> Array:
@@ -307,4 +360,16 @@ def _in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> I
     items = list(items)
     if threads == 1 or len(items) == 1:
         return map(function, items)
-    return _workers(threads).map(function, items)
+    left, results = iter(range(len(items))), {}  # a range's iterator gives each number once, whoever asks
+
+    def work() -> None:
+        for number in left:
+            results[number] = function(items[number])
+
+    others = [_workers(threads).submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        for other in others:
+            other.result()
+    return map(results.__getitem__, range(len(items)))

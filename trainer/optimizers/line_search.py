@@ -13,15 +13,16 @@ LEFT = 0.9  # of the slope may be left (Wolfe)
 TRIALS = 40
 
 
-def backtrack(problem: Problem, w: Array, value: float, g: Array, d: Array) -> Array | None:
+def backtrack(problem: Problem, w: Array, value: float, g: Array, d: Array, single: bool) -> Array | None:
     """w + t d for the first t = 1, 1/2, 1/4 ... with E(w + t d) <= E(w) + 1e-4 t <g, d>; None if no t has that."""
     slope, t = float(np.vdot(g, d)), 1.0
+    rounding = noise(value, np.float32 if single else w.dtype)
     for _ in range(TRIALS):
         there = (w + t * d).astype(w.dtype)
-        e, after = _along(problem, there, d)
-        if _falls(e, after, value, slope, t, w):
+        e, after = _along(problem, there, d, single)
+        if _falls(e, after, value, slope, t, rounding):
             return there
-        if -t * slope < noise(value, w):
+        if -t * slope < rounding:
             return None  # what a shorter step could gain cannot be seen
         t /= 2
     return None
@@ -34,12 +35,13 @@ def wolfe(problem: Problem, w: Array, value: float, g: Array, d: Array) -> Array
     the cubic through both ends, kept inside its middle four fifths  (Nocedal & Wright 2006, alg. 3.5).
     """
     slope, t = float(np.vdot(g, d)), 1.0
+    rounding = noise(value, w.dtype)
     low, high = (0.0, value, slope), None  # t, E and slope there
     for _ in range(TRIALS):
         there = (w + t * d).astype(w.dtype)
         e, after = _along(problem, there, d)
-        if not _falls(e, after, value, slope, t, w):
-            if -t * slope < noise(value, w):
+        if not _falls(e, after, value, slope, t, rounding):
+            if -t * slope < rounding:
                 return None
             high = (t, e, after)
         elif abs(after) <= -LEFT * slope:
@@ -52,19 +54,19 @@ def wolfe(problem: Problem, w: Array, value: float, g: Array, d: Array) -> Array
     return (w + low[0] * d).astype(w.dtype) if low[0] else None
 
 
-def _along(problem: Problem, there: Array, d: Array) -> tuple[float, float]:
+def _along(problem: Problem, there: Array, d: Array, single: bool = False) -> tuple[float, float]:
     """E there, and its slope along d."""
-    e, g = problem.value_and_grad(there)
+    e, g = problem.value_and_grad(there, single)
     return e, float(np.vdot(g.astype(np.float64), d))
 
 
-def _falls(e: float, after: float, value: float, slope: float, t: float, w: Array) -> bool:
+def _falls(e: float, after: float, value: float, slope: float, t: float, rounding: float) -> bool:
     """Whether E has fallen enough; where it has no digits left to tell, whether its slope has."""
     if not math.isfinite(e):
         return False
-    if -t * slope > 2 * noise(value, w):
+    if -t * slope > 2 * rounding:
         return e <= value + SUFFICIENT * t * slope
-    return e <= value + noise(value, w) and abs(after) <= -LEFT * slope
+    return e <= value + rounding and abs(after) <= -LEFT * slope
 
 
 def _between(low: tuple[float, float, float], high: tuple[float, float, float]) -> float:

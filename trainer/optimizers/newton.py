@@ -12,14 +12,16 @@ from trainer.optimizers.stopping import check_tol, converged, exhausted
 
 STALE = 2.0  # the metric is renewed once the mean curvature has changed by this factor
 LARGEST_CG = 250  # products of one step
+NEAR = 1e-6  # of E
 RADIUS = 1000.0  # of the preconditioned gradient, whose length is that of the step where P is the inverse of H
 
 
 class NewtonState(NamedTuple):
-    """|g|_P^2 at the start, and the features' share of the preconditioner as it was made last, if it was."""
+    """|g|_P^2 at the start, the features' share of the preconditioner as it was made last, and whether all is exact."""
 
     first: float
     metric: Any
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Newton:
     eta = min(1/4, (|g|_P / |g_0|_P)^(1/2)), which makes the convergence superlinear; a direction of negative curvature
     ends the inner solver with what it has. Converged once |g|_P is at most tol times its first value, or tol times
     (2 E)^(1/2) where that is more, or once no step lowers E by more than its rounding.
+
+    Until the estimated fall of E is a millionth of it, E and g of a canonical pair are taken in single precision.
     """
 
     name: ClassVar[str] = "newton"
@@ -40,10 +44,20 @@ class Newton:
         check_tol(self.tol)
 
     def init(self, w: Array) -> NewtonState:
-        return NewtonState(0.0, None)
+        return NewtonState(0.0, None, False)
 
     def step(self, problem: Problem, w: Array, state: NewtonState) -> Step:
-        value, g = problem.value_and_grad(w)
+        if not state.exact and problem.canonical and problem.copied:
+            rough = self._step(problem, w, state, single=True)
+            if rough is not None:
+                return rough
+        exact = self._step(problem, w, state._replace(exact=True), single=False)
+        assert exact is not None
+        return exact
+
+    def _step(self, problem: Problem, w: Array, state: NewtonState, single: bool) -> Step | None:
+        """None in single precision where that is too little."""
+        value, g = problem.value_and_grad(w, single)
         g = g.astype(np.float64)
         curvature = problem.curvature(w)
         metric = state.metric
@@ -52,13 +66,17 @@ class Newton:
         precondition = curvature.inverse(metric)
         y = precondition(g)
         size = float(np.vdot(g, y))  # |g|_P^2
+        if single and not size / 2 > NEAR * value:
+            return None
         first = max(state.first, size)
-        state = NewtonState(first, metric)
+        state = state._replace(first=first, metric=metric)
         if reason := converged(size, first, value, self.tol):
             return Step(w, state, value, reason)
         eta = min(0.25, (size / first) ** 0.25)
         d = conjugate_gradients(curvature, precondition, g, y, eta)
-        found = backtrack(problem, w, value, g, d)
+        found = backtrack(problem, w, value, g, d, single)
+        if single and found is None:
+            return None
         return Step(w if found is None else found, state, value, exhausted(g, d, value, w))
 
 

@@ -1,6 +1,7 @@
 """When a solver has converged: an honest rule, the same for all of them, and its reason in a sentence."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -32,11 +33,11 @@ def exhausted(g: Array, d: Array, value: float, w: Array) -> str:
     Such a step is still worth taking, as the gradient has more digits than E, and is the last.
     """
     promised = -float(np.vdot(g, d)) / 2
-    if promised > noise(value, w):
+    if promised > noise(value, w.dtype):
         return ""
     return f"the next step promises to lower the objective by {promised:.0e}, within its rounding in {w.dtype}."
 
 
-def noise(value: float, w: Array) -> float:
+def noise(value: float, dtype: Any) -> float:
     """The rounding of E, which is a sum over many rows."""
-    return 4 * float(np.finfo(w.dtype).eps) * abs(value)
+    return 4 * float(np.finfo(dtype).eps) * abs(value)
