@@ -1,6 +1,6 @@
 """Times the way to the optimum of softmax regression: this project's solvers beside scikit-learn's, on the same data.
 
-    python benchmarks/time_to_optimum.py [part of a problem's name ...] [--quick] [--compiled]
+    python benchmarks/time_to_optimum.py [part of a problem's name ...] [--quick]
 
 A row is a problem and a gap; a cell has the seconds of the call of ``fit``, from features to coefficients, that brings
 
@@ -17,7 +17,6 @@ peer that stops by itself above the gap; sag and saga are given up once their ra
 not apply, since it penalises the bias. With two classes LogisticRegression penalises b = w_1 - w_0 alone, so it gets
 2 C, and w = (-b/2, b/2).
 
---compiled gives ours the compiled form of the gradient (the extra fast).
 --quick leaves out sag, saga and the smallest gap, times each call once and takes a limit of 20 seconds.
 """
 
@@ -59,7 +58,7 @@ GAPS = [1e-4, 1e-6, 1e-8]
 C, TINY = 1.0, 1e-15
 CORES = available_cores()
 QUICK = "--quick" in sys.argv
-GRADIENT = GradientChoice("fused", compiled="--compiled" in sys.argv)
+GRADIENT = GradientChoice("fused")
 LIMIT, REPEATS = (20.0, 1) if QUICK else (60.0, 3)
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -448,7 +447,7 @@ def cpu() -> str:
 
 def main() -> None:
     """Prints the table and the ratios."""
-    wanted = [argument for argument in sys.argv[1:] if argument not in ("--quick", "--compiled")]
+    wanted = [argument for argument in sys.argv[1:] if argument != "--quick"]
     names = [name for name in PROBLEMS if not wanted or any(part in name for part in wanted)]
     if not names:
         sys.exit(f"No problem has {' or '.join(wanted)} in its name. Problems: {'; '.join(PROBLEMS)}.")

@@ -49,7 +49,7 @@ def make(folder: Path, loss=None, *, seed=0, status="finished", epochs=12, reaso
     config = {
         "activation": {"name": "softmax", "temperature": 1.0},
         "loss": loss or {"name": "ce"},
-        "gradient": {"name": "auto", "precise": False, "compiled": False},
+        "gradient": {"name": "auto", "precise": False},
         "optimizer": {"name": "sgd", "lr": 0.02, "momentum": 0.9, "nesterov": False},
         "callbacks": {},
         "epochs": epochs,

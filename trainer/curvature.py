@@ -171,6 +171,7 @@ class Curvature:
 
     def __init__(self, problem: "BlockSum", w: Array, single: bool, slopes: dict[int, Array]) -> None:
         """slopes has dl_dz (B,K) of the blocks at w, by their first row, where they are known."""
+        self.key = (id(w), single)  # which stays w's own, as w is kept
         self._problem, self._w, self._slopes = problem, w, slopes
         self._dtype = np.dtype(np.float32) if single else w.dtype
         self._kept: dict[int, RowHessian] = {}

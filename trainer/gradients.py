@@ -59,11 +59,10 @@ class LossGrad(NamedTuple):
 
 @dataclass(frozen=True)
 class GradientChoice:
-    """What a configuration says of the strategy: its name, and whether fused takes its precise or compiled form."""
+    """What a configuration says of the strategy: its name, and whether fused takes its precise form."""
 
     name: str = "auto"
     precise: bool = False
-    compiled: bool = False
 
 
 # y is (N,K); where takes_labels says so it may also be the labels (N,) of one-hot rows.
@@ -167,21 +166,12 @@ def fastest(activation: Activation, loss: Loss) -> str:
 def takes_labels(gradient: GradientStrategy, activation: Activation, loss: Loss) -> bool:
     """Whether one-hot rows may be given as labels (N,), which are as good and cost fewer passes over the block."""
     formula = FUSED.get((type(activation), type(loss)))
-    return gradient in (auto, fused, compiled) and formula in (_softmax_ce, _log_softmax_nll)
+    return gradient in (auto, fused) and formula in (_softmax_ce, _log_softmax_nll)
 
 
 def precise(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
     """fused for softmax with ce, to a few units in the last place of every number at any scores; it costs more."""
     return _softmax_ce(activation, loss, z, y, precise=True)
-
-
-def compiled(activation: Any, loss: Loss, z: Array, y: Array) -> LossGrad:
-    """fused for softmax with ce and labels in one compiled loop; needs numba, the extra ``fast``.  Rows: as fused."""
-    if y.ndim == 2:
-        return fused(activation, loss, z, y)
-    from trainer.compiled import softmax_ce
-
-    return LossGrad(*softmax_ce(z / activation.temperature, y, activation.temperature))
 
 
 def _softmax_ce(activation: Any, loss: Any, z: Array, y: Array, precise: bool = False) -> LossGrad:

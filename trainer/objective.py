@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from trainer.activations import Activation
+from trainer.activations import Activation, LogSoftmax, Softmax
 from trainer.arrays import Array
 from trainer.data import Data
 from trainer.errors import NonFiniteError
@@ -78,17 +78,22 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float]
 
 
+class _Evaluated(NamedTuple):
+    """E and dE_dw at w, and dl_dz of each block in single precision, by its first row, where a curvature will ask."""
+
+    w: Array
+    result: tuple[float, Array]
+    slopes: dict[int, Array]
+
+
 class BlockSum:
     """An objective on data: a Problem (see trainer.optimizers) whose value and gradient are sums over blocks."""
 
     def __init__(self, objective: Objective, data: Data, curved: bool = False) -> None:
         self.objective = objective
         self.data = data
-        # By whether in single precision: where it was evaluated last, and what came out.
-        self._latest: dict[bool, tuple[Array, tuple[float, Array]]] = {}
-        # dl_dz of each block at the w of an evaluation, by its first row; the same numbers whenever a training goes on.
-        self._slopes: dict[int, Array] = {}
-        self._sloped: Array | None = None
+        self._last: dict[bool, list[_Evaluated]] = {False: [], True: []}  # the last two, by whether in single precision
+        self._curvature: Curvature | None = None  # the last one
         self._curved = curved and data.x.shape[0] * len(data.classes) <= KEPT
 
     @property
@@ -107,23 +112,27 @@ class BlockSum:
         single computes the rows in single precision, in half the time and to about 1e-7 of E, where ``copied`` says
         that it can.
         """
-        if single not in self._latest or self._latest[single][0] is not w:
-            self._latest[single] = (w, self._value_and_grad(w, single))
-        return self._latest[single][1]
+        found = self._found(w, single)
+        if found is None:
+            found = self._evaluated(w, single)
+            self._last[single] = [*self._last[single][-1:], found]
+        return found.result
 
     def known(self, w: Array) -> tuple[float, Array]:
         """The same, in single precision where only that is known."""
-        rough = True in self._latest and self._latest[True][0] is w
-        exact = False in self._latest and self._latest[False][0] is w
-        return self.value_and_grad(w, rough and not exact)
+        return self.value_and_grad(w, self._found(w, False) is None and self._found(w, True) is not None)
 
-    def _value_and_grad(self, w: Array, single: bool) -> tuple[float, Array]:
+    def _found(self, w: Array, single: bool) -> "_Evaluated | None":
+        return next((one for one in self._last[single] if one.w is w), None)
+
+    def _evaluated(self, w: Array, single: bool) -> "_Evaluated":
         objective = self.objective
         pair = (objective.activation, objective.loss)
         width = numbers_per_row(objective.gradient, w.shape[1])
         labelled = self.data.one_hot and takes_labels(objective.gradient, *pair)
         dtype = np.float32 if single else w.dtype
         v = self.copies.inner(w).astype(dtype) if single else w
+        slopes: dict[int, Array] = {}
 
         def partial(rows: slice) -> tuple[float, Array, float]:
             part = self.targets.rows(rows) if single else self._part(rows)
@@ -132,7 +141,7 @@ class BlockSum:
                 z = times(self.copies.blocks[rows.start], v) if single else scores(w, part.x)
                 loss, dl_dz = objective.gradient(*pair, z, y)
                 if self._curved:
-                    self._slopes[rows.start] = dl_dz.astype(np.float32, copy=False)
+                    slopes[rows.start] = dl_dz.astype(np.float32, copy=False)
                 if part.weight is not None:
                     weight = part.weight.astype(dtype, copy=False)
                     loss, dl_dz = weight * loss, weight[:, None] * dl_dz
@@ -149,17 +158,35 @@ class BlockSum:
             total += total_part
         if not (np.isfinite(loss_sum) and np.isfinite(dl_dw).all()):
             self._name_the_row(w)
-        self._sloped = w
         penalty = objective.penalty
         total = total or 1.0  # of a batch whose rows all weigh nothing
         dl_dw = self.copies.outer(dl_dw).astype(w.dtype) if single else dl_dw
-        return loss_sum / total + penalty.value(w), dl_dw / total + penalty.grad(w)
+        return _Evaluated(w, (loss_sum / total + penalty.value(w), dl_dw / total + penalty.grad(w)), slopes)
 
     def curvature(self, w: Array, single: bool = True) -> "Curvature":
         """Hessian products and the preconditioner at w; single takes the products in single precision."""
         from trainer.curvature import Curvature  # which is made of what stands here
 
-        return Curvature(self, w, single, dict(self._slopes) if single and self._sloped is w else {})
+        if self._curvature is None or self._curvature.key != (id(w), single):
+            known = self._found(w, False) or self._found(w, True)
+            self._curvature = Curvature(self, w, single, known.slopes if known and single else {})
+        return self._curvature
+
+    def start(self, w: Array) -> Array:
+        """w, or where it is all zero the best prediction without features, if that is known in closed form.
+
+        For a loss whose dl_dz is softmax(z/T) - y it is z = T log of the mean of y.
+        """
+        activation, data = self.objective.activation, self.data
+        if w.any() or not (self.canonical and isinstance(activation, Softmax | LogSoftmax)):
+            return w
+        weight = np.ones(len(data)) if data.weight is None else data.weight
+        sums: Array = np.bincount(data.y, weight, w.shape[1]) if data.y.ndim == 1 else weight @ data.y
+        sums = data.smooth(sums[None, :])[0].astype(np.float64)
+        b = getattr(activation, "temperature", 1.0) * np.log(np.maximum(sums, sums.sum() / (2 * len(data)) or 1.0))
+        started = w.copy()
+        started[-1] = b - b.mean()
+        return started
 
     @property
     def copied(self) -> bool:

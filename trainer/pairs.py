@@ -7,19 +7,17 @@ Every claim made here is measured by tests/test_registry.py over the whole regis
 
 import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 
 from trainer.activations import ACTIVATIONS, RANGES, Activation
 from trainer.arrays import Array
 from trainer.config import choose
-from trainer.errors import ConfigError, DataError, Incompatible
+from trainer.errors import DataError, Incompatible
 from trainer.gradients import (
     GRADIENTS,
     GradientChoice,
     GradientStrategy,
-    compiled,
     fastest,
     has_strategy,
     precise,
@@ -151,17 +149,12 @@ def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
 def strategy_of(activation: Activation, loss: Loss, choice: GradientChoice) -> tuple[str, GradientStrategy]:
     """The name of the strategy that will run and its function, in the form of the choice; ConfigError as check_pair."""
     strategy = check_pair(activation, loss, choose("gradient", GRADIENTS, choice.name))
-    form = "precise" if choice.precise else "compiled"
-    if (choice.precise or choice.compiled) and (activation.name, loss.name, strategy) != ("softmax", "ce", "fused"):
+    if choice.precise and (activation.name, loss.name, strategy) != ("softmax", "ce", "fused"):
         raise Incompatible(
-            f"gradient.{form}=true is a form of fused for activation=softmax with loss=ce, not of {strategy} for "
+            f"gradient.precise=true is a form of fused for activation=softmax with loss=ce, not of {strategy} for "
             f"{activation.name} with {loss.name}. Leave it out; gradient=log is as precise wherever there is one."
         )
-    if choice.precise and choice.compiled:
-        raise ConfigError("gradient.precise=true and gradient.compiled=true are two forms of fused. Take one of them.")
-    if choice.compiled and find_spec("numba") is None:
-        raise ConfigError("gradient.compiled=true needs numba, which is not there: pip install softmax-trainer[fast]")
-    return strategy, precise if choice.precise else compiled if choice.compiled else GRADIENTS[strategy]
+    return strategy, precise if choice.precise else GRADIENTS[strategy]
 
 
 def check_smooth(optimizer: str, activation: Activation, loss: Loss) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from trainer.arrays import Array
 from trainer.errors import require
 from trainer.optimizers.line_search import wolfe
+from trainer.optimizers.precision import too_near, with_start_and_precision
 from trainer.optimizers.protocols import Problem, Step
 from trainer.optimizers.stopping import check_tol, converged, exhausted
 
@@ -15,13 +16,17 @@ RENEWED = 10  # iterations between two preconditioners
 
 
 class LbfgsState(NamedTuple):
-    """|g|_P^2 at the start, pairs (w' - w, g' - g) from the oldest, and where P was made, with the features' share."""
+    """|g|_P^2 at the start, pairs (w' - w, g' - g) from the oldest, where P was made, with the features' share.
+
+    exact tells that single precision has had its day.
+    """
 
     first: float
     pairs: tuple[tuple[Array, Array], ...]
     made: int
     at: Array | None
     metric: Any
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class Lbfgs:
     """w <- w - t H g with the inverse Hessian H that the last pairs of steps and gradients make of the metric P.
 
     Two-loop recursion  (Nocedal & Wright 2006, alg. 7.4) from P of trainer.curvature, renewed every ten iterations and
-    scaled by <s, y> / <y, P y> of the last pair; a line search for the strong Wolfe conditions from t = 1. Converged as
-    optimizer=newton is.
+    scaled by <s, y> / <y, P y> of the last pair; a line search for the strong Wolfe conditions from t = 1. Start, end
+    and the use of single precision are those of optimizer=newton.
     """
 
     name: ClassVar[str] = "lbfgs"
@@ -43,28 +48,33 @@ class Lbfgs:
         require(self.memory >= 1, f"optimizer.memory must be at least 1, got {self.memory}.")
 
     def init(self, w: Array) -> LbfgsState:
-        return LbfgsState(0.0, (), 0, None, None)
+        return LbfgsState(0.0, (), 0, None, None, False)
 
     def step(self, problem: Problem, w: Array, state: LbfgsState) -> Step:
-        value, g = problem.value_and_grad(w)
+        return with_start_and_precision(self._step, problem, w, state)
+
+    def _step(self, problem: Problem, w: Array, state: LbfgsState, single: bool) -> Step | None:
+        value, g = problem.value_and_grad(w, single)
         g = g.astype(np.float64)
         at, metric = state.at, state.metric
         if at is None or state.made % RENEWED == 0:
             at, metric = w, problem.curvature(w).metric()
         precondition = problem.curvature(at).inverse(metric)
         size = float(np.vdot(g, precondition(g)))  # |g|_P^2
+        if single and too_near(size, value):
+            return None
         first = max(state.first, size)
-        state = LbfgsState(first, state.pairs, state.made + 1, at, metric)
+        state = state._replace(first=first, made=state.made + 1, at=at, metric=metric)
         if reason := converged(size, first, value, self.tol):
             return Step(w, state, value, reason)
         for pairs in (state.pairs, ()) if state.pairs else ((),):  # where the pairs mislead, from the metric alone
             d = -_two_loops(g, pairs, precondition)
-            found = wolfe(problem, w, value, g, d)
+            found = wolfe(problem, w, value, g, d, single)
             if found is not None:
                 break
         else:
-            return Step(w, state, value, exhausted(g, d, value, w))
-        s, y = found - w, problem.value_and_grad(found)[1] - g
+            return None if single else Step(w, state, value, exhausted(g, d, value, w))
+        s, y = found - w, problem.value_and_grad(found, single)[1] - g
         if np.vdot(s, y) > 1e-10 * np.linalg.norm(s) * np.linalg.norm(y):
             pairs = (*pairs, (s.astype(np.float64), y.astype(np.float64)))[-self.memory :]
         return Step(found, state._replace(pairs=pairs), value, exhausted(g, d, value, w))

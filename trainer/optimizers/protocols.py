@@ -41,6 +41,9 @@ class Problem(Protocol):
     def copied(self) -> bool:
         """Whether single precision is to be had."""
 
+    def start(self, w: Array) -> Array:
+        """w, or where it is all zero a better place to start from."""
+
     def value_and_grad(self, w: Array, single: bool = False) -> tuple[float, Array]:
         """E and dE_dw (D+1,K) at w (D+1,K); single takes about 1e-7 of E for half the time."""
 
