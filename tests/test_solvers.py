@@ -23,7 +23,8 @@ from trainer.objective import Objective, blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.auto import Auto
 from trainer.optimizers.lbfgs import Lbfgs
-from trainer.optimizers.newton import Newton
+from trainer.optimizers.line_search import armijo
+from trainer.optimizers.newton import Newton, conjugate_gradients
 from trainer.optimizers.schedules import Constant, Cosine
 from trainer.pairs import allowed, check_smooth, kinked, registry
 from trainer.penalties import L2, NoPenalty
@@ -313,3 +314,50 @@ def test_what_a_solver_reports_is_what_it_knows_and_in_the_end_exact():
     assert last.converged
     assert last.state.optimizer.exact
     assert_allclose(last.metrics["loss"], CE.on(data).evaluate(last.state.w, {}).loss, rtol=1e-14)
+
+
+def imbalanced(n=4000, dtype=float):
+    """Two classes, one of which has about a sample in a hundred."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, D))
+    y = (rng.random(n) < 1 / (1 + np.exp(6 - 2 * x[:, 0]))).astype(int)
+    return Data(x.astype(dtype), y, (0, 1), tuple("abcdefgh"))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+def test_the_start_is_the_best_prediction_without_features(temperature, smoothing, weighted):
+    weight = np.random.default_rng(1).uniform(0.1, 3, size=4000) if weighted else None
+    data = replace(imbalanced(), smoothing=smoothing, weight=weight)
+    problem = replace(CE, activation=Softmax(temperature)).on(data)
+    start = problem.start(np.zeros((D + 1, 2)))
+    assert not start[:-1].any()
+    assert start[-1].any()
+    assert_allclose(problem.value_and_grad(start)[1][-1], 0, atol=1e-15)
+
+
+def test_a_start_that_says_something_is_kept_and_so_is_that_of_a_pair_without_a_closed_form():
+    w = np.ones((D + 1, 2))
+    assert CE.on(imbalanced()).start(w) is w
+    zeros = np.zeros((D + 1, 2))
+    assert replace(CE, loss=Brier()).on(imbalanced()).start(zeros) is zeros
+
+
+def test_a_class_without_samples_has_a_finite_start():
+    data = replace(imbalanced(), classes=(0, 1, 2))
+    assert np.isfinite(CE.on(data).start(np.zeros((D + 1, 3)))).all()
+
+
+def test_where_the_loss_is_nearly_exponential_a_step_is_longer_than_newtons():
+    data = sample()
+    data = replace(data, y=(data.x @ np.random.default_rng(3).normal(size=(D, K))).argmax(axis=1))  # separable
+    problem = replace(CE, penalty=L2(1e-6)).on(data)
+    w = solve(replace(CE, penalty=L2(1e-6)), Newton(), data, epochs=2).state.w
+    value, g = problem.value_and_grad(w)
+    y = problem.curvature(w).inverse(problem.curvature(w).metric())(g)
+    d = conjugate_gradients(problem.curvature(w), lambda v: v, g, g, 1e-3)
+    assert np.vdot(g, d) < 0 < np.vdot(g, y)
+    found = armijo(problem, w, value, g, d, single=False)
+    assert problem.value_and_grad(found)[0] < problem.value_and_grad(w + d)[0]
+    assert_allclose((found - w) / d, 4 ** np.round(np.log((found - w) / d) / np.log(4)), rtol=1e-6)

@@ -129,14 +129,14 @@ class BlockSum:
         objective = self.objective
         pair = (objective.activation, objective.loss)
         width = numbers_per_row(objective.gradient, w.shape[1])
-        labelled = self.data.one_hot and takes_labels(objective.gradient, *pair)
+        short = self.data.one_hot and takes_labels(objective.gradient, *pair)
         dtype = np.float32 if single else w.dtype
         v = self.copies.inner(w).astype(dtype) if single else w
         slopes: dict[int, Array] = {}
 
         def partial(rows: slice) -> tuple[float, Array, float]:
             part = self.targets.rows(rows) if single else self._part(rows)
-            y = part.y if labelled else part.targets(dtype)
+            y = part.y if short else part.targets(dtype)
             with np.errstate(all="ignore"):  # what is not finite is seen in the sums
                 z = times(self.copies.blocks[rows.start], v) if single else scores(w, part.x)
                 loss, dl_dz = objective.gradient(*pair, z, y)
@@ -272,6 +272,8 @@ class BlockSum:
         they are, and their means are over the weights whatever the reduction.
         """
         objective = self.objective
+        pair = (objective.activation, objective.loss)
+        short = self.data.one_hot and takes_labels(auto, *pair)
 
         def partial(rows: slice) -> list[Array]:
             part = self._part(rows)
@@ -279,7 +281,7 @@ class BlockSum:
             z = scores(w, part.x)
             with np.errstate(all="ignore"):
                 # The exact strategy, whichever one trains: a reported loss must not suffer from its rounding.
-                loss = auto(objective.activation, objective.loss, z, part.smooth(y)).loss
+                loss = auto(*pair, z, part.y if short else part.smooth(y)).loss
                 a = objective.activation(z)
                 weight = np.ones(len(part)) if part.weight is None else part.weight
                 labelled = weight * (y.sum(axis=1) > 0)
