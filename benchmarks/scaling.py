@@ -25,9 +25,9 @@ from trainer.gradients import fused
 from trainer.losses import CrossEntropy
 from trainer.objective import BlockSum, Objective, blas_on_one_thread
 from trainer.optimizers.newton import Newton
+from trainer.parts import available_cores
 from trainer.penalties import L2
 from trainer.plots import COLORS, save, tidy
-from trainer.run import available_cores
 
 CORES = available_cores()
 BASE = {"N": 100_000, "D": 64, "K": 10, "threads": CORES}

@@ -48,8 +48,8 @@ from trainer.losses import CrossEntropy
 from trainer.objective import BlockSum, Objective, blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
 from trainer.pairs import strategy_of
+from trainer.parts import available_cores
 from trainer.penalties import L2
-from trainer.run import available_cores
 
 OURS = ["newton", "lbfgs", "auto"]
 PEERS = {"lbfgs": 8, "newton-cholesky": 1, "newton-cg": 1, "sag": 4, "saga": 4}  # and the first max_iter that is tried

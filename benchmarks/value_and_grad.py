@@ -22,8 +22,8 @@ from trainer.data import Data
 from trainer.gradients import fused
 from trainer.losses import CrossEntropy
 from trainer.objective import Objective, blas_on_one_thread
+from trainer.parts import available_cores
 from trainer.penalties import NoPenalty
-from trainer.run import available_cores
 
 SHAPES = [(100_000, 20, 4), (100_000, 64, 10), (60_000, 784, 10), (100_000, 512, 100)]
 WARM, ROUNDS = 2, 9

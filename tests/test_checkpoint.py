@@ -20,7 +20,7 @@ from trainer.errors import DataError, FileError
 from trainer.fit import TrainState, fit
 from trainer.model import Model
 from trainer.optimizers import OPTIMIZERS
-from trainer.run import assemble
+from trainer.parts import assemble
 from trainer.sources import Blobs
 
 ROWS = ({"epoch": 1, "loss": 0.1 + 0.2, "val_loss": float("nan")}, {"epoch": 2, "loss": float("inf"), "check": 1e-300})

@@ -290,6 +290,8 @@ VALUES = [
     ("dtype=float16", ["dtype=float16", "float32, float64"]),
     ("valid_fraction=1", ["valid_fraction must be", "got 1"]),
     ("valid_fraction=nan", ["valid_fraction must be", "got nan"]),
+    ("seed=010", ["seed must be of type int", "got '010' of type str"]),
+    ("epochs=12:30:00", ["epochs must be of type int, got '12:30:00' of type str"]),
     ("plots=yes", ["plots must be of type bool, got 'yes'"]),
     ("optimizer.momentum=1", ["optimizer.momentum must be", "got 1"]),
     ("penalty=l2 penalty.strength=-1", ["penalty.strength must be", "got -1"]),

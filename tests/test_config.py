@@ -13,8 +13,8 @@ from trainer.experiments import EXPERIMENTS
 from trainer.gradients import GRADIENTS
 from trainer.losses import LOSSES
 from trainer.optimizers import OPTIMIZERS, SCHEDULES
+from trainer.parts import assemble
 from trainer.penalties import PENALTIES
-from trainer.run import assemble
 from trainer.sources import SOURCES
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -29,6 +29,7 @@ from trainer.gradients import GRADIENTS, auto, has_strategy
 from trainer.losses import LOSSES, CrossEntropy, NegativeLogLikelihood, SquaredError
 from trainer.objective import Objective
 from trainer.penalties import NoPenalty
+from trainer.run import run
 
 DRAWN = replace(SETTINGS, epochs=2, plots=True)
 SOFTMAX_CE = (Softmax(), CrossEntropy())
@@ -123,6 +124,14 @@ def test_what_is_out_of_range_is_refused_by_a_sentence(wrong):
 def test_an_experiment_that_trains_needs_an_epoch(name, tmp_path):
     with pytest.raises(ConfigError, match="epochs must be at least 1 for an experiment that trains, got 0"):
         lines_of(EXPERIMENTS[name](), SOFTMAX_CE, tmp_path, replace(SETTINGS, epochs=0))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_file_that_an_experiment_would_not_read_is_refused(name, tmp_path):
+    settings = replace(SETTINGS, experiment={"name": name}, data={"name": "file", "path": "x.npy", "in_memory": False})
+    with pytest.raises(ConfigError, match=f"experiment={name} makes its own data and would not read data=file"):
+        run(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # ----------------------------------------------------------------------------------------- compare_strategies

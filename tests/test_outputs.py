@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,12 +69,34 @@ def test_a_file_system_that_cannot_sync_a_folder_is_good_enough(tmp_path, monkey
     assert write_whole(tmp_path / "a", lambda file: file.write(b"1")).read_bytes() == b"1"
 
 
+def test_what_a_dead_run_left_in_the_place_of_the_part_is_replaced(tmp_path):
+    (tmp_path / ".a.part").write_text("longer than the new content")
+    assert write_whole(tmp_path / "a", lambda file: file.write(b"1")).read_bytes() == b"1"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_link_in_the_place_of_the_part_is_not_followed(tmp_path):
-    (tmp_path / "mine").write_text("precious")
-    (tmp_path / ".a.part").symlink_to(tmp_path / "mine")
-    with pytest.raises(FileError, match="cannot be written"):
+    (tmp_path / "outside").write_text("precious")
+    (tmp_path / ".a.part").symlink_to(tmp_path / "outside")
+    assert write_whole(tmp_path / "a", lambda file: file.write(b"1")).read_bytes() == b"1"
+    assert not (tmp_path / "a").is_symlink()
+    assert (tmp_path / "outside").read_text() == "precious"
+
+
+@pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
+def test_nor_is_one_that_is_laid_there_just_before_the_part_is_opened(tmp_path, monkeypatch, plant):
+    (tmp_path / "outside").write_text("precious")
+    unlink = Path.unlink
+
+    def raced(path, missing_ok=False):
+        unlink(path, missing_ok)
+        monkeypatch.undo()
+        plant(path, tmp_path / "outside")
+
+    monkeypatch.setattr(Path, "unlink", raced)
+    with pytest.raises(FileError, match="a cannot be written: File exists"):
         write_whole(tmp_path / "a", lambda file: file.write(b"1"))
-    assert (tmp_path / "mine").read_text() == "precious"
+    assert (tmp_path / "outside").read_text() == "precious"
 
 
 def test_a_table_goes_on_after_the_rows_of_before_and_keeps_no_half_row(tmp_path, monkeypatch):

@@ -29,9 +29,10 @@ def test_a_bar_appears_only_if_an_epoch_takes_long(monkeypatch, seconds, seen):
     plain = progress.tqdm
 
     def shown(**settings):
-        return plain(**{**settings, "file": screen, "delay": seconds, "disable": False, "mininterval": 0})
+        return plain(**{**settings, "file": screen, "disable": False, "mininterval": 0})
 
     monkeypatch.setattr(progress, "tqdm", shown)
+    monkeypatch.setattr(progress, "AFTER", seconds)
     bar = progress.RowBar()
     bar.finish()
     for _ in range(3):

@@ -367,6 +367,26 @@ def test_every_length_of_a_torn_run_makes_a_page(tmp_path):
             page(tmp_path / "out")
 
 
+def test_an_empty_field_is_no_number_wherever_it_stands(tmp_path):
+    folder = make(tmp_path / "in")
+    lines = ["1,0.5,,,", "2,,,0.25,1", "3,,0.5,,-inf", ",1,1,1,1", "4,1,1,1,word"]
+    for text in ("\n".join(lines[:4]) + "\n", "\n".join(lines) + "\n", "\r\n".join(lines) + "\r\n"):
+        (folder / "metrics.csv").write_text("epoch,loss,val_loss,accuracy,val_accuracy\n" + text, newline="")
+        found = read([folder])
+        curves = {name: values[:3].tolist() for name, values in found.runs[0].curves.items()}
+        expected = {
+            "epoch": [1, 2, 3],
+            "loss": [0.5, math.nan, math.nan],
+            "val_loss": [math.nan, math.nan, 0.5],
+            "accuracy": [math.nan, 0.25, math.nan],
+            "val_accuracy": [math.nan, 1, math.nan],
+        }
+        np.testing.assert_equal(curves, expected)
+        assert [problem.partition("metrics.csv ")[2] for problem in found.problems] == [
+            "has 1 line that cannot be read."
+        ]
+
+
 def test_links_are_not_followed(tmp_path):
     secret = make(tmp_path / "secret" / "0", {"name": "outside"})
     root = tmp_path / "root"
@@ -552,6 +572,22 @@ def test_labels_at_the_ends_keep_apart():
     places = sorted(float(y) for y in found)
     assert len(places) == 6
     assert min(np.diff(places)) >= 13
+
+
+@pytest.mark.parametrize(
+    ("wished", "placed"),
+    [
+        ([], []),
+        ([10, 50], [10, 50]),
+        ([50, 50, 50], [36, 50, 64]),  # around the place that they share
+        ([0, 0, 90], [0, 14, 90]),
+        ([20, 99, 100], [20, 86, 100]),
+        ([-50, float("nan"), 200], [0, 14, 100]),
+    ],
+)
+def test_labels_at_the_ends_stay_near_their_lines(wished, placed):
+    flat = charts.Line(*[np.array([0.5])] * 4)
+    assert [place for place, _ in charts._apart([(place, flat) for place in wished], 14, 100)] == placed
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_before_the_first_checkpoint_a_run_starts_anew_with_its_drawn_seed(tmp_p
         raise KeyError
 
     monkeypatch.setattr("trainer.run.fit", end)
-    monkeypatch.setattr("trainer.run._Run.give_up", lambda *_: None)  # as if it had been killed
+    monkeypatch.setattr("trainer.training.Training.give_up", lambda *_: None)  # as if it had been killed
     with pytest.raises(KeyError):
         run(settings, tmp_path / "run")
     monkeypatch.undo()

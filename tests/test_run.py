@@ -16,8 +16,9 @@ from trainer.fit import Diverged, columns
 from trainer.metrics import ACCURACY
 from trainer.model import Model
 from trainer.outputs import versions
-from trainer.run import drawn, run
+from trainer.run import run
 from trainer.sources import SOURCES
+from trainer.training import drawn
 
 SETTINGS = Settings(
     activation={"name": "softmax"},
@@ -100,6 +101,21 @@ def test_a_batch_size_above_the_number_of_samples_is_a_full_batch_with_one_warni
     assert len(caught) == 1
     run(replace(SETTINGS, batch_size=None), tmp_path / "full")
     assert_array_equal(*[Model.load(tmp_path / name / "model.npz").w for name in ("clamped", "full")])
+
+
+@pytest.mark.parametrize("kind", ["labels", "rows"])
+def test_a_class_that_no_training_row_has_is_named_in_a_warning(tmp_path, kind):
+    y = np.repeat([0, 1, 2], [20, 18, 2])
+    np.savez(
+        tmp_path / "data.npz", x=np.random.default_rng(0).normal(size=(40, 2)), y=np.eye(3)[y] if kind == "rows" else y
+    )
+    data = {"name": "file", "path": str(tmp_path / "data.npz")}
+    with pytest.warns(
+        UserWarning, match=r"Class 2 has no training row, .* Lower valid_fraction=0\.9, or remove"
+    ) as caught:
+        run(replace(SETTINGS, data=data, valid_fraction=0.9, batch_size=None), tmp_path / "run")
+    assert len(caught) == 1
+    run(replace(SETTINGS, data=data, valid_fraction=0.5, batch_size=None), tmp_path / "half")
 
 
 def test_without_validation_the_columns_stay_empty(tmp_path):

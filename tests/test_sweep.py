@@ -19,7 +19,11 @@ from hydra.types import RunMode
 import trainer.__main__
 import trainer.sweep.__main__
 from tests.test_command_line import Outcome, assert_refused, command, report
+from tests.test_resume import interrupt_after, outcome  # noqa: F401
+from trainer.checkpoint import NAMES
+from trainer.config import Settings, structured
 from trainer.errors import ConfigError
+from trainer.run import run
 from trainer.sweep.config import Grid
 from trainer.sweep.grid import Composer, read_axes
 from trainer.sweep.record import read
@@ -276,6 +280,75 @@ def test_resume_redoes_what_is_missing(call, swept, tmp_path):
     assert rows(here / "2") == kept
 
 
+@pytest.fixture
+def broken_off(swept, tmp_path, interrupt_after):  # noqa: F811
+    """Makes of a job in a copy of the sweep one that was interrupted after its first epoch of two."""
+    here = tmp_path / "outputs" / "here"
+    shutil.copytree(swept[1], here)
+
+    def broken(number, status="interrupted", **changes):
+        config = {**report(here / str(number))["config"], **changes}
+        shutil.rmtree(here / str(number))
+        interrupt_after(2)
+        with pytest.raises(KeyboardInterrupt):
+            run(structured("", Settings, config), here / str(number), recorded=config)
+        record = report(here / str(number))
+        (here / str(number) / "run.json").write_text(json.dumps({**record, "status": status}))
+        page = json.loads((here / "sweep.json").read_text())
+        page["jobs"][number]["status"] = "pending" if status == "running" else status
+        (here / "sweep.json").write_text(json.dumps({**page, "status": "interrupted"}))
+        return here / str(number)
+
+    return broken
+
+
+def test_resume_goes_on_from_the_checkpoint_of_each_job(call, swept, broken_off):
+    interrupted, killed, damaged = broken_off(0), broken_off(1, "running"), broken_off(2)
+    other = broken_off(3, epochs=9)
+    (killed / "run.lock").write_text("")
+    (killed / ".checkpoint.npz.part").write_bytes(b"half")
+    (damaged / NAMES[0]).write_bytes((damaged / NAMES[0]).read_bytes()[:500])
+    here = killed.parent
+    before = {path: path.stat().st_mtime_ns for name in "67" for path in (here / name).iterdir()}
+    assert go_on(call, "resume=outputs/here", "optimizer.lr=0.3").code == 2  # and nothing is lost
+    done = go_on(call, "resume=outputs/here", "sweep.timeout=60")  # which is not the job's business
+    assert (done.code, done.err) == (0, "")
+    assert f"outputs/here/{damaged.name} has no checkpoint that can be read, so it starts anew." in done.out
+    for folder in (interrupted, killed, damaged, other):
+        assert outcome(folder) == outcome(swept[1] / folder.name)
+        went_on = f"outputs/here/{folder.name} goes on after epoch 1." in (folder / "trainer.log").read_text()
+        assert went_on == (folder in (interrupted, killed))
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert not list(here.rglob(".*"))
+
+
+def test_other_launchers_begin_a_job_again(call, swept, broken_off):
+    folder = broken_off(0)
+    assert go_on(call, "resume=outputs/here", "hydra/launcher=basic").code == 0
+    assert outcome(folder) == outcome(swept[1] / "0")
+    assert {path.name for path in folder.parent.iterdir() if path.is_dir()} == {"0", "1", "2", "3", "6", "7"}
+
+
+def test_a_job_in_a_folder_of_another_name_goes_on(call, tmp_path, interrupt_after):  # noqa: F811
+    grid = ["loss=ce,brier", *TINY, "hydra.sweep.subdir='of ${seed}'", "hydra.sweep.dir=outputs/here"]
+    assert call("-m", *grid, "sweep.workers=1").code == 0
+    here = tmp_path / "outputs" / "here"
+    second = here / "of 3-2"
+    assert [here / line.folder for line in read(here).jobs] == [here / "of 3", second]
+    whole, config = outcome(second), report(second)["config"]
+    shutil.rmtree(second)
+    interrupt_after(2)
+    with pytest.raises(KeyboardInterrupt):
+        run(structured("", Settings, config), second, recorded=config)
+    page = json.loads((here / "sweep.json").read_text())
+    page["jobs"][1]["status"] = "interrupted"
+    (here / "sweep.json").write_text(json.dumps(page))
+    assert go_on(call, "resume=outputs/here").code == 0
+    assert outcome(second) == whole
+    assert "goes on after epoch 1" in (second / "trainer.log").read_text()
+    assert not (here / "of 3-3").exists()
+
+
 def test_resume_refuses_another_grid(call, swept, tmp_path):
     here = tmp_path / "outputs" / "here"
     shutil.copytree(swept[1], here)
@@ -287,6 +360,9 @@ def test_resume_refuses_another_grid(call, swept, tmp_path):
     outcome = go_on(call, "resume=outputs/here", "optimizer.lr=0.3")
     assert outcome.code == 2
     assert "and is 0.3" in outcome.err
+    outcome = go_on(call, "resume=outputs/here", "epochs=9")
+    assert outcome.code == 2
+    assert "epochs was 2 and is 9" in outcome.err
     assert (here / "sweep.json").read_bytes() == before
     assert go_on(call, "resume=outputs/here", "sweep.workers=1").code == 0
 

@@ -1,5 +1,6 @@
 """One bad job never costs the others: what dies, hangs or raises in a sweep, Ctrl-C, and going on afterwards."""
 
+import csv
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.test_command_line import LIMIT, command, report
+from tests.test_sweep import call  # noqa: F401
+from trainer.sweep import pool
 from trainer.sweep.record import read
 
 SLOW = bool(os.environ.get("TRAINER_SLOW"))
@@ -239,6 +242,10 @@ def test_what_ends_a_sweep_leaves_no_process_and_can_go_on(harmful, tmp_path, nu
         assert "5 of 12 jobs have finished. Go on by python -m trainer.sweep resume=outputs/here" in err
         assert read(here).status == "interrupted"
         assert read(here).counts() == {"finished": 5, "interrupted": 2, "pending": 5}
+        with (here / "summary.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["seed"] for row in rows] == [str(seed) for seed in range(12)]
+        assert [row["status"] for row in rows] == ["finished"] * 5 + ["interrupted"] * 2 + ["pending"] * 5
     assert not list(here.rglob(".*.part"))
     outcome = command("resume=outputs/here", cwd=tmp_path, module="trainer.sweep")
     assert (outcome.code, outcome.err) == (0, "")
@@ -246,11 +253,18 @@ def test_what_ends_a_sweep_leaves_no_process_and_can_go_on(harmful, tmp_path, nu
     assert read(here).counts() == {"finished": 12}
 
 
-@slow
-def test_processes_that_cannot_start_end_the_sweep(tmp_path):
-    limited = f"ulimit -v 900000; exec {sys.executable} -m trainer -m seed=1,2 {' '.join(TINY)}"
-    done = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT)
-    assert done.returncode != 0
+def end_at_once(_):
+    os._exit(9)
+
+
+def test_processes_that_cannot_start_end_the_sweep(call, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(pool, "serve", end_at_once)
+    outcome = call("-m", "seed=1,2", *TINY)
+    assert outcome.code == 3
+    assert "The processes of the sweep ended with exit code 9 before their first job." in outcome.err
+    record = read(tmp_path / "outputs" / "here")
+    assert (record.status, record.counts()) == ("interrupted", {"pending": 2})
+    assert (tmp_path / "outputs" / "here" / "summary.csv").read_text().count("pending") == 2
 
 
 @pytest.mark.parametrize("value", [pytest.param("0", marks=slow), "abc"])

@@ -1,7 +1,7 @@
 """The command line.  Hydra is imported here and nowhere else; whatever goes wrong ends in a sentence and an exit code.
 
-Exit codes: 0 done, 1 the training diverged, 2 a wrong input, 3 a file that cannot be read or written, 130 Ctrl-C,
-143 SIGTERM.
+Exit codes: 0 done, 1 the training diverged, 2 a wrong input, 3 a file or memory that the system does not give,
+130 Ctrl-C, 143 SIGTERM.
 """
 
 import io
@@ -16,19 +16,66 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-import hydra
-from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import configure_log
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+LEAST_MEMORY = 768 << 20  # bytes of address space
 
-from trainer.config import Settings, choose, first_line, listed, read_settings, suggest
-from trainer.errors import ConfigError, TrainerError
-from trainer.outputs import read_record
-from trainer.overrides import check_flags, check_overrides
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Ctrl-C ends the process on the spot, as nothing has begun.
+
+    An exception would be a traceback before main has begun, and another error inside the set-up of a C module.
+    """
+
+    def leave(*_: object) -> NoReturn:
+        with suppress(OSError):
+            os.write(2, b"Interrupted.\n")
+        os._exit(130)
+
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with suppress(ValueError):  # in a thread of another program
+        if ours:
+            signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            if ours:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _stop(code: int, sentence: str) -> NoReturn:
+    sentence = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in sentence)  # no escape code
+    with suppress(BrokenPipeError):
+        print(sentence, file=sys.stderr)
+    sys.exit(code)
+
+
+def _check_memory() -> None:
+    """Ends the process where OpenBLAS would wait for memory for ever; it does so from an import, deaf to signals."""
+    try:
+        from resource import RLIMIT_AS, getrlimit
+    except ImportError:  # Windows
+        return
+    limit = getrlimit(RLIMIT_AS)[0]
+    if 0 <= limit < LEAST_MEMORY:
+        _stop(3, f"The limit of memory is {limit >> 10} KiB, too little to begin. Raise it: ulimit -v {1 << 21}.")
+
+
+with _importing():
+    import hydra
+    from hydra._internal.utils import get_args_parser
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.utils import configure_log
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf import DictConfig, OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
+
+    from trainer.config import Settings, choose, first_line, listed, read_settings, suggest
+    from trainer.errors import ConfigError, FileError, TrainerError
+    from trainer.outputs import read_record
+    from trainer.overrides import check_flags, check_overrides
 
 Task = Callable[[DictConfig], None]
 
@@ -75,7 +122,8 @@ def main() -> None:
 def train(config: DictConfig) -> None:
     """One run, in the folder that the configuration of Hydra names; it is made once nothing can be refused any more."""
     settings = read_settings(config, Settings)
-    from trainer.run import run  # after the first checks: a wrong key is refused before numpy is loaded
+    with _importing():
+        from trainer.run import run  # after the first checks: a wrong key is refused before numpy is loaded
 
     unresolved = OmegaConf.to_container(config, resolve=False)  # ${oc.env:SECRET} stays unread in what is kept
     run(settings, Path(HydraConfig.get().runtime.output_dir), recorded=unresolved)  # type: ignore[arg-type]
@@ -97,6 +145,8 @@ def command(task: Task, config_name: str, text: str) -> None:
     logging.raiseExceptions = False  # a reader who has left, as head does, must not stop the training or be shouted at
     try:
         with _signals():
+            _check_working_folder()
+            _check_memory()
             if {"--help", "-h"} & set(arguments):
                 print(text.replace("{choices}", choices()))
             elif task is train and "sweep=optuna" in arguments:
@@ -112,16 +162,31 @@ def command(task: Task, config_name: str, text: str) -> None:
         _stop(error.exit_code, str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _stop(2, explain(error, config_name))
+    except (YAMLError, UnicodeDecodeError) as error:
+        _stop(2, unreadable(error))
     except BrokenPipeError:
         pass  # whoever read this has read enough
     except OSError as error:
         _stop(3, f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
+    except MemoryError as error:
+        short = first_line(error) or "The memory does not suffice"
+        _stop(3, f"{short}. Free some, raise its limit (ulimit -v), or take less at once by batch_size.")
+    except ImportError as error:
+        reason = first_line(error.__cause__ or error)
+        _stop(3, f"{reason}. Install anew; if a limit of memory is the cause, raise it (ulimit -v).")
     except Terminated as error:
         _stop(128 + error.number, "Terminated.")
     except KeyboardInterrupt:
         _stop(130, "Interrupted.")
     finally:
         _flush()
+
+
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise FileError("The working folder no longer exists. Change to one that does.") from None
 
 
 class Terminated(KeyboardInterrupt):
@@ -220,7 +285,8 @@ def go_on(resumed: list[str], overrides: list[str]) -> None:
             OmegaConf.update(recorded, override.key_or_group, value, merge=False)
     _set_up(config, folder)
     settings = read_settings(recorded, Settings)
-    from trainer.run import resume
+    with _importing():
+        from trainer.run import resume
 
     unresolved = OmegaConf.to_container(recorded, resolve=False)
     resume(settings, Path(folder), recorded=unresolved)  # type: ignore[arg-type]
@@ -241,7 +307,7 @@ def composed(config_name: str, overrides: list[str]) -> DictConfig:
         try:
             return hydra.compose(config_name, overrides, return_hydra_config=True)
         except ValueError as error:  # a group that got a number or null; Hydra does not say which
-            if isinstance(error, HydraException | OmegaConfBaseException):
+            if isinstance(error, HydraException | OmegaConfBaseException | UnicodeDecodeError):
                 raise
             for group, _, name in (override.partition("=") for override in overrides):
                 options = [option.stem for option in (config_folder() / group).glob("*.yaml")]
@@ -297,6 +363,19 @@ def explain(error: Exception, config_name: str) -> str:
     return f"{first_line(error)}{detail}. See --help, or --cfg job for all keys."
 
 
+def unreadable(error: YAMLError | UnicodeDecodeError) -> str:
+    """What is wrong with a file of conf/, with its line."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}:{error.problem_mark.line + 1}: {error.problem}. Correct the file."
+    for path in sorted(config_folder().rglob("*.yaml")):  # the error does not name it
+        try:
+            path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as wrong:
+            line = wrong.object.count(b"\n", 0, wrong.start) + 1
+            return f"{path}:{line}: not UTF-8. Save the file as UTF-8."
+    return f"{first_line(error)}. Correct the file."
+
+
 def _neighbours(key: str, config_name: str) -> list[str]:
     """The keys of the default configuration in the same group as a wrong one, in dots."""
     group = key.rpartition(".")[0]
@@ -304,13 +383,6 @@ def _neighbours(key: str, config_name: str) -> list[str]:
     node = OmegaConf.select(config, group) if group else config
     names = [str(name) for name in node] if isinstance(node, DictConfig) else []
     return [f"{group}.{name}" if group else name for name in names if name not in ("name", "hydra")]
-
-
-def _stop(code: int, sentence: str) -> None:
-    sentence = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in sentence)  # no escape code
-    with suppress(BrokenPipeError):
-        print(sentence, file=sys.stderr)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from trainer.outputs import writing
 FORMAT, VERSION = "softmax-trainer checkpoint", 1
 NAMES = ("checkpoint.npz", "checkpoint.previous.npz")
 EVERY = 1.0  # seconds between two checkpoints, at least
+FREE = ("epochs", "sweep", "skip_illegal")  # keys of a configuration that may change when a run goes on
 SHARE = 0.05  # of the time that checkpoints may take: one that takes long to write comes less often
 LARGEST = 1 << 33  # bytes of a checkpoint
 WHOLE = 1 << 26  # bytes of a data file up to which all of it is hashed
@@ -185,10 +186,14 @@ def checks(optimizer: Optimizer, start: TrainState, data: str | None) -> Callabl
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Where two configurations differ, a line a key; the number of epochs may."""
+    """Where two configurations differ, a line a key; those in FREE are left out."""
     before, now = _flat(_plain(old)), _flat(_plain(new))
-    keys = [key for key in {**before, **now} if key != "epochs" and before.get(key, "absent") != now.get(key, "absent")]
-    return [f"{key} was {before.get(key, 'absent')} and is {now.get(key, 'absent')}" for key in keys]
+    keys = [key for key in {**before, **now} if before.get(key, "absent") != now.get(key, "absent")]
+    return [
+        f"{key} was {before.get(key, 'absent')} and is {now.get(key, 'absent')}"
+        for key in keys
+        if key.partition(".")[0] not in FREE
+    ]
 
 
 def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:

@@ -97,7 +97,8 @@ def read_settings(config: DictConfig, cls: type[T]) -> T:
 
 def build(group: str, registry: Mapping[str, type[T]], node: Mapping[str, Any]) -> T:
     """The component that a group's node describes: its name looked up, its fields checked."""
-    choose(group, registry, node.get("name"))
+    require("name" in node, f"{group} has no key name, which chooses its option. Is its file in conf/{group}/ empty?")
+    choose(group, registry, node["name"])
     return structured(group, registry[node["name"]], {key: value for key, value in node.items() if key != "name"})
 
 

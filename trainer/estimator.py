@@ -5,8 +5,7 @@ Labels of any kind become the places 0..K-1 of the sorted classes here, and scik
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +14,23 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
+from trainer._parameters import (
+    check_ranges,
+    component,
+    data_of,
+    name_of,
+    named_weights,
+    numbered,
+    places_of,
+    shown,
+    total_weight,
+    with_mean_one,
+)
 from trainer.activations import ACTIVATIONS, RANGES, Activation, LogActivation, NormalizedSigmoid
 from trainer.arrays import Array
 from trainer.callbacks import EarlyStopping
-from trainer.config import choose, listed
 from trainer.data import Data, Standardizer, for_training, split
 from trainer.errors import ConfigError, DataError, require
 from trainer.fit import Report, TrainState, fit, samples_a_step
@@ -33,34 +43,10 @@ from trainer.objective import Objective, scores
 from trainer.optimizers import OPTIMIZERS, Optimizer
 from trainer.optimizers.schedules import Constant
 from trainer.pairs import check_smooth, check_targets, describe, strategy_of
+from trainer.parts import available_cores
 from trainer.penalties import PENALTIES
-from trainer.run import available_cores
 
 DTYPES = [np.float64, np.float32]  # float32 features are trained on as they are, all others as float64
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and bool(value >= 1)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and bool(np.isfinite(value))
-
-
-LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "C": (lambda c: (_number(c) and c > 0) or c == math.inf, "a number greater than 0"),
-    "tol": (lambda tol: _number(tol) and tol > 0, "a finite number greater than 0"),
-    "max_iter": (_count, "an integer of at least 1"),
-    "n_iter_no_change": (_count, "an integer of at least 1"),
-    "threads": (lambda n: n is None or _count(n), "None or an integer of at least 1"),
-    "batch_size": (lambda n: n in (None, "auto") or _count(n), "None, 'auto' or an integer of at least 1"),
-    "validation_fraction": (lambda share: _number(share) and 0 < share < 1, "greater than 0 and less than 1"),
-    "label_smoothing": (lambda epsilon: _number(epsilon) and 0 <= epsilon < 1, "at least 0 and less than 1"),
-    "class_weight": (
-        lambda c: all(_number(v) and v >= 0 for v in c.values()) if isinstance(c, Mapping) else c in (None, "balanced"),
-        "None, 'balanced' or {label: weight} with finite weights of at least 0",
-    ),
-}
 
 
 class _Progress(NamedTuple):
@@ -150,7 +136,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "SoftmaxRegression":
         """Minimises E on X (N,D) and labels y (N,); a ConvergenceWarning where max_iter ends a solver too early."""
-        _check_ranges(self)
+        check_ranges(self)
         again = self.warm_start and hasattr(self, "model_")
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, order="C")
         check_classification_targets(y)
@@ -160,20 +146,20 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"All labels are {classes[0]}, which is one class; a classifier needs samples of at least 2."
             )
         tol = max(self.tol, 16 * float(np.finfo(X.dtype).eps))  # no gradient is known more precisely than that
-        optimizer = _component("optimizer", OPTIMIZERS, self.optimizer, tol=tol)
+        optimizer = component("optimizer", OPTIMIZERS, self.optimizer, tol=tol)
         if optimizer.full_batch:
             check_smooth(
                 optimizer.name,
-                _component("activation", ACTIVATIONS, self.activation),
-                _component("loss", LOSSES, self.loss),
+                component("activation", ACTIVATIONS, self.activation),
+                component("loss", LOSSES, self.loss),
             )
         all_at_once = samples_a_step(self.batch_size, optimizer, Constant()) is None
-        data, seed = self._data(X, labels, classes, sample_weight), self._seed()
+        data, seed = data_of(X, labels, classes, sample_weight), self._seed()
         data, valid = split(data, self.validation_fraction, seed) if self.early_stopping else (data, None)
-        train = for_training(data, self.label_smoothing, self._class_weight())
-        objective = self._objective(train, _total(train), "weights" if all_at_once else "rows")
+        train = for_training(data, self.label_smoothing, named_weights(self.class_weight))
+        objective = self._objective(train, total_weight(train), "weights" if all_at_once else "rows")
         if not all_at_once:
-            train, valid = _with_mean_one(train), None if valid is None else _with_mean_one(valid)
+            train, valid = with_mean_one(train), None if valid is None else with_mean_one(valid)
         state = self._start(objective.activation, optimizer, train, classes, seed, again)
         self.loss_curve_, self.val_loss_curve_ = [], []
         last, w, stopped = self._train(objective, optimizer, train, valid, state, seed, self.max_iter)
@@ -195,14 +181,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         The first call names the classes, since a batch need not hold all. The sums are divided by numbers of rows, so
         weights should have a mean of one, and the penalty's strength is 1 / (C rows), of the rows seen up to now.
         """
-        _check_ranges(self)
+        check_ranges(self)
         for name, refused in (("early_stopping", True), ("class_weight", "balanced")):
             if getattr(self, name) == refused:
                 raise ConfigError(
                     f"{name}={refused} needs all rows, and partial_fit sees a part. Leave it out, or use fit."
                 )
         chosen = "adam" if isinstance(self.optimizer, str) and self.optimizer == "auto" else self.optimizer
-        optimizer = _component("optimizer", OPTIMIZERS, chosen, tol=self.tol)
+        optimizer = component("optimizer", OPTIMIZERS, chosen, tol=self.tol)
         if optimizer.full_batch:
             raise ConfigError(
                 f"optimizer={optimizer.name} needs the gradient of all rows, and partial_fit sees a part of them. "
@@ -214,7 +200,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         known = self._named_classes(classes)
         before: _Progress | None = getattr(self, "_progress", None)
         train = for_training(
-            self._data(X, _places(y, known), known, sample_weight), self.label_smoothing, self._class_weight()
+            data_of(X, places_of(y, known), known, sample_weight),
+            self.label_smoothing,
+            named_weights(self.class_weight),
         )
         rows = len(train) + (before.rows if before else 0)
         objective = self._objective(train, rows, "rows")
@@ -273,7 +261,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         estimator = cls(activation=model.activation, **parameters)
         estimator.model_, estimator.classes_ = model, np.asarray(model.classes)
         estimator.n_features_in_ = len(model.features)
-        if model.features != _numbered(len(model.features)):
+        if model.features != numbered(len(model.features)):
             estimator.feature_names_in_ = np.asarray(model.features, dtype=object)
         return estimator
 
@@ -339,10 +327,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ):
             w = np.vstack([w[:-1], w[-1] - w[-1].mean()])
         features = getattr(self, "feature_names_in_", None)
-        names = _numbered(len(w) - 1) if features is None else tuple(map(str, features))
+        names = numbered(len(w) - 1) if features is None else tuple(map(str, features))
         self.classes_ = classes
         plain = Standardizer.none(len(w) - 1)
-        self.model_ = Model(w, plain, activation, tuple(map(_name, classes)), names, None, rows)
+        self.model_ = Model(w, plain, activation, tuple(map(name_of, classes)), names, None, rows)
         return self
 
     def _scores(self, X: Any) -> Array:
@@ -365,13 +353,13 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _objective(self, train: Data, total: float, reduction: str) -> Objective:
         """What is minimised on the rows, with the penalty's strength from C where the penalty is given by its name."""
-        activation = _component("activation", ACTIVATIONS, self.activation)
-        loss = _component("loss", LOSSES, self.loss)
+        activation = component("activation", ACTIVATIONS, self.activation)
+        loss = component("loss", LOSSES, self.loss)
         choice = GradientChoice(self.gradient) if isinstance(self.gradient, str) else self.gradient
         strategy = strategy_of(activation, loss, choice)[1]
         check_targets(loss, train.y, train.smoothing)
         named = "none" if self.penalty is None else self.penalty
-        penalty = _component("penalty", PENALTIES, named, strength=1 / (self.C * total))
+        penalty = component("penalty", PENALTIES, named, strength=1 / (self.C * total))
         return Objective(activation, loss, strategy, penalty, self.threads or available_cores(), reduction)
 
     def _start(
@@ -383,8 +371,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         shape = (data.x.shape[1] + 1, len(classes))
         if self.model_.w.shape != shape or not np.array_equal(self.classes_, classes):
             raise DataError(
-                f"The fit before had {self.model_.w.shape[0] - 1} features and the classes {_shown(self.classes_)}; "
-                f"these data have {shape[0] - 1} and {_shown(classes)}. Set warm_start=False to begin anew."
+                f"The fit before had {self.model_.w.shape[0] - 1} features and the classes {shown(self.classes_)}; "
+                f"these data have {shape[0] - 1} and {shown(classes)}. Set warm_start=False to begin anew."
             )
         w = self._w().astype(data.x.dtype)
         return TrainState(0, w, optimizer.init(w))
@@ -399,27 +387,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         named = np.unique(np.asarray(classes))
         if before is not None and not np.array_equal(before, named):
             raise ConfigError(
-                f"classes={_shown(named)} are not those of the fit before, {_shown(before)}. Leave them out."
+                f"classes={shown(named)} are not those of the fit before, {shown(before)}. Leave them out."
             )
-        require(len(named) >= 2, f"classes={_shown(named)} is one class; a classifier needs at least 2 classes.")
+        require(len(named) >= 2, f"classes={shown(named)} is one class; a classifier needs at least 2 classes.")
         return named
-
-    def _data(self, x: Array, labels: Array, classes: Array, sample_weight: Any) -> Data:
-        """The rows with their weights, which are not negative."""
-        if sample_weight is not None:
-            sample_weight = check_array(sample_weight, ensure_2d=False, dtype=x.dtype, input_name="sample_weight")
-            if sample_weight.shape != x.shape[:1]:
-                raise DataError(
-                    f"sample_weight has the shape {sample_weight.shape}; {x.shape[0]} rows need {x.shape[:1]}."
-                )
-            if (sample_weight < 0).any():
-                raise DataError(f"sample_weight holds {sample_weight.min()}; give weights of at least 0.")
-        return Data(x, labels, tuple(map(_name, classes)), _numbered(x.shape[1]), weight=sample_weight)
-
-    def _class_weight(self) -> dict[Any, float] | str | None:
-        """class_weight with the labels as they are called in Data."""
-        weights = self.class_weight
-        return {_name(label): c for label, c in weights.items()} if isinstance(weights, Mapping) else weights
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31))
@@ -428,63 +399,3 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-
-def _check_ranges(estimator: SoftmaxRegression) -> None:
-    """Refuses a parameter by a sentence; scikit-learn wants this done in fit and not before."""
-    for name, (inside, words) in LIMITS.items():
-        value = getattr(estimator, name)
-        require(inside(value), f"{name} must be {words}, got {value!r}.")
-
-
-def _component(group: str, registry: Mapping[str, Any], choice: Any, **settings: Any) -> Any:
-    """The instance, or the one that the registry has under a name, with those settings that it has fields for."""
-    if isinstance(choice, str):
-        cls = registry[choose(group, registry, choice)]
-        return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
-    if isinstance(choice, type) or not hasattr(choice, "name"):
-        raise ConfigError(f"{group} must be a name or an instance, got {choice!r}. Names: {listed(registry)}.")
-    return choice
-
-
-def _total(data: Data) -> float:
-    """The sum of the weights; DataError unless rows of two classes have one, since E then has no minimum."""
-    if data.weight is None:
-        return float(len(data))
-    count = len(np.unique(data.y[data.weight > 0]))
-    if count < 2:
-        raise DataError(
-            f"Without the training rows whose weight is zero there are {count} classes; a classifier needs samples of "
-            "at least 2. Change sample_weight or class_weight."
-        )
-    return float(data.weight.sum(dtype=np.float64))
-
-
-def _with_mean_one(data: Data) -> Data:
-    """Weights in proportion, with a mean of one over the rows: one of them then counts the same in every mini-batch."""
-    return data if data.weight is None else replace(data, weight=data.weight / (data.weight.mean() or 1.0))
-
-
-def _places(y: Array, classes: Array) -> Array:
-    """Labels (N,) -> places (N,) in the sorted classes."""
-    places = np.searchsorted(classes, y).clip(max=len(classes) - 1)
-    if (strange := classes[places] != y).any():
-        raise DataError(
-            f"The label {y[strange.argmax()]} is none of the classes {_shown(classes)}. "
-            "Name all of them in the first call of partial_fit."
-        )
-    return places
-
-
-def _name(label: Any) -> int | str:
-    """A label as a model file keeps it: an integer where it is one, also as 1.0 or True, else a text."""
-    return str(label) if isinstance(label, str) or label != int(label) else int(label)
-
-
-def _numbered(count: int) -> tuple[str, ...]:
-    """The names of features that have none, as in trainer.files."""
-    return tuple(f"x{d}" for d in range(count))
-
-
-def _shown(classes: Array) -> str:
-    return ", ".join(map(str, classes[:8])) + (", ..." if len(classes) > 8 else "")

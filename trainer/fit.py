@@ -1,5 +1,6 @@
 """The training loop, a generator: ``for report in fit(...)`` gives one report an epoch and may be left at any."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -97,7 +98,7 @@ def fit(
                     if lr != optimizer.lr:  # type: ignore[attr-defined]
                         optimizer = replace(optimizer, lr=lr)  # type: ignore[type-var]
                 w, memory, value, converged = optimizer.step(problem, w, memory)
-                if not (np.isfinite(value) and np.isfinite(w).all()):
+                if not math.isfinite(value + float(w.sum())):
                     raise Diverged(
                         f"Diverged in epoch {epoch + 1}, step {number + 1} of {steps}: the objective is {value} and "
                         f"the largest parameter {np.abs(w).max()}. "

@@ -4,6 +4,7 @@ One idea serves many needs: a block fits the cache, bounds the memory of the (B,
 a thread. The partial sums are added in the order of the blocks, so the number of threads never changes a bit.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -156,7 +157,7 @@ class BlockSum:
             loss_sum += loss_part
             dl_dw += grad_part
             total += total_part
-        if not (np.isfinite(loss_sum) and np.isfinite(dl_dw).all()):
+        if not math.isfinite(loss_sum + float(dl_dw.sum())):
             self._name_the_row(w)
         penalty = objective.penalty
         total = total or 1.0  # of a batch whose rows all weigh nothing
@@ -360,13 +361,13 @@ def blocks(data: Data, width: int) -> list[slice]:
     in the cache; measured on two cores over K = 4 ... 100. The rule knows nothing of the machine or of the threads, so
     the sums are the same everywhere.
     """
-    classes = max(1, len(data.classes))
+    count, classes = len(data), max(1, len(data.classes))
     others = max(width, numbers_a_row(data.x))
-    if len(data) * classes <= 1 << 16 and len(data) * others <= 1 << 19:  # not worth a second thread
-        return [slice(0, len(data))]
+    if count * classes <= 1 << 16 and count * others <= 1 << 19:  # not worth a second thread
+        return [slice(0, count)]
     most = max(1, min((1 << 17) // classes, (1 << 21) // max(1, others)))
-    rows = -(-len(data) // (2 * -(-len(data) // (2 * most))))
-    return [slice(start, start + rows) for start in range(0, len(data), rows)]
+    rows = -(-count // (2 * -(-count // (2 * most))))
+    return [slice(start, start + rows) for start in range(0, count, rows)]
 
 
 def blas_on_one_thread() -> Any:

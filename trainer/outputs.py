@@ -92,8 +92,9 @@ def write_whole(
 
 
 def _write_out(path: Path, write: Callable[[BinaryIO], object], durable: bool) -> None:
-    # Following a link that somebody laid there could overwrite a file of theirs.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    path.unlink(missing_ok=True)  # what a dead run left, or a link; of a link only the name goes
+    # O_EXCL opens no link, not even one that is laid there at this very moment.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666)
     try:
         file = io.BufferedWriter(_Raw(descriptor), 1 << 16)

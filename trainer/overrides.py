@@ -14,6 +14,9 @@ from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from trainer.errors import ConfigError
 
 OURS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.verbose")
+FOLDERS = OURS[:3]
+WINDOWS = re.compile(r"(con|prn|aux|nul|(com|lpt)\d)(\..*)?|.*([<>:\"|?*]|[. ])", re.IGNORECASE)  # names it cannot have
+LONGEST_NAME = 80  # bytes of a folder's name; disks take 255, and a run adds names of its own
 PARTS = ("hydra.launcher.", "hydra.sweeper.")  # the settings of the one that hydra/launcher= and hydra/sweeper= choose
 LONGEST, MOST = 10_000, 500  # characters, dots and brackets of an override; the parser takes seconds for more
 CODE = ("_target_", "()")
@@ -38,6 +41,8 @@ def check_overrides(overrides: list[str], groups: Collection[str]) -> None:
                 f"{text!r} changes what is Hydra's, which may run code or write elsewhere. These may be set: "
                 f"{', '.join(OURS)}, {'..., '.join(PARTS)}..."
             )
+        if key in FOLDERS and isinstance(value, str | QuotedString):
+            _check_folder(key, getattr(value, "text", value))
         if key == "hydra.sweep.subdir" and {"..", ""} & set(str(getattr(value, "text", value)).split("/")):
             raise ConfigError(f"{text!r} leaves the folder of the sweep. Give a name.")
         if key in groups and key != "callbacks" and isinstance(value, list | dict):
@@ -46,6 +51,24 @@ def check_overrides(overrides: list[str], groups: Collection[str]) -> None:
                 f"{key}={_shown(value)} gives {key} {len(names)} options, and a run has one. "
                 f"Try each in a run of its own with -m {key}={','.join(names)}."
             )
+
+
+def _check_folder(key: str, text: str) -> None:
+    """ConfigError for a folder's name that not every system and terminal can take; interpolations are read later."""
+    for name in re.sub(r"\$\{.*?\}", "x", text).split("/"):
+        if name in (".", ".."):
+            continue
+        if not name.isprintable():
+            reason = "holds a character that cannot be shown"
+        elif len(name.encode()) > LONGEST_NAME:
+            reason = f"has a name of {len(name.encode())} bytes, and {LONGEST_NAME} are the most"
+        elif WINDOWS.fullmatch(name):
+            reason = f"has the name {name!r}, which a folder cannot have on Windows"
+        else:
+            continue
+        raise ConfigError(f"{key}={ascii(text)[:100]} {reason}. Give another name.")
+    if not text.strip():
+        raise ConfigError(f"{key} is empty. Give the name of a folder, or . for this one.")
 
 
 def check_flags(given: Any) -> None:

@@ -42,11 +42,16 @@ def slowly(marker: int) -> None:
     outputs.git_commit()  # a process of its own, which has nothing to do with it
 
 
-def train(settings: Settings, folder: Path, marker: Path) -> None:
-    """The run, or what is left of it, with a checkpoint after every epoch."""
+def make_killable(marker: Path) -> None:
+    """Lets this process write slowly, and keep a checkpoint after every epoch."""
     checkpoint.EVERY, checkpoint.SHARE = 0.0, 1e9
     tqdm.set_lock(RLock())  # its own would be left behind in the system when the process is killed
     slowly(os.open(marker, os.O_WRONLY | os.O_CREAT))
+
+
+def train(settings: Settings, folder: Path, marker: Path) -> None:
+    """The run, or what is left of it."""
+    make_killable(marker)
     go_on(settings, folder)
 
 

@@ -20,7 +20,7 @@ SLOW = os.environ.get("TRAINER_SLOW") == "1"
 MOMENTS = 100 if SLOW else 6
 KILLS = 3  # of one run, at most: what was resumed is killed too
 SETTINGS = replace(SMALL, optimizer={"name": "adam"}, schedule={"name": "cosine"}, threads=1, epochs=8)
-ALLOWED = FILES | {NAMES[1], "run.lock"} | {f".{name}.part" for name in FILES}
+ALLOWED = FILES | {NAMES[1], "run.lock", "trainer.log"} | {f".{name}.part" for name in FILES}
 SERVER = multiprocessing.get_context("forkserver")  # children that have imported everything, without our threads
 
 

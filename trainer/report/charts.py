@@ -184,10 +184,11 @@ def panel(title: str, lines: Sequence[Line], width: float = 400, height: float =
     parts.append(f'<svg x="{left:g}" y="{top:g}" width="{inner:g}" height="{tall:g}">')
     for found in (found for found in lines if not found.colour):
         parts.append(stroke(path(x(found.x), y(found.mean)), "l c0"))
+    css = "b" if len(front) <= 3 else "b f"  # many bands over each other would be one dark one
     for found in (found for found in lines if found.colour and found.single):
         low = np.where(found.low > 0, found.low, y_floor(y)) if y.log else found.low
         around = path(np.concatenate([x(found.x), x(found.x)[::-1]]), np.concatenate([y(found.high), y(low)[::-1]]))
-        parts.append(stroke(around + "Z" if around else "", f"b c{found.colour}"))
+        parts.append(stroke(around + "Z" if around else "", f"{css} c{found.colour}"))
         if len(front) <= 3 and len(found.single) <= 20:
             parts += [stroke(path(x(a), y(b)), f"s c{found.colour}") for a, b in found.single]
     coloured = sorted((found for found in lines if found.colour), key=lambda found: -found.colour)
@@ -211,14 +212,11 @@ def _apart(ends: list[tuple[float, Line]], room: float, tall: float) -> list[tup
     """Places for the labels, near their lines and never over each other."""
     ends = [(min(max(place, 0.0), tall) if math.isfinite(place) else 0.0, found) for place, found in ends]
     ends.sort(key=lambda end: (end[0], end[1].colour))
-    places: list[float] = []
-    for place, _ in ends:
-        places.append(max(place, places[-1] + room if places else 0.0))
-    over = max(places[-1] - tall, 0.0) if places else 0.0
-    for i in range(len(places) - 1, -1, -1):
-        limit = tall if i == len(places) - 1 else places[i + 1] - room
-        places[i] = min(places[i], limit) if over else places[i]
-    return [(place, found) for place, (_, found) in zip(places, ends, strict=True)]
+    order = np.arange(len(ends)) * room
+    wished = np.array([place for place, _ in ends]) - order  # places keep apart where these do not fall
+    pushed = np.maximum.accumulate(wished) + np.minimum.accumulate(wished[::-1])[::-1]  # half down, half up
+    places = np.clip(pushed / 2, 0, max(tall - room * (len(ends) - 1), 0)) + order
+    return [(place, found) for place, (_, found) in zip(places.tolist(), ends, strict=True)]
 
 
 def _frame(x: Axis, y: Axis, left: float, top: float, inner: float, tall: float) -> list[str]:

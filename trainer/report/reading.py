@@ -279,11 +279,13 @@ def _run(place: Path, problems: list[str]) -> Run:
 
 def _columns(text: str) -> tuple[dict[str, Curve], int]:
     """The columns of metrics.csv, and the number of lines that are no row of it; ValueError without a header."""
-    lines = text.split("\n")
-    head = [plain(name, 60) for name in next(csv.reader(lines[:1]), [])]
+    first, _, body = text.partition("\n")
+    head = [plain(name, 60) for name in next(csv.reader([first]), [])]
     if "epoch" not in head or len(head) > 200:
         raise ValueError("is empty" if not text.strip() else "has no header of ours")
-    full = [line for line in lines[1:] if line.strip()]
+    # A run without validation data leaves two fields of every row empty.
+    body = body.replace(",,", ",nan,").replace(",,", ",nan,").replace(",\n", ",nan\n")
+    full = [line for line in body.split("\n") if line.strip()]
     torn = 0
     if full and not text.endswith("\n"):
         full.pop()  # the last number may lack digits
@@ -292,7 +294,7 @@ def _columns(text: str) -> tuple[dict[str, Curve], int]:
         values = np.loadtxt(full, delimiter=",", comments=None, ndmin=2) if full else np.empty((0, len(head)))
         if values.shape[1] != len(head):
             raise ValueError
-    except ValueError:  # a line of another length, an empty field, or a word
+    except ValueError:  # a line of another length, or a word
         cells = [line.rstrip("\r").split(",") for line in full]
         rows = [[_float(cell) for cell in row] for row in cells if len(row) == len(head)]
         torn += len(cells) - len(rows)

@@ -7,7 +7,8 @@ import trainer.__main__ as command_line
 from trainer.errors import ConfigError, TrainerError
 from trainer.sweep.record import read
 
-HELP = """Goes on with a sweep: jobs that have finished stay, the others are run, with the values that it began with.
+HELP = """Goes on with a sweep, with the values that it began with: jobs that have finished stay, the others go on from
+their checkpoints, or are run again without one.
 
   python -m trainer.sweep resume=outputs/multirun/2026-01-31/12-00-00-000000
 

@@ -46,10 +46,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Plan:
-    """A job before it is run: one choice an axis, and why it is skipped if it is."""
+    """A job before it is run: one choice an axis, why it is skipped if it is, and whether it has a checkpoint."""
 
     choices: tuple[Override, ...]
     reason: str = ""
+    goes_on: bool = False
 
 
 def read_axes(arguments: Sequence[str], loader: ConfigLoaderImpl, most: int) -> list[Axis]:
@@ -112,7 +113,7 @@ def plan(axes: Sequence[Axis], composer: "Composer", skip_illegal: bool) -> list
 
     Every value is tried by itself first, so that a wrong one is found before a large grid is looked through.
     """
-    from trainer.run import assemble  # after the names are checked: numpy is loaded with it
+    from trainer.parts import assemble  # after the names are checked: numpy is loaded with it
 
     firsts = [axis.choices[0] for axis in axes]
     composer.check_names(override for axis in axes for override in axis.choices)

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -106,7 +106,8 @@ class GridSweeper(Sweeper):
         with warm() if isinstance(launcher, WorkersLauncher) else nullcontext():
             plans = plan([*axes, *silent], composer, config.skip_illegal is True)
             if self.resume:
-                record, plans = _resumed(folder, axes, plans, composer)
+                by_workers = isinstance(launcher, WorkersLauncher)  # others know no job that goes on
+                record, plans = _resumed(folder, axes, plans, composer, by_workers)
             else:
                 record = _recorded(config, arguments, axes, plans)
         return _Sweep(folder, record, plans, options, composer, config).run(launcher)
@@ -196,8 +197,13 @@ class _Sweep:
                 if self.options.timeout is not None or self.options.fail_fast or self.options.workers is not None:
                     log.info("sweep.timeout, fail_fast and workers belong to hydra/launcher=workers, not to this one.")
                 self.by_launcher(launcher, todo)
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, TrainerError) as error:
             self.end(interrupted=True)
+            log.info("Summing up what there is; Ctrl-C leaves that out.")
+            with suppress(TrainerError, KeyboardInterrupt):  # a full disk, or Ctrl-C again: sweep.json is there
+                self.summarise()
+            if isinstance(error, TrainerError):
+                raise
             counts = record.counts()
             raise SweepInterrupted(
                 f"Interrupted: {counts.get('finished', 0)} of {len(record.jobs)} jobs have finished. "
@@ -242,7 +248,7 @@ class _Sweep:
 
     def in_workers(self, todo: Sequence[int]) -> Any:
         """Runs these jobs and gives the line of each as it ends, and None now and then."""
-        from trainer.run import available_cores
+        from trainer.parts import available_cores
         from trainer.sweep.pool import Pool
         from trainer.sweep.worker import Job
 
@@ -253,11 +259,11 @@ class _Sweep:
         def jobs() -> Any:
             for place in todo:
                 line, plan = self.record.jobs[place], self.plans[place]
-                folder = self.folder_of(plan, line)
+                folder = self.folder / line.folder if plan.goes_on else self.folder_of(plan, line)
                 settings, recorded = self.composer(plan.choices, line.number, str(folder))
                 if settings.threads is None:
                     settings = replace(settings, threads=threads)
-                yield Job(line.number, folder, settings, recorded)
+                yield Job(line.number, folder, settings, recorded, plan.goes_on)
 
         pool = Pool(workers, self.options.timeout)
         try:
@@ -324,11 +330,15 @@ class _Sweep:
         found = self.metrics.get(number, {})
         return found.get("val_loss", found.get("loss"))
 
-    def conclude(self) -> None:
-        """The report of the sweep, and what the terminal shows at its end."""
+    def summarise(self) -> None:
+        """summary.csv and report.html, of all jobs, finished or not."""
         from trainer.report import summarise
 
         summarise([self.folder], self.folder)
+
+    def conclude(self) -> None:
+        """The report of the sweep, and what the terminal shows at its end."""
+        self.summarise()
         counts = self.record.counts()
         seconds = time.monotonic() - self.began
         log.info("")
@@ -414,9 +424,12 @@ def _special(axes: Sequence[Axis], plan: Plan) -> list[str]:
 
 
 def _resumed(
-    folder: Path, axes: Sequence[Axis], plans: Sequence[Plan], composer: Composer
+    folder: Path, axes: Sequence[Axis], plans: Sequence[Plan], composer: Composer, by_workers: bool
 ) -> tuple[Record, list[Plan]]:
-    """The record of the sweep in a folder and its plans in that order; ConfigError if the grid is another one."""
+    """The record of the sweep in a folder and its plans in that order; ConfigError if the grid is another one.
+
+    A job that has not ended goes on from its checkpoint; without a good one of its settings its folder is emptied.
+    """
     record = read(folder)
     found = {tuple(_special(axes, plan)): plan for plan in plans}
     known = {tuple(line.overrides) for line in record.jobs}
@@ -427,6 +440,7 @@ def _resumed(
             "Give the old values, or start a new sweep."
         )
     ordered = [found[tuple(line.overrides)] for line in record.jobs]
+    again = []
     for line, job in zip(record.jobs, ordered, strict=True):
         if job.reason or line.status == "skipped":
             line.status, line.reason = ("skipped", job.reason) if job.reason else ("pending", "")
@@ -434,13 +448,22 @@ def _resumed(
         path = _inside(folder, line.folder)
         status, reason, _ = _left(path)
         if status in DONE:  # it may have ended after sweep.json was written for the last time
-            _require_same(path, composer(job.choices, line.number, str(path))[1])
+            if changed := _changed(path, composer(job.choices, line.number, str(path))[1]):
+                raise ConfigError(
+                    f"{path} was run with another configuration, so the sweep cannot go on: {'; '.join(changed)}. "
+                    "Give the old values, or start a new sweep."
+                )
             line.status, line.reason = status, reason
         elif line.status in DONE and not (path / "run.json").exists() and path.exists():
             continue  # an experiment, which leaves no run.json
         else:
             line.status, line.reason = "pending", ""
-            _remove(path)
+            if by_workers and _can_go_on(path, composer(job.choices, line.number, str(path))[1]):
+                ordered[line.number] = replace(job, goes_on=True)
+            else:
+                again.append(path)
+    for path in again:  # now that nothing can be refused any more
+        _remove(path)
     return record, ordered
 
 
@@ -450,19 +473,27 @@ def _some(jobs: Any) -> str:
     return (", ".join(names[:3]) or "nothing") + more
 
 
-def _require_same(path: Path, recorded: Mapping[str, Any]) -> None:
+def _changed(path: Path, recorded: Mapping[str, Any]) -> list[str]:
+    """Where the run in a folder had another configuration than it would have now."""
     from trainer.checkpoint import differences
     from trainer.outputs import read_record
 
-    def own(config: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in config.items() if key not in ("sweep", "skip_illegal")}
+    old = read_record(path)["config"]
+    was, now = old.get("epochs"), recorded.get("epochs")  # which may grow in a run, but not in one of many
+    return differences(old, recorded) + ([f"epochs was {was} and is {now}"] if was != now else [])
 
-    changed = differences(own(read_record(path)["config"]), own(recorded))
-    if changed:
-        raise ConfigError(
-            f"{path} was run with another configuration, so the sweep cannot go on: {'; '.join(changed)}. "
-            "Give the old values, or start a new sweep."
-        )
+
+def _can_go_on(path: Path, recorded: Mapping[str, Any]) -> bool:
+    """Whether the run in a folder has a good checkpoint of this configuration."""
+    from trainer.checkpoint import NAMES, latest
+
+    if not any((path / name).exists() for name in NAMES):
+        return False
+    try:
+        return not _changed(path, recorded) and latest(path, lambda _: None) is not None
+    except TrainerError:
+        log.info(f"{_shorter(path)} has no checkpoint that can be read, so it starts anew.")
+        return False
 
 
 def _inside(folder: Path, name: str) -> Path:

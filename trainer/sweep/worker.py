@@ -26,12 +26,16 @@ LOG = "trainer.log"
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its number in the sweep, its folder, its settings, and the configuration as run.json is to keep it."""
+    """One run: its number in the sweep, its folder, its settings, and the configuration as run.json is to keep it.
+
+    goes_on says that its folder holds a checkpoint of an earlier try.
+    """
 
     number: int
     folder: Path
     settings: Settings
     recorded: Mapping[str, Any]
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def preload() -> None:
 
 def perform(job: Job) -> Ended:
     """Runs one job; whatever it raises ends in its log and in the answer, and nowhere else."""
-    from trainer.run import run
+    from trainer.run import resume, run
 
     handler = logging.FileHandler(job.folder / LOG, encoding="utf-8", delay=True)  # run makes the folder
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -90,7 +94,7 @@ def perform(job: Job) -> Ended:
     began = time.monotonic()
     trace = ""
     try:
-        result = run(job.settings, job.folder, recorded=job.recorded)
+        result = (resume if job.goes_on else run)(job.settings, job.folder, recorded=job.recorded)
         if result is None:  # an experiment
             return Ended(job.number, "finished", seconds=time.monotonic() - began)
         seconds = time.monotonic() - began

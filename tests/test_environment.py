@@ -1,0 +1,157 @@
+"""Variables, limits, the clock, names of folders, broken files: the same result as ever, or a sentence."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from numpy.testing import assert_array_equal
+
+import trainer.__main__
+import trainer.run  # what takes its time is not to be counted
+from tests.test_command_line import (  # noqa: F401 - call and listening are fixtures
+    LIMIT,
+    assert_refused,
+    call,
+    command,
+    listening,
+    only_run,
+    without_seconds,
+)
+from trainer.model import Model
+
+SHORT = ["epochs=2", "data.samples=60", "plots=false"]
+
+
+def assert_same(folder, plain):
+    """The same rows and the same model, to the bit."""
+    assert without_seconds(folder) == without_seconds(plain)
+    assert_array_equal(*[Model.load(path / "model.npz").w for path in (folder, plain)])
+
+
+def limited(arguments, cwd, limits=(), **options):
+    """A process with these limits of resources, and its environment given whole."""
+
+    def limit():
+        for kind, value in limits:
+            resource.setrlimit(kind, (value, value))
+
+    pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": LIMIT}
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, preexec_fn=limit, **pipes, **options)
+
+
+STRICT = "import numpy, trainer.__main__ as m; numpy.seterr(all='raise'); m.main()"
+ODD = {"LANG": "C", "LC_ALL": "C", "OMP_NUM_THREADS": "0", "OPENBLAS_NUM_THREADS": "abc"}  # no HOME, no TZ, no PATH
+
+
+def test_neither_the_environment_nor_strict_warnings_nor_a_clock_that_jumps_back_change_a_result(
+    call,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    clock = iter(range(2_000_000_000, 0, -1000))
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: float(next(clock)))
+        assert call(*SHORT, "hydra.run.dir=outputs/backwards").code == 0
+    few = [(resource.RLIMIT_NOFILE, 32)]
+    strict = ["-O", "-W", "error", "-c", STRICT, "hydra.run.dir=outputs/strict"]
+    assert call(*SHORT, "hydra.run.dir=outputs/plain").code == 0
+    done = limited([*strict, *SHORT], tmp_path, few, env=ODD)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    for name in ("backwards", "strict"):
+        assert_same(tmp_path / "outputs" / name, tmp_path / "outputs" / "plain")
+
+
+def test_too_little_memory_is_a_sentence_and_no_hang(tmp_path):
+    done = limited(["-m", "trainer", *SHORT], tmp_path, [(resource.RLIMIT_AS, 250 << 20)])  # OpenBLAS would hang
+    sentence = "The limit of memory is 256000 KiB, too little to begin. Raise it: ulimit -v 2097152.\n"
+    assert (done.returncode, done.stderr) == (3, sentence)
+
+
+def test_an_array_beyond_all_memory_is_a_sentence(call):  # noqa: F811
+    outcome = call("experiment=question", "experiment.samples=1000000000000000")
+    assert outcome.code == 3
+    assert outcome.err.startswith("Unable to allocate 14.2 PiB")
+    assert outcome.err.endswith("raise its limit (ulimit -v), or take less at once by batch_size.\n")
+
+
+def test_a_working_folder_that_is_gone_is_a_sentence(call, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    outcome = call(*SHORT)
+    monkeypatch.chdir(tmp_path)
+    assert_refused(outcome, 3, ["The working folder no longer exists. Change to one that does."], tmp_path)
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys, threading, time
+sys.argv[0], module = "trainer", sys.argv.pop(1)
+def interrupt():
+    while module not in sys.modules:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+runpy.run_module("trainer", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize("module", ["hydra", "yaml", "numpy"])
+def test_ctrl_c_while_a_module_is_loaded_is_no_traceback(tmp_path, module):
+    done = limited(["-c", INTERRUPTED, module, "epochs=1000000", "plots=false"], tmp_path)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """A copy of conf/ for the command in this process, in which a file can be changed: conf/<name> by the function."""
+
+    def change(name, new):
+        shutil.copytree(trainer.__main__.config_folder(), tmp_path / "conf")
+        path = tmp_path / "conf" / name
+        path.write_bytes(new(path.read_bytes()))
+        monkeypatch.setattr(trainer.__main__, "config_folder", lambda: tmp_path / "conf")
+
+    return change
+
+
+BROKEN = {
+    "duplicate key": (lambda text: b"name: sgd\nlr: 1\nlr: 2\n", ["conf/optimizer/sgd.yaml:3", "duplicate key lr"]),
+    "tab": (lambda text: b"name: sgd\n\tlr: 1\n", ["conf/optimizer/sgd.yaml:2", r"'\t'"]),
+    "latin-1": (lambda text: text + "# größe\n".encode("latin-1"), ["conf/optimizer/sgd.yaml:5", "UTF-8"]),
+    "empty": (lambda text: b"", ["optimizer has no key name", "conf/optimizer/ empty"]),
+    "list": (lambda text: b"- sgd\n", ["optimizer must be of type dict", "'sgd'"]),
+    "yes": (lambda text: b"name: sgd\nlr: yes\n", ["optimizer.lr must be of type float, got True"]),
+}
+
+
+@pytest.mark.parametrize("flags", [[], ["-m", "seed=1,2"]], ids=["run", "sweep"])
+@pytest.mark.parametrize(("new", "words"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_of_conf_is_named_with_its_line(call, written, tmp_path, new, words, flags):  # noqa: F811
+    written("optimizer/sgd.yaml", new)
+    assert_refused(call(*flags, *SHORT), 2, words, tmp_path)
+
+
+def test_numbers_that_yaml_reads_in_its_own_way_are_shown_and_kept_as_they_were_read(call, written, tmp_path):  # noqa: F811
+    written("optimizer/sgd.yaml", lambda text: b"name: sgd\nlr: 010\nmomentum: 0\nnesterov: no\n")
+    outcome = call(*SHORT)
+    assert "Sgd(lr=8.0, momentum=0.0, nesterov=False)" in outcome.out
+    content = json.loads((only_run(tmp_path) / "run.json").read_text())
+    assert content["config"]["optimizer"] == {"name": "sgd", "lr": 8, "momentum": 0, "nesterov": False}
+
+
+@pytest.mark.parametrize("name", ["😀", "a b", "größe", "n" * 80, "${now:%Y-%m-%d}"])
+def test_a_folder_may_have_any_name_that_can_be_shown(call, tmp_path, name):  # noqa: F811
+    assert call("epochs=0", "plots=false", f'hydra.run.dir="outputs/{name}/x"').code == 0
+    assert only_run(tmp_path).name == "x"
+
+
+def test_a_folder_of_an_interpolation_is_cut_by_nobody_and_too_long_is_a_sentence(call, tmp_path):  # noqa: F811
+    outcome = call("epochs=0", "hydra.run.dir=outputs/${oc.env:LONG,%s}" % ("n" * 300))
+    assert outcome.code == 3
+    assert "File name too long. Choose another folder." in outcome.err

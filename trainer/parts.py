@@ -1,0 +1,92 @@
+"""The components that the settings name: each checked alone, and all of them together, before there are data."""
+
+import os
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from trainer import path
+from trainer.activations import ACTIVATIONS
+from trainer.callbacks import CALLBACKS
+from trainer.config import Settings, build, choose, structured
+from trainer.data import Source
+from trainer.fit import samples_a_step
+from trainer.gradients import GradientChoice
+from trainer.hooks import CallbackConfig
+from trainer.losses import LOSSES
+from trainer.metrics import Metric, choose_metrics
+from trainer.objective import Objective
+from trainer.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
+from trainer.optimizers.proximal import check_penalty
+from trainer.pairs import check_smooth, strategy_of
+from trainer.penalties import PENALTIES, Penalty, expand, strengths
+from trainer.sources import SOURCES
+
+
+class Parts(NamedTuple):
+    """The components that the settings name, checked alone and together."""
+
+    objective: Objective
+    strategy: str  # the gradient strategy that runs; auto is resolved
+    optimizer: Optimizer
+    batch_size: int | None
+    schedule: Schedule
+    source: Source
+    metrics: dict[str, Metric]
+    callbacks: list[CallbackConfig]
+    path: list[Penalty]  # the penalties of a regularisation path, the strongest first; empty for one training
+
+
+def assemble(settings: Settings) -> Parts:
+    """Builds every component; ConfigError for whatever does not exist or does not fit together."""
+    activation = build("activation", ACTIVATIONS, settings.activation)
+    loss = build("loss", LOSSES, settings.loss)
+    choice = structured("gradient", GradientChoice, settings.gradient)
+    strategy, function = strategy_of(activation, loss, choice)
+    chosen = build("penalty", PENALTIES, settings.penalty)
+    penalty, *_ = penalties = expand(chosen)
+    experiment = None if settings.experiment is None else settings.experiment["name"]
+    path.check_path(chosen, list(settings.callbacks), experiment)
+    callbacks = [
+        structured(f"callbacks.{name}", CALLBACKS[choose("callbacks", CALLBACKS, name)], node or {})
+        for name, node in settings.callbacks.items()
+    ]
+    threads = settings.threads or available_cores()
+    optimizer, schedule = (
+        build("optimizer", OPTIMIZERS, settings.optimizer),
+        build("schedule", SCHEDULES, settings.schedule),
+    )
+    check_penalty(optimizer.name, penalty)
+    if optimizer.full_batch:
+        check_smooth(optimizer.name, activation, loss)
+    return Parts(
+        Objective(activation, loss, function, penalty, threads, settings.reduction),
+        strategy,
+        optimizer,
+        samples_a_step(settings.batch_size, optimizer, schedule),
+        schedule,
+        build("data", SOURCES, settings.data),
+        choose_metrics(settings.metrics, activation),
+        callbacks,
+        [] if strengths(chosen) is None else penalties,
+    )
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def headline(parts: Parts, settings: Settings) -> str:
+    """The pair, the strategy and the optimiser in one line."""
+    objective = parts.objective
+    chosen = settings.gradient["name"]
+    strategy = parts.strategy if chosen == parts.strategy else f"{parts.strategy} (chosen by {chosen})"
+    return f"{objective.activation!r} with {objective.loss!r}, gradient {strategy}, {parts.optimizer!r}"
+
+
+def title_of(component: Any) -> str:
+    """A component as a person writes it: its name, and its settings where they are not the defaults."""
+    changed = [
+        f"{f.name}={getattr(component, f.name)}" for f in fields(component) if getattr(component, f.name) != f.default
+    ]
+    return str(component.name) + (f"({', '.join(changed)})" if changed else "")

@@ -1,0 +1,258 @@
+"""One training: its parts and its data, all checked, and every file that it leaves in its folder."""
+
+import time
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trainer import __version__, checkpoint
+from trainer.arrays import Array
+from trainer.checkpoint import Checkpoint
+from trainer.config import Settings
+from trainer.data import Data, Prepared, Source, for_training, prepare
+from trainer.errors import DataError
+from trainer.fit import TrainState, columns
+from trainer.hooks import Callback, Context
+from trainer.model import Model
+from trainer.outputs import RECORD, git_commit, process, versions, write_json
+from trainer.pairs import check_targets
+from trainer.parts import Parts, title_of
+from trainer.sources import File
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended, where its files are, and the last row of its table."""
+
+    status: str  # finished, stopped (by a callback), diverged or interrupted
+    folder: Path
+    metrics: Mapping[str, float]
+
+
+class Point(NamedTuple):
+    """Where a run is: the state with all that belongs to it, so that an interruption finds them together."""
+
+    state: TrainState
+    status: str = "running"  # stopped once a callback or a solver has said so
+    reason: str = ""
+    converged: bool = False
+
+
+@dataclass
+class Training:
+    """What the steps of one run share, and what they write."""
+
+    settings: Settings
+    seed: int
+    parts: Parts
+    raw: Data
+    data: Prepared
+    folder: Path
+    recorded: Mapping[str, Any] | None
+    fingerprint: str | None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration as it is kept."""
+        return asdict(self.settings) if self.recorded is None else self.recorded
+
+    def callbacks(self, past: Sequence[Mapping[str, float]] = ()) -> list[Callback]:
+        """Fresh callbacks that know the rows of an earlier part of the run."""
+        with_valid = self.settings.valid_fraction > 0
+        names = [name for name in columns(self.parts.metrics) if with_valid or not name.startswith("val_")]
+        context = Context(names, self.parts.objective, self.data.train, self.seed, past, self.folder, self.config)
+        return [callback.start(context) for callback in self.parts.callbacks]
+
+    def header(self) -> list[str]:
+        """The columns of metrics.csv."""
+        parts = self.parts
+        checked = [name for callback in parts.callbacks for name in callback.columns(parts.objective)]
+        return [*columns(parts.metrics), *checked, "seconds"]
+
+    def start(self) -> TrainState:
+        """The state before the first epoch."""
+        scale = getattr(self.parts.objective.activation, "start_scale", 0.0)
+        return TrainState.start(self.parts.optimizer, self.data.train, scale, self.seed)
+
+    def check(self, found: Checkpoint) -> None:
+        """DataError for a checkpoint that this run cannot go on from."""
+        checkpoint.checks(self.parts.optimizer, self.start(), self.fingerprint)(found)
+        changed = checkpoint.differences(found.config, self.config)
+        if changed or found.seed != self.seed:
+            seeds = f"seed was {found.seed} and is {self.seed}"
+            raise DataError(f"The checkpoint in {self.folder} is of another run: {'; '.join(changed) or seeds}.")
+
+    def keep(self, rows: Sequence[Mapping[str, float]], point: Point, status: str, began: float) -> float:
+        """Writes a checkpoint; returns when the next one may come."""
+        start = time.perf_counter()
+        now = Checkpoint(
+            point.state,
+            rows,
+            start - began,
+            "stopped" if point.status == "stopped" else status,
+            point.reason,
+            point.converged,
+            self.seed,
+            self.config,
+            self.fingerprint,
+        )
+        checkpoint.keep(self.folder, now)
+        end = time.perf_counter()
+        return end + max(checkpoint.EVERY, (end - start) / checkpoint.SHARE)
+
+    def announce(self) -> None:
+        """Says in run.json that the run is under way, and what it is, so that it can be told from a finished one."""
+        content = {"status": "running", **process(), **self.what()}
+        write_json(self.folder / RECORD, content, durable=False)  # nothing is lost yet, and a disk takes its time
+
+    def give_up(self, error: BaseException) -> None:
+        """Says in run.json, if it can, that the run has failed."""
+        reason = f"{type(error).__name__}: {error}"
+        with suppress(OSError):
+            write_json(self.folder / RECORD, {"status": "failed", "reason": reason, **self.what()})
+
+    def what(self) -> dict[str, Any]:
+        """What a run is, from its beginning to its end."""
+        return {
+            "strategy": self.parts.strategy,
+            "seed": self.seed,
+            "data_sha256": self.fingerprint,
+            "config": self.config,
+        }
+
+    def model(self, state: TrainState) -> Model:
+        train, valid, standardizer = self.data
+        chosen = {"seed": self.seed, "valid_fraction": self.settings.valid_fraction, "stratified": True}
+        rows = {"train_rows": len(train), "valid_rows": 0 if valid is None else len(valid)}
+        names = (self.raw.classes, self.raw.features, self.raw.target)
+        return Model(state.w, standardizer, self.parts.objective.activation, *names, split=chosen | rows)
+
+    def write(
+        self,
+        result: Result,
+        state: TrainState,
+        seconds: float,
+        reason: str,
+        converged: bool,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """The model, and the record of how the run has ended."""
+        self.model(state).save(self.folder / "model.npz")
+        self.record(result, state, seconds, reason, converged, more)
+
+    def record(
+        self,
+        result: Result,
+        state: TrainState,
+        seconds: float,
+        reason: str,
+        converged: bool,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """run.json; the last file of a run, so that one that calls itself finished has all of them."""
+        model = self.model(state)
+        content = {
+            "status": result.status,
+            "reason": reason,
+            "converged": converged,
+            "metrics": result.metrics,
+            **(more or {}),
+            "epochs": state.epoch,
+            "threads": self.parts.objective.threads,
+            "split": model.split,
+            "standardization": {"mean": model.standardizer.mean.tolist(), "scale": model.standardizer.scale.tolist()},
+            "seconds": round(seconds, 6),
+            "versions": {"trainer": __version__, **versions()},
+            "git_commit": git_commit(),
+            **self.what(),
+        }
+        write_json(self.folder / RECORD, content)
+
+    def title(self) -> str:
+        """The pair and the strategy, over the pictures."""
+        objective = self.parts.objective
+        return f"{title_of(objective.activation)} + {title_of(objective.loss)}, gradient {self.parts.strategy}"
+
+    def draw(self, rows: Sequence[Mapping[str, float]], state: TrainState) -> list[Path]:
+        from trainer import plots  # matplotlib is slow to import
+
+        title = self.title()
+        files = [plots.curves(self.folder / "curves.png", rows, title, drawn(self.parts.metrics))]
+        if len(self.raw.features) == 2 and isinstance(self.raw.x, np.ndarray):
+            files.append(plots.boundary(self.folder / "boundary.png", self.model(state), self.raw, title))
+        return files
+
+
+def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded: Mapping[str, Any] | None) -> Training:
+    """The run with its data, all checked."""
+    fingerprint = _fingerprint(parts.source)
+    raw = parts.source(seed)
+    data = prepare(
+        raw,
+        valid_fraction=settings.valid_fraction,
+        standardize=settings.standardize,
+        seed=seed,
+        dtype=settings.dtype,
+    )
+    if data.valid is not None:
+        seen, asked = (_classes_in(part) for part in (data.train, data.valid))
+        if lost := [str(name) for name, there in zip(raw.classes, asked & ~seen, strict=True) if there]:
+            warnings.warn(
+                f"Class {', '.join(lost[:5])} has no training row, only validation rows, so it cannot be learnt. Lower "
+                f"valid_fraction={settings.valid_fraction}, or remove the class.",
+                stacklevel=1,
+            )
+    data = data._replace(train=for_training(data.train, settings.label_smoothing, settings.class_weight))
+    for part in (data.train, data.valid):
+        if part is not None:
+            check_targets(parts.objective.loss, part.y, part.smoothing)
+    if parts.batch_size is not None and parts.batch_size > len(data.train):
+        warnings.warn(
+            f"batch_size={parts.batch_size} is more than the {len(data.train)} training samples; all are used.",
+            stacklevel=1,
+        )
+    return Training(settings, seed, parts, raw, data, folder, recorded, fingerprint)
+
+
+def _classes_in(data: Data) -> Array:
+    """Which classes (K,) have a target in some row."""
+    counts: Array = np.bincount(data.y, minlength=len(data.classes)) if data.y.ndim == 1 else data.y.sum(axis=0)
+    return counts > 0
+
+
+def _fingerprint(source: Source) -> str | None:
+    """That of the data file, and of the file of its labels if they have their own; None where no file is read."""
+    if not isinstance(source, File):
+        return None
+    paths = [Path(source.path)]
+    if source.target is not None and source.target.lower().endswith(".npy"):
+        paths.append(Path(source.target))
+    try:
+        return checkpoint.fingerprint([path for path in paths if path.is_file()])
+    except ValueError:  # a path with a NUL, for the reader to refuse
+        return None
+
+
+def drawn(metrics: Collection[str]) -> str | None:
+    """The metric beside the loss in curves.png: accuracy, or the first one listed."""
+    return "accuracy" if "accuracy" in metrics else next(iter(metrics), None)
+
+
+def summary(result: Result, metrics: Collection[str], seconds: float, files: Sequence[Path]) -> list[str]:
+    """What the terminal shows at the end: status, last metrics, and where the files are."""
+    names = [side + name for name in ("loss", *metrics) for side in ("", "val_")]
+    shown = [name for name in names if name in result.metrics]
+    numbers = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in shown)
+    epochs = int(result.metrics.get("epoch", 0))
+    lines = [f"{result.status} after {epochs} epochs in {seconds:.2f} s  {numbers}".rstrip()]
+    return lines + [f"  {file.stem:<9} {shorter(file)}" for file in files]
+
+
+def shorter(path: Path) -> Path:
+    """A path relative to the working folder where it lies inside."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
