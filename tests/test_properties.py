@@ -1,5 +1,7 @@
 """Properties of the mathematics, on inputs that Hypothesis chooses."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,8 +46,9 @@ INVARIANT = [a for a in ACTIVATIONS if isinstance(a, Softmax | LogSoftmax | Spar
 SPARSE = [a for a in ACTIVATIONS if a.range == "sparse_simplex" and getattr(a, "alpha", 2) > 1]
 CE = CrossEntropy()
 
-few = settings(max_examples=30, deadline=None, derandomize=True)  # the same examples on every machine
-fewer = settings(few, max_examples=15)
+SLOW = bool(os.environ.get("TRAINER_SLOW"))
+few = settings(max_examples=300 if SLOW else 15, deadline=None, derandomize=True)  # the same examples on every machine
+fewer = settings(few, max_examples=few.max_examples // 2)
 
 
 def one_hot(labels):

@@ -219,15 +219,12 @@ def test_results_are_those_of_hydras_launcher(call, tmp_path):
     assert call("-m", *grid, "hydra.sweep.dir=outputs/ours").code == 0
     outcome = call("-m", *grid, "hydra.sweep.dir=outputs/theirs", "hydra/launcher=basic")
     assert outcome.code == 0
-    assert call("-m", *grid, "hydra.sweep.dir=outputs/both", "hydra/launcher=basic", "hydra/sweeper=basic").code == 0
     assert call("-m", *grid, "hydra.sweep.dir=outputs/mixed", *batches).code == 0
     assert read(tmp_path / "outputs" / "mixed").counts() == {"finished": 4}
     for number in "0123":
-        ours, theirs, both, mixed = (
-            rows(tmp_path / "outputs" / name / number) for name in ("ours", "theirs", "both", "mixed")
-        )
-        assert ours == theirs == both == mixed
-        for name in ("theirs", "both", "mixed"):
+        ours, theirs, mixed = (rows(tmp_path / "outputs" / name / number) for name in ("ours", "theirs", "mixed"))
+        assert ours == theirs == mixed
+        for name in ("theirs", "mixed"):
             config = report(tmp_path / "outputs" / name / number)["config"]
             here = report(tmp_path / "outputs" / "ours" / number)["config"]
             assert {**config, "plots": False} == here
