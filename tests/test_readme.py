@@ -14,6 +14,7 @@ from pyarrow import parquet
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
+from tests.test_command_line import call  # noqa: F401 - a fixture
 from trainer import SoftmaxRegression
 from trainer.sources import Iris
 
@@ -39,12 +40,16 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_the_readme_runs(command, folder):
-    words = [sys.executable, *shlex.split(command)[1:]]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
-    assert done.returncode == 0, done.stderr
+def test_every_command_of_the_readme_runs(command, folder, call, monkeypatch):  # noqa: F811
+    module, *words = shlex.split(command)[2:]
+    monkeypatch.chdir(folder)
+    if module != "trainer":
+        subprocess.run([sys.executable, "-m", module, *words], check=True, capture_output=True, timeout=60)
+        return
+    done = call(*words)
+    assert done.code == 0, done.err
     if "flowers.csv" in command:  # the model of the next command
-        (model,) = re.findall(r"outputs/\S+/model\.npz", done.stdout)
+        (model,) = re.findall(r"outputs/\S+/model\.npz", done.out)
         (folder / model).rename(folder / "model.npz")
 
 
