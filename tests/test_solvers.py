@@ -361,3 +361,26 @@ def test_where_the_loss_is_nearly_exponential_a_step_is_longer_than_newtons():
     found = armijo(problem, w, value, g, d, single=False)
     assert problem.value_and_grad(found)[0] < problem.value_and_grad(w + d)[0]
     assert_allclose((found - w) / d, 4 ** np.round(np.log((found - w) / d) / np.log(4)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (Softmax(), CrossEntropy()),
+        (Softmax(0.5), CrossEntropy()),
+        (Softmax(0.5), LOSS_NAMES["fenchel_young"]()),
+        (ACTIVATION_NAMES["log_softmax"](), LOSS_NAMES["nll"]()),
+    ],
+    ids=pair_id,
+)
+def test_a_product_from_the_kept_slopes_is_that_from_the_scores(pair, smoothing, weighted):
+    data = replace(sample(200, weight=weighted), smoothing=smoothing)
+    objective = replace(CE, activation=pair[0], loss=pair[1], penalty=L2(0.1))
+    w, v = 0.1 * np.random.default_rng(1).normal(size=(2, D + 1, K))
+    for single in (False, True):
+        problem = objective.on(data, curved=True)
+        problem.value_and_grad(w, single)
+        expected = objective.on(data).curvature(w, single=False).hvp(v)
+        assert_allclose(problem.curvature(w).hvp(v), expected, atol=2e-6 * np.abs(expected).max())

@@ -1,7 +1,7 @@
+# ruff: noqa: F811 - call is a fixture
 """Sweeps: what is composed, what is skipped or refused, and that the results are those of Hydra's own launcher."""
 
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -18,7 +18,13 @@ from hydra.types import RunMode
 
 import trainer.__main__
 import trainer.sweep.__main__
-from tests.test_command_line import Outcome, assert_refused, command, report
+from tests.test_command_line import (  # noqa: F401 - call is a fixture
+    Outcome,
+    assert_refused,
+    call,
+    command,
+    report,
+)
 from tests.test_resume import interrupt_after, outcome  # noqa: F401
 from trainer.checkpoint import NAMES
 from trainer.config import Settings, structured
@@ -31,33 +37,6 @@ from trainer.sweep.record import read
 SLOW = bool(os.environ.get("TRAINER_SLOW"))
 CONF = trainer.__main__.config_folder()
 TINY = ["data.samples=40", "data.classes=2", "epochs=2"]
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """A command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-
-    def outcome(*arguments, main=trainer.__main__.main):
-        monkeypatch.setattr(sys, "argv", ["trainer", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return Outcome(code, *capsys.readouterr())
-
-    yield outcome
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture
@@ -278,7 +257,7 @@ def test_resume_redoes_what_is_missing(call, swept, tmp_path):
 
 
 @pytest.fixture
-def broken_off(swept, tmp_path, interrupt_after):  # noqa: F811
+def broken_off(swept, tmp_path, interrupt_after):
     """Makes of a job in a copy of the sweep one that was interrupted after its first epoch of two."""
     here = tmp_path / "outputs" / "here"
     shutil.copytree(swept[1], here)
@@ -326,7 +305,7 @@ def test_other_launchers_begin_a_job_again(call, swept, broken_off):
     assert {path.name for path in folder.parent.iterdir() if path.is_dir()} == {"0", "1", "2", "3", "6", "7"}
 
 
-def test_a_job_in_a_folder_of_another_name_goes_on(call, tmp_path, interrupt_after):  # noqa: F811
+def test_a_job_in_a_folder_of_another_name_goes_on(call, tmp_path, interrupt_after):
     grid = ["loss=ce,brier", *TINY, "hydra.sweep.subdir='of ${seed}'", "hydra.sweep.dir=outputs/here"]
     assert call("-m", *grid, "sweep.workers=1").code == 0
     here = tmp_path / "outputs" / "here"

@@ -25,13 +25,16 @@ def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str, metric: 
     names = ["loss"] if metric is None else ["loss", metric]
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        for key, label, color in ((name, "training", COLORS[0]), (f"val_{name}", "validation", COLORS[5])):
+        # At the ends of the lines the larger number stands above the smaller one, so that both can be read.
+        above = rows[-1].get(f"val_{name}", np.inf) >= rows[-1].get(name, np.inf)
+        training, validation = (name, "training", COLORS[0]), (f"val_{name}", "validation", COLORS[5])
+        for (key, label, color), up in ((training, not above), (validation, above)):
             values = np.array([row.get(key, np.nan) for row in rows])
             values[~(np.abs(values) < 1e100)] = np.nan  # what a diverging run ends with breaks an axis
             if np.isfinite(values).any():
                 epochs = [row["epoch"] for row in rows]
                 axes.plot(epochs, values, color=color, label=label, marker="o" if len(rows) == 1 else None)
-                axes.annotate(f" {values[-1]:.3g}", (epochs[-1], values[-1]), color=color, va="center")
+                axes.annotate(f" {values[-1]:.3g}", (epochs[-1], values[-1]), color=color, va="bottom" if up else "top")
         axes.set(xlabel="epoch", ylabel=f"mean {name}" if name == "loss" else name)
         if axes.lines:
             axes.legend(frameon=False)

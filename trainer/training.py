@@ -132,18 +132,10 @@ class Training:
         names = (self.raw.classes, self.raw.features, self.raw.target)
         return Model(state.w, standardizer, self.parts.objective.activation, *names, split=chosen | rows)
 
-    def write(
-        self,
-        result: Result,
-        state: TrainState,
-        seconds: float,
-        reason: str,
-        converged: bool,
-        more: Mapping[str, Any] | None = None,
-    ) -> None:
-        """The model, and the record of how the run has ended."""
+    def write(self, result: Result, state: TrainState, *rest: Any) -> None:
+        """The model, and the record of how the run has ended, whose arguments these are."""
         self.model(state).save(self.folder / "model.npz")
-        self.record(result, state, seconds, reason, converged, more)
+        self.record(result, state, *rest)
 
     def record(
         self,
