@@ -216,13 +216,15 @@ def test_constant_and_repeated_columns_do_no_harm():
 
 
 @pytest.mark.parametrize(
-    ("loss", "penalty", "name"),
-    [(CrossEntropy(), L2(0.1), "newton"), (Brier(), L2(0.1), "lbfgs")],
-    ids=["canonical", "other"],
+    ("loss", "classes", "name"),
+    [(CrossEntropy(), K, "newton"), (CrossEntropy(), 2, "lbfgs"), (Brier(), K, "lbfgs")],
+    ids=["canonical", "two classes", "other"],
 )
-def test_auto_takes_newton_for_canonical_pairs_and_lbfgs_for_others(loss, penalty, name):
-    assert Auto().choose(replace(CE, loss=loss, penalty=penalty).on(sample())).name == name
-    both = [solve(replace(CE, loss=loss, gradient=auto), o, sample()) for o in (Auto(), OPTIMIZERS[name]())]
+def test_auto_takes_newton_for_canonical_pairs_of_many_classes_and_lbfgs_for_others(loss, classes, name):
+    data = sample()
+    data = replace(data, y=data.y % classes, classes=tuple(range(classes)))
+    assert Auto().choose(replace(CE, loss=loss).on(data), classes).name == name
+    both = [solve(replace(CE, loss=loss, gradient=auto), o, data) for o in (Auto(), OPTIMIZERS[name]())]
     assert_array_equal(both[0].state.w, both[1].state.w)
 
 
