@@ -23,6 +23,7 @@ from tests.test_command_line import (  # noqa: F401 - call and listening are fix
     without_seconds,
 )
 from trainer.model import Model
+from trainer.overrides import check_folder, tamed
 
 SLOW = bool(os.environ.get("TRAINER_SLOW"))
 SHORT = ["epochs=2", "data.samples=60", "plots=false"]
@@ -154,7 +155,44 @@ def test_a_folder_may_have_any_name_that_can_be_shown(call, tmp_path, name):  # 
     assert only_run(tmp_path).name == "x"
 
 
-def test_a_folder_of_an_interpolation_is_cut_by_nobody_and_too_long_is_a_sentence(call, tmp_path):  # noqa: F811
-    outcome = call("epochs=0", "hydra.run.dir=outputs/${oc.env:LONG,%s}" % ("n" * 300))
-    assert outcome.code == 3
-    assert "File name too long. Choose another folder." in outcome.err
+@pytest.mark.parametrize(
+    ("name", "words"), [("n" * 300, "300 bytes"), ("a\nb", "cannot be shown"), ("CON", "on Windows")], ids=ascii
+)
+@pytest.mark.parametrize("flags", [["hydra.run.dir="], ["-m", "seed=1,2", "hydra.sweep.dir="]], ids=["run", "sweep"])
+def test_a_folder_whose_name_comes_of_a_setting_is_refused_like_any_other(
+    call,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    flags,
+    name,
+    words,
+):
+    monkeypatch.setenv("NAME", name)
+    *first, key = flags
+    assert_refused(call(*first, f"{key}outputs/${{oc.env:NAME}}", *SHORT), 2, [words], tmp_path)
+
+
+def test_folders_of_jobs_that_are_named_by_settings_have_names_for_every_system(call, tmp_path):  # noqa: F811
+    long = [*SHORT, "data.spread=1.5", "data.classes=2", "optimizer.momentum=0.5", "valid_fraction=0.25"]
+    subdir = "hydra.sweep.subdir='${hydra.job.override_dirname}'"
+    assert call("-m", "seed=1,2", *long, subdir, "hydra.sweep.dir=outputs/here").code == 0
+    folders = sorted(path for path in (tmp_path / "outputs/here").iterdir() if path.is_dir())
+    assert len(folders) == 2
+    for folder, seed in zip(folders, (1, 2), strict=True):
+        assert len(folder.name.encode()) == 80
+        assert folder.name.startswith("data_classes=2,data_samples=60,data_spread=1_5,")
+        assert json.loads((folder / "run.json").read_text())["seed"] == seed
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\u202eb", "nul", "aux.txt", "a:b", "a. ", "é" * 41, "x" * 300])
+def test_a_name_is_tamed_once_and_stays_apart_from_others(name):
+    tame = tamed(name)
+    assert tame == tamed(tame) == tamed(name) != name
+    check_folder("folder", tame)
+    assert tamed(f"../{name}/ok") == f"../{tame}/ok"
+    assert tamed(name + "!") != tame
+
+
+@pytest.mark.parametrize("name", ["lr=0.1,seed=3", "größe", "😀", "..", ".", "a/b.c"])
+def test_a_name_for_every_system_stays(name):
+    assert tamed(name) == name

@@ -75,7 +75,7 @@ with _importing():
     from trainer.config import Settings, choose, first_line, listed, read_settings, suggest
     from trainer.errors import ConfigError, FileError, TrainerError
     from trainer.outputs import read_record
-    from trainer.overrides import check_flags, check_overrides
+    from trainer.overrides import check_flags, check_folder, check_overrides
 
 Task = Callable[[DictConfig], None]
 
@@ -255,7 +255,9 @@ def single(task: Task, config_name: str, overrides: list[str]) -> None:
         go_on(resumed, [override for override in overrides if override not in resumed])
         return
     config = composed(config_name, overrides)
-    _set_up(config, config.hydra.run.dir)
+    folder = str(config.hydra.run.dir)
+    check_folder("hydra.run.dir", folder)
+    _set_up(config, folder)
     task(config)
 
 

@@ -4,6 +4,7 @@ Hydra builds objects from the keys ``_target_`` of its own node (callbacks, laun
 ``()`` and ``class``. Here both come from the files of this package and of installed plugins only.
 """
 
+import hashlib
 import re
 from collections.abc import Collection
 from typing import Any
@@ -15,7 +16,7 @@ from trainer.errors import ConfigError
 
 OURS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.verbose")
 FOLDERS = OURS[:3]
-WINDOWS = re.compile(r"(con|prn|aux|nul|(com|lpt)\d)(\..*)?|.*([<>:\"|?*]|[. ])", re.IGNORECASE)  # names it cannot have
+WINDOWS = re.compile(r"(con|prn|aux|nul|(com|lpt)\d)(\..*)?|.*[<>:\"|?*].*|.*[. ]", re.IGNORECASE)  # has none so
 LONGEST_NAME = 80  # bytes of a folder's name; disks take 255, and a run adds names of its own
 PARTS = ("hydra.launcher.", "hydra.sweeper.")  # the settings of the one that hydra/launcher= and hydra/sweeper= choose
 LONGEST, MOST = 10_000, 500  # characters, dots and brackets of an override; the parser takes seconds for more
@@ -42,7 +43,8 @@ def check_overrides(overrides: list[str], groups: Collection[str]) -> None:
                 f"{', '.join(OURS)}, {'..., '.join(PARTS)}..."
             )
         if key in FOLDERS and isinstance(value, str | QuotedString):
-            _check_folder(key, getattr(value, "text", value))
+            text = getattr(value, "text", value)
+            check_folder(key, re.sub(r"\$\{.*?\}", "x", text))  # what comes of these is seen when it is known
         if key == "hydra.sweep.subdir" and {"..", ""} & set(str(getattr(value, "text", value)).split("/")):
             raise ConfigError(f"{text!r} leaves the folder of the sweep. Give a name.")
         if key in groups and key != "callbacks" and isinstance(value, list | dict):
@@ -53,22 +55,40 @@ def check_overrides(overrides: list[str], groups: Collection[str]) -> None:
             )
 
 
-def _check_folder(key: str, text: str) -> None:
-    """ConfigError for a folder's name that not every system and terminal can take; interpolations are read later."""
-    for name in re.sub(r"\$\{.*?\}", "x", text).split("/"):
-        if name in (".", ".."):
-            continue
-        if not name.isprintable():
-            reason = "holds a character that cannot be shown"
-        elif len(name.encode()) > LONGEST_NAME:
-            reason = f"has a name of {len(name.encode())} bytes, and {LONGEST_NAME} are the most"
-        elif WINDOWS.fullmatch(name):
-            reason = f"has the name {name!r}, which a folder cannot have on Windows"
-        else:
-            continue
-        raise ConfigError(f"{key}={ascii(text)[:100]} {reason}. Give another name.")
+def check_folder(key: str, text: str) -> None:
+    """ConfigError for a folder's name that not every system and terminal can take."""
+    for name in text.split("/"):
+        if reason := _fault(name):
+            raise ConfigError(f"{key}={ascii(text)[:100]} {reason}. Give another name.")
     if not text.strip():
         raise ConfigError(f"{key} is empty. Give the name of a folder, or . for this one.")
+
+
+def tamed(text: str) -> str:
+    """A folder's path in which a name that not every system can take is cut, spelt plainly and told apart by a hash.
+
+    Names that are made of settings, as by ${hydra.job.override_dirname}, may be anything.
+    """
+    return "/".join(_tamed(name) if _fault(name) else name for name in text.split("/"))
+
+
+def _tamed(name: str) -> str:
+    digest = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:8]
+    plain = re.sub(r"[^\w,=+-]", "_", name).encode()[: LONGEST_NAME - 9].decode(errors="ignore")
+    return f"{plain}-{digest}"
+
+
+def _fault(name: str) -> str:
+    """Why a name is none for a folder everywhere, or nothing."""
+    if name in (".", ".."):
+        return ""
+    if not name.isprintable():
+        return "holds a character that cannot be shown"
+    if len(name.encode()) > LONGEST_NAME:
+        return f"has a name of {len(name.encode())} bytes, and {LONGEST_NAME} are the most"
+    if WINDOWS.fullmatch(name):
+        return f"has the name {name!r}, which a folder cannot have on Windows"
+    return ""
 
 
 def check_flags(given: Any) -> None:

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trainer.config import build, structured
 from trainer.errors import ConfigError, TrainerError
+from trainer.overrides import check_folder, tamed
 from trainer.sweep.config import SWEEPS, Grid
 from trainer.sweep.grid import Axis, Composer, Plan, plan, read_axes, word
 from trainer.sweep.pool import warm
@@ -91,7 +92,7 @@ class GridSweeper(Sweeper):
         assert launcher is not None
         _speak()
         options = _options(config)
-        folder = Path(os.path.abspath(str(config.hydra.sweep.dir)))
+        folder = _folder(config)
         if not self.resume and (folder / NAME).exists():
             raise ConfigError(f"{folder} holds a sweep. Choose another hydra.sweep.dir, or go on: {_go_on(folder)}")
         axes = read_axes(arguments, self.loader, options.max_jobs)
@@ -129,7 +130,7 @@ class WorkersLauncher(Launcher):
         _speak()
         config = self.config
         if self.sweep is None:
-            folder = Path(os.path.abspath(str(config.hydra.sweep.dir)))
+            folder = _folder(config)
             record = _recorded(config, config.hydra.overrides.task, [], [])
             self.sweep = _Sweep(folder, record, [], _options(config), Composer(self.loader, config), config)
         sweep = self.sweep
@@ -264,6 +265,8 @@ class _Sweep:
                 if settings.threads is None:
                     settings = replace(settings, threads=threads)
                 yield Job(line.number, folder, settings, recorded, plan.goes_on)
+            if not self.plain_folders:  # killed before the next writing, the sweep would not find them again
+                self.record.write(self.folder)
 
         pool = Pool(workers, self.options.timeout)
         try:
@@ -293,6 +296,7 @@ class _Sweep:
                 overrides.append(f"hydra.sweep.subdir='{line.number}'")
             self.folder_of(self.plans[line.number], line)
             jobs.append(overrides)
+        self.record.write(self.folder)  # killed before the next writing, the sweep would not find its folders again
         answers = launcher.launch(jobs, initial_job_idx=0)
         for line, answer in zip(lines, answers, strict=True):
             status, reason, metrics = _left(self.folder / line.folder)
@@ -311,7 +315,7 @@ class _Sweep:
         name = str(line.number)
         if not self.plain_folders:
             whole = self.composer.whole(plan.choices, line.number)
-            name = str(OmegaConf.select(whole, "hydra.sweep.subdir"))
+            name = tamed(str(OmegaConf.select(whole, "hydra.sweep.subdir")))
         folder = Path(os.path.abspath(self.folder / name))
         if not folder.is_relative_to(self.folder) or folder == self.folder:
             raise ConfigError(f"hydra.sweep.subdir={name} leaves the folder of the sweep. Take a name inside it.")
@@ -394,6 +398,12 @@ def _speak() -> None:
     log.handlers[:] = [logging.StreamHandler(sys.stdout)]
     log.propagate = False
     log.setLevel(logging.INFO)
+
+
+def _folder(config: DictConfig) -> Path:
+    name = str(config.hydra.sweep.dir)
+    check_folder("hydra.sweep.dir", name)
+    return Path(os.path.abspath(name))
 
 
 def _options(config: DictConfig) -> Grid:
