@@ -94,20 +94,27 @@ def test_a_working_folder_that_is_gone_is_a_sentence(call, tmp_path, monkeypatch
 
 INTERRUPTED = """
 import os, runpy, signal, sys, threading, time
-sys.argv[0], module = "trainer", sys.argv.pop(1)
+command, module = sys.argv.pop(1), sys.argv.pop(1)
 def interrupt():
     while module not in sys.modules:
         time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGINT)
 threading.Thread(target=interrupt).start()
-runpy.run_module("trainer", run_name="__main__", alter_sys=True)
+runpy.run_module(command, run_name="__main__", alter_sys=True)
 """
 
 
 @pytest.mark.usefixtures("listening")
-@pytest.mark.parametrize("module", ["hydra", "yaml", "numpy"])
-def test_ctrl_c_while_a_module_is_loaded_is_no_traceback(tmp_path, module):
-    done = limited(["-c", INTERRUPTED, module, "epochs=1000000", "plots=false"], tmp_path)
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [
+        *[("trainer", module) for module in ("hydra", "yaml", "numpy")],
+        *[(f"trainer.{name}", "numpy") for name in ("predict", "explain", "report", "check")],
+        ("trainer.sweep", "hydra"),
+    ],
+)
+def test_ctrl_c_while_a_module_is_loaded_is_no_traceback(tmp_path, command, module):  # noqa: F811
+    done = limited(["-c", INTERRUPTED, command, module, "epochs=1000000", "plots=false"], tmp_path)
     assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
 
 

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from trainer.errors import ConfigError, FileError
-from trainer.report import charts, summarise
+from trainer.report import charts
 from trainer.report.__main__ import run as command
+from trainer.report.files import summarise
 from trainer.report.reading import flatten, natural, plain, read
 from trainer.report.repeat import grammar
 from trainer.report.summary import cell, varied

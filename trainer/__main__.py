@@ -8,39 +8,16 @@ import io
 import logging
 import os
 import re
-import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from trainer.interrupts import Terminated, importing, signals
+
 LEAST_MEMORY = 768 << 20  # bytes of address space
-
-
-@contextmanager
-def _importing() -> Iterator[None]:
-    """Ctrl-C ends the process on the spot, as nothing has begun.
-
-    An exception would be a traceback before main has begun, and another error inside the set-up of a C module.
-    """
-
-    def leave(*_: object) -> NoReturn:
-        with suppress(OSError):
-            os.write(2, b"Interrupted.\n")
-        os._exit(130)
-
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with suppress(ValueError):  # in a thread of another program
-        if ours:
-            signal.signal(signal.SIGINT, leave)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):
-            if ours:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _stop(code: int, sentence: str) -> NoReturn:
@@ -61,7 +38,7 @@ def _check_memory() -> None:
         _stop(3, f"The limit of memory is {limit >> 10} KiB, too little to begin. Raise it: ulimit -v {1 << 21}.")
 
 
-with _importing():
+with importing():
     import hydra
     from hydra._internal.utils import get_args_parser
     from hydra.core.hydra_config import HydraConfig
@@ -122,7 +99,7 @@ def main() -> None:
 def train(config: DictConfig) -> None:
     """One run, in the folder that the configuration of Hydra names; it is made once nothing can be refused any more."""
     settings = read_settings(config, Settings)
-    with _importing():
+    with importing():
         from trainer.run import run  # after the first checks: a wrong key is refused before numpy is loaded
 
     unresolved = OmegaConf.to_container(config, resolve=False)  # ${oc.env:SECRET} stays unread in what is kept
@@ -144,7 +121,7 @@ def command(task: Task, config_name: str, text: str) -> None:
     warnings.showwarning = lambda message, *_: print(f"Warning: {message}", file=sys.stderr)
     logging.raiseExceptions = False  # a reader who has left, as head does, must not stop the training or be shouted at
     try:
-        with _signals():
+        with signals():
             _check_working_folder()
             _check_memory()
             if {"--help", "-h"} & set(arguments):
@@ -187,34 +164,6 @@ def _check_working_folder() -> None:
         os.getcwd()
     except FileNotFoundError:
         raise FileError("The working folder no longer exists. Change to one that does.") from None
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, which end a run as Ctrl-C does; number is the signal's."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.args = (f"Ended by {signal.Signals(number).name}.",)
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Makes Terminated of the signals that ask a process to end, but for those that it was started to ignore."""
-
-    def terminate(number: int, _: object) -> NoReturn:
-        raise Terminated(number)
-
-    before = {}
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            with suppress(ValueError):  # in a thread of another program
-                before[number] = signal.signal(number, terminate)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _flush() -> None:
@@ -287,7 +236,7 @@ def go_on(resumed: list[str], overrides: list[str]) -> None:
             OmegaConf.update(recorded, override.key_or_group, value, merge=False)
     _set_up(config, folder)
     settings = read_settings(recorded, Settings)
-    with _importing():
+    with importing():
         from trainer.run import resume
 
     unresolved = OmegaConf.to_container(recorded, resolve=False)

@@ -20,14 +20,17 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
-import numpy as np
+from trainer.interrupts import importing
 
-from trainer.activations import ACTIVATIONS, Activation
-from trainer.arrays import Array
-from trainer.errors import ConfigError, TrainerError
-from trainer.gradients import GRADIENTS, GradientStrategy, has_strategy, value
-from trainer.losses import LOSSES, Loss
-from trainer.pairs import check_pair
+with importing(__name__ == "__main__"):
+    import numpy as np
+
+    from trainer.activations import ACTIVATIONS, Activation
+    from trainer.arrays import Array
+    from trainer.errors import ConfigError, TrainerError
+    from trainer.gradients import GRADIENTS, GradientStrategy, has_strategy, value
+    from trainer.losses import LOSSES, Loss
+    from trainer.pairs import check_pair
 
 STRATEGIES = [name for name in GRADIENTS if name not in ("auto", "numeric")]
 FROM_A = ("vjp", "jacobian", "loop")  # they start from a and dl_da
@@ -244,3 +247,6 @@ if __name__ == "__main__":
     except TrainerError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)

@@ -7,21 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from omegaconf import DictConfig
+from trainer.interrupts import importing
 
-from trainer.activations import ACTIVATIONS, Activation
-from trainer.arrays import Array, one_hot
-from trainer.config import build, read_settings
-from trainer.errors import require
-from trainer.gradients import FUSED, GRADIENTS, fastest
-from trainer.losses import LOSSES, DirectLoss, Loss
-from trainer.outputs import write_whole, writing
-from trainer.pairs import check_pair
-from trainer.training import shorter
+with importing(__name__ == "__main__"):
+    import numpy as np
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from omegaconf import DictConfig
+
+    from trainer.activations import ACTIVATIONS, Activation
+    from trainer.arrays import Array, one_hot
+    from trainer.config import build, read_settings
+    from trainer.errors import require
+    from trainer.gradients import FUSED, GRADIENTS, fastest
+    from trainer.losses import LOSSES, DirectLoss, Loss
+    from trainer.outputs import write_whole, writing
+    from trainer.pairs import check_pair
+    from trainer.training import shorter
 
 ROWS, CLASSES = 6, 8  # the most that one slide shows in letters that can be read
 COLUMNS = 80  # of a terminal

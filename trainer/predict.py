@@ -6,18 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from trainer.interrupts import importing
 
-from trainer.arrays import Array
-from trainer.config import build, read_settings
-from trainer.data import Data, Source
-from trainer.errors import DataError, require
-from trainer.files import NAMED, read_features
-from trainer.model import Model
-from trainer.outputs import write_whole
-from trainer.parts import available_cores
-from trainer.sources import SOURCES, File
-from trainer.training import shorter
+with importing(__name__ == "__main__"):
+    from omegaconf import DictConfig
+
+    from trainer.arrays import Array
+    from trainer.config import build, read_settings
+    from trainer.data import Data, Source
+    from trainer.errors import DataError, require
+    from trainer.files import NAMED, read_features
+    from trainer.model import Model
+    from trainer.outputs import write_whole
+    from trainer.parts import available_cores
+    from trainer.sources import SOURCES, File
+    from trainer.training import shorter
 
 HELP = """Predicts with a trained model, and writes the predictions and probabilities to a CSV file.
 

@@ -1,6 +1,6 @@
 """The command ``python -m trainer.report``.
 
-Exit codes: 0 done, 2 a wrong input, 3 a file or folder that cannot be read or written, 130 Ctrl-C.
+Exit codes: 0 done, 2 a wrong input, 3 a file or folder that cannot be read or written, 130 Ctrl-C, 143 SIGTERM.
 """
 
 import io
@@ -9,9 +9,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from trainer.errors import ConfigError, TrainerError
-from trainer.report import write
-from trainer.report.reading import plain, read, shown
+from trainer.interrupts import Terminated, importing, signals
+
+with importing():
+    from trainer.errors import ConfigError, TrainerError
+    from trainer.report.files import write
+    from trainer.report.reading import plain, read, shown
 
 HELP = """Writes summary.csv and report.html of runs and sweeps, finished or not.
 
@@ -69,8 +72,9 @@ def run(arguments: list[str]) -> int:
         print(HELP)
         return 0
     try:
-        main(arguments)
-        sys.stdout.flush()
+        with signals():
+            main(arguments)
+            sys.stdout.flush()
     except TrainerError as error:
         print(plain(str(error), 1000), file=sys.stderr)
         return error.exit_code
@@ -81,6 +85,9 @@ def run(arguments: list[str]) -> int:
             plain(f"{error.filename or 'A file'} cannot be read or written: {error.strerror}.", 1000), file=sys.stderr
         )
         return 3
+    except Terminated as error:
+        print("Terminated.", file=sys.stderr)
+        return 128 + error.number
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130

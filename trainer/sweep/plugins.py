@@ -336,7 +336,7 @@ class _Sweep:
 
     def summarise(self) -> None:
         """summary.csv and report.html, of all jobs, finished or not."""
-        from trainer.report import summarise
+        from trainer.report.files import summarise
 
         summarise([self.folder], self.folder)
 
