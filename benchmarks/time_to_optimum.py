@@ -13,8 +13,9 @@ from doubling and bisecting there: above 50 iterations to 2 %, and to 10 % where
 
 Seconds are medians of three warm calls; of a peer with the better of one thread and all. A peer that is three times as
 slow as another one, or takes ten seconds, is timed once. After LIMIT seconds a call counts as unsolved, "-", as does a
-peer that stops by itself above the gap; sag and saga are given up once their rate promises no better. liblinear does
-not apply, since it penalises the bias. With two classes LogisticRegression penalises b = w_1 - w_0 alone, so it gets
+peer that stops by itself above the gap; sag and saga are given up once their rate promises no better, and any peer once
+a call has taken twenty times as long as the best one and not reached the gap: ">", and what it took. liblinear does not
+apply, since it penalises the bias. With two classes LogisticRegression penalises b = w_1 - w_0 alone, so it gets
 2 C, and w = (-b/2, b/2).
 
 --quick leaves out sag, saga and the smallest gap, times each call once and takes a limit of 20 seconds.
@@ -56,6 +57,7 @@ PEERS = {"lbfgs": 8, "newton-cholesky": 1, "newton-cg": 1, "sag": 4, "saga": 4} 
 STOCHASTIC = ["sag", "saga"]
 GAPS = [1e-4, 1e-6, 1e-8]
 C, TINY = 1.0, 1e-15
+HOPELESS = 20  # times as long as the best peer
 CORES = available_cores()
 QUICK = "--quick" in sys.argv
 GRADIENT = GradientChoice("fused")
@@ -142,6 +144,14 @@ class Call(NamedTuple):
 
 
 NO_ANSWER = Call(np.inf, np.inf, True)
+
+
+class Result(NamedTuple):
+    """Seconds to a gap, and iterations; beyond says that they were too few."""
+
+    seconds: float
+    count: int
+    beyond: bool = False
 
 
 def data_of(name: str) -> Data:
@@ -268,7 +278,7 @@ class Race:
         """The gap of a value of f."""
         return (value - self.best) / (self.worker.start - self.best)
 
-    def ours(self, solver: str, gap: float) -> tuple[float, int] | None:
+    def ours(self, solver: str, gap: float) -> Result | None:
         """Seconds to the gap, and iterations."""
         goal = self.goal(gap)
         reached = (count for count, value in enumerate(self.values[solver]) if value <= goal)
@@ -279,17 +289,17 @@ class Race:
             return None
         if max(one.value for one in calls) > self.goal(gap * (1 + 1e-6)):
             raise AssertionError(f"{solver} reached {gap:g} by {count} iterations when recorded, and not when timed.")
-        return statistics.median(one.seconds for one in calls), count
+        return Result(statistics.median(one.seconds for one in calls), count)
 
-    def peer(self, solver: str, gap: float, fastest: float) -> tuple[float, int] | None:
+    def peer(self, solver: str, gap: float, fastest: float) -> Result | None:
         """Seconds to the gap, and iterations; fastest are the seconds of the best other peer."""
         if solver not in self.calls:
             self._first(solver)
         if (count := self._fewest(solver, gap, fastest)) is None:
-            return None
+            return self._hopeless(solver, fastest)
         seconds = self.calls[solver][count].seconds
         if seconds > min(3 * fastest, 10):
-            return seconds, count
+            return Result(seconds, count)
         medians = []
         for threads in self.threads[solver]:
             timed = [self._call(solver, count, threads)]
@@ -297,7 +307,7 @@ class Race:
                 timed += [self._call(solver, count, threads) for _ in range(REPEATS - 1)]
             if all(one.value <= self.goal(gap) for one in timed):  # another number of threads rounds in another way
                 medians.append(statistics.median(one.seconds for one in timed))
-        return min(medians, default=seconds), count
+        return Result(min(medians, default=seconds), count)
 
     def _call(self, solver: str, max_iter: int, threads: int | None = None) -> Call:
         """One call of a peer, by default with its better number of threads."""
@@ -317,7 +327,7 @@ class Race:
         """The smallest max_iter that reaches the gap; None if none does within the limit."""
         goal, calls = self.goal(gap), self.calls[solver]
         while not any(one.value <= goal for one in calls.values()):
-            if (count := self._next(solver, gap)) is None:
+            if self._hopeless(solver, fastest) or (count := self._next(solver, gap)) is None:
                 return None
             calls[count] = self._call(solver, count)
         high = min(count for count, one in calls.items() if one.value <= goal)
@@ -327,6 +337,12 @@ class Race:
             calls[middle] = self._call(solver, middle)
             low, high = (low, middle) if calls[middle].value <= goal else (middle, high)
         return high
+
+    def _hopeless(self, solver: str, fastest: float) -> Result | None:
+        """The longest call of a peer, if it is too long for the peer to be the best; no call has reached the gap."""
+        answered = [(one.seconds, count) for count, one in self.calls[solver].items() if one is not NO_ANSWER]
+        seconds, count = max(answered, default=(0.0, 0))
+        return Result(seconds, count, True) if seconds > HOPELESS * fastest else None
 
     def _next(self, solver: str, gap: float) -> int | None:
         """The next larger max_iter to try; None where there is no hope."""
@@ -379,9 +395,9 @@ class Row:
         return min(self.peers.values())
 
 
-def cell(result: tuple[float, int] | None) -> str:
+def cell(result: Result | None) -> str:
     """Seconds and iterations."""
-    return "-" if result is None else f"{result[0]:.3g} ({result[1]})"
+    return "-" if result is None else f"{'>' * result.beyond}{result.seconds:.3g} ({result.count})"
 
 
 def race(name: str, peers: list[str], gaps: list[float]) -> list[Row]:
@@ -397,11 +413,11 @@ def race(name: str, peers: list[str], gaps: list[float]) -> list[Row]:
         ours, theirs = {}, {}
         for solver in OURS:
             result = contest.ours(solver, gap)
-            ours[solver] = np.inf if result is None else result[0]
+            ours[solver] = np.inf if result is None else result.seconds
             print(f"{cell(result):>14}", end="", flush=True)
         for solver in peers:
             result = contest.peer(solver, gap, min(theirs.values(), default=np.inf))
-            theirs[solver] = np.inf if result is None else result[0]
+            theirs[solver] = np.inf if result is None else result.seconds
             print(f"{cell(result):>20}", end="", flush=True)
         rows.append(Row(name, gap, ours, theirs))
         print(f"{rows[-1].peer / rows[-1].better:>8.1f}", flush=True)
