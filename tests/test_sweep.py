@@ -94,7 +94,7 @@ def test_what_is_spliced_is_what_hydra_composes(loader, grid):
         except Exception as error:
             return type(error).__name__, str(error)
 
-    for job in jobs[:24]:
+    for job in jobs[: 24 if SLOW else 5]:
         assert outcome(composer, job) == outcome(slow, job)
 
 
@@ -193,21 +193,21 @@ def rows(folder):
 
 
 def test_results_are_those_of_hydras_launcher(call, tmp_path):
-    grid = ["loss=ce,brier", "optimizer=sgd,adam", *TINY]
-    batches = ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=3"]
+    grid = ["loss=ce,brier", "optimizer=adam", *TINY]
+    batches = ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=1"]
     assert call("-m", *grid, "hydra.sweep.dir=outputs/ours").code == 0
     outcome = call("-m", *grid, "hydra.sweep.dir=outputs/theirs", "hydra/launcher=basic")
     assert outcome.code == 0
     assert call("-m", *grid, "hydra.sweep.dir=outputs/mixed", *batches).code == 0
-    assert read(tmp_path / "outputs" / "mixed").counts() == {"finished": 4}
-    for number in "0123":
+    assert read(tmp_path / "outputs" / "mixed").counts() == {"finished": 2}
+    for number in "01":
         ours, theirs, mixed = (rows(tmp_path / "outputs" / name / number) for name in ("ours", "theirs", "mixed"))
         assert ours == theirs == mixed
         for name in ("theirs", "mixed"):
             config = report(tmp_path / "outputs" / name / number)["config"]
             here = report(tmp_path / "outputs" / "ours" / number)["config"]
             assert {**config, "plots": False} == here
-    assert read(tmp_path / "outputs" / "theirs").counts() == {"finished": 4}
+    assert read(tmp_path / "outputs" / "theirs").counts() == {"finished": 2}
 
 
 @pytest.mark.skipif(not SLOW, reason="TRAINER_SLOW=1 runs it")

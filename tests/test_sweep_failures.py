@@ -267,7 +267,8 @@ def test_processes_that_cannot_start_end_the_sweep(call, tmp_path, monkeypatch):
     assert (tmp_path / "outputs" / "here" / "summary.csv").read_text().count("pending") == 2
 
 
-@pytest.mark.parametrize("value", [pytest.param("0", marks=slow), "abc"])
+@slow
+@pytest.mark.parametrize("value", ["0", "abc"])
 def test_odd_numbers_of_threads_in_the_environment(tmp_path, value):
     outcome = command("-m", "seed=1", *TINY, cwd=tmp_path, OMP_NUM_THREADS=value)
     assert outcome.code == 0

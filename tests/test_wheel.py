@@ -1,6 +1,7 @@
 """The wheel holds all that the command needs, and works from a folder that knows nothing of the checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 LIMIT = 60  # seconds; only a command that hangs ever meets it
 
 
-def python(*arguments, cwd, **environment):
+def python(*arguments, cwd, before=(), **environment):
     return subprocess.run(
-        [sys.executable, *arguments],
+        [*before, sys.executable, *arguments],
         cwd=cwd,
         env=os.environ | environment,
         stdin=subprocess.DEVNULL,
@@ -60,8 +61,23 @@ def test_the_wheel_names_the_console_script(wheel):
         assert "trainer = trainer.__main__:main" in archive.read(entries).decode()
 
 
-def test_the_command_runs_from_the_wheel_in_another_folder(site, tmp_path):
-    of_the_wheel = {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+@pytest.fixture
+def read_only(site):
+    """What to put before a command for which the site is read-only, also if root calls it."""
+    for path in [site, *site.rglob("*")]:
+        path.chmod(path.stat().st_mode & ~0o222)
+    if os.geteuid():
+        yield []
+    elif (setpriv := shutil.which("setpriv")) is None:
+        pytest.skip("root may write anything, and there is no setpriv to forbid it")
+    else:
+        yield [setpriv, "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
+    for path in [site, *site.rglob("*")]:
+        path.chmod(path.stat().st_mode | 0o200)
+
+
+def test_the_command_runs_from_a_wheel_that_is_read_only_in_another_folder(site, read_only, tmp_path):
+    of_the_wheel = {"PYTHONPATH": str(site), "before": read_only}
     code = "import trainer.__main__ as m; print(m.__file__, m.config_folder(), sep='\\n')"
     module, conf = python("-c", code, cwd=tmp_path, **of_the_wheel).stdout.splitlines()
     assert Path(module) == site / "trainer" / "__main__.py"
@@ -69,3 +85,14 @@ def test_the_command_runs_from_the_wheel_in_another_folder(site, tmp_path):
     done = python("-m", "trainer", "loss=brier", "epochs=1", "plots=false", cwd=tmp_path, **of_the_wheel)
     assert "finished after 1 epochs" in done.stdout
     assert len(list(tmp_path.glob("outputs/*/*/run.json"))) == 1
+    with pytest.raises(subprocess.CalledProcessError):
+        python("-c", f"open({str(site / 'trainer' / 'new')!r}, 'w')", cwd=tmp_path, before=read_only)
+    assert not list(site.rglob("*.pyc"))
+
+
+def test_inside_a_zip_file_the_command_says_what_to_do(wheel, tmp_path):
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        python("-m", "trainer", "epochs=1", cwd=tmp_path, PYTHONPATH=str(wheel))
+    assert failed.value.returncode == 3
+    assert failed.value.stderr.endswith("has no folder conf of its own, as inside a zip file. Install it with pip.\n")
+    assert len(failed.value.stderr.splitlines()) == 1

@@ -270,8 +270,10 @@ def composed(config_name: str, overrides: list[str]) -> DictConfig:
 def config_folder() -> Path:
     """conf/: inside the package when installed from a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
+    for folder in (package / "conf", package.parent / "conf"):
+        if folder.is_dir():
+            return folder
+    raise FileError(f"{package} has no folder conf of its own, as inside a zip file. Install it with pip.")
 
 
 def groups() -> list[str]:
