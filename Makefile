@@ -1,13 +1,14 @@
-# make run        train, with overrides in ARGS:  make run ARGS="loss=brier optimizer=adam"
-# make test       lint, types and the whole test suite
-# make test-slow  the suite with all that takes long: files of 4 GiB, many examples of each property
-# make test-crash kill -9 at a hundred moments, and a disk that fails at every call
-# make bench      times and memory, against other libraries
+# make run         train, with overrides in ARGS:  make run ARGS="loss=brier optimizer=adam"
+# make test        lint, types and the whole test suite
+# make test-slow   the suite with all that takes long: files of 4 GiB, many examples of each property
+# make test-extras the loggers, launchers and searches that need packages of their own, which it installs
+# make test-crash  kill -9 at a hundred moments, and a disk that fails at every call
+# make bench       times and memory, against other libraries
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: run test test-slow test-crash bench
+.PHONY: run test test-slow test-extras test-crash bench
 run: .venv/installed
 	@$(BIN)/python -m trainer activation=softmax loss=ce $(ARGS)
 
@@ -19,6 +20,10 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	TRAINER_SLOW=1 $(BIN)/python -m pytest -s --ignore=tests/crash
+
+test-extras: .venv/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement tests/extras.txt
+	$(BIN)/python -m pytest tests/test_loggers.py tests/test_launchers.py tests/test_search.py
 
 test-crash: .venv/installed
 	TRAINER_SLOW=1 $(BIN)/python -m pytest -s tests/crash
