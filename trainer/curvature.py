@@ -176,6 +176,7 @@ class Curvature:
         self._dtype = np.dtype(np.float32) if single else w.dtype
         self._kept: dict[int, RowHessian] = {}
         self._sampled: tuple[Array, Array] | None = None
+        self._inverted: tuple[Metric, Callable[[Array], Array]] | None = None  # the last metric, and what came of it
 
     def hvp(self, v: Array) -> Array:
         """H v (D+1,K) for v (D+1,K).  The probabilities that the rows' Hessians are made of are computed once."""
@@ -269,6 +270,11 @@ class Curvature:
         In the bases of S (D,D) and C (K,K) it is a division by e_i c_j + ridge  (K-FAC of one linear layer: Martens &
         Grosse 2015). Where the curvature is negative its size is taken.
         """
+        if self._inverted is None or self._inverted[0] is not metric:
+            self._inverted = metric, self._invert(metric)
+        return self._inverted[1]
+
+    def _invert(self, metric: Metric) -> Callable[[Array], Array]:
         c, u = np.linalg.eigh(self._sample()[0])
         c = np.abs(c) if c.any() else np.ones_like(c)
         # A direction without any curvature, such as that of all scores together, has no gradient but rounding.
