@@ -108,6 +108,12 @@ def word(override: Override) -> str:
     return override.input_line or f"{override.get_key_element()}={override.get_value_element_as_str()}"
 
 
+def special(axes: Sequence[Axis], plan: Plan) -> list[str]:
+    """What distinguishes a job from the others: its choices on the axes with more than one."""
+    pairs = zip(axes, plan.choices, strict=False)  # plots=false, which the sweeper adds, stands behind
+    return [word(choice) for axis, choice in pairs if len(axis.choices) > 1]
+
+
 def plan(axes: Sequence[Axis], composer: "Composer", skip_illegal: bool) -> list[Plan]:
     """The jobs in the order of Hydra's sweeper, each checked; ConfigError where one is wrong, or none can be run.
 

@@ -1,6 +1,7 @@
 """sweep.json: the one page of a sweep, which says how each of its jobs ended."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,3 +106,13 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as aligned text."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def shorter(path: Path) -> Path:
+    """A path relative to the working folder where it lies inside."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def go_on(folder: Path) -> str:
+    """The command that goes on with the sweep in a folder."""
+    return shlex.join(["python", "-m", "trainer.sweep", f"resume={shorter(folder)}"])
