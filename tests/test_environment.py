@@ -179,16 +179,18 @@ def test_a_folder_whose_name_comes_of_a_setting_is_refused_like_any_other(
     assert_refused(call(*first, f"{key}outputs/${{oc.env:NAME}}", *SHORT), 2, [words], tmp_path)
 
 
-def test_folders_of_jobs_that_are_named_by_settings_have_names_for_every_system(call, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("launcher", ["workers", "basic"])
+def test_folders_of_jobs_that_are_named_by_settings_have_names_for_every_system(call, tmp_path, launcher):  # noqa: F811
     long = [*SHORT, "data.spread=1.5", "data.classes=2", "optimizer.momentum=0.5", "valid_fraction=0.25"]
-    subdir = "hydra.sweep.subdir='${hydra.job.override_dirname}'"
-    assert call("-m", "seed=1,2", *long, subdir, "hydra.sweep.dir=outputs/here").code == 0
+    named = ["hydra.sweep.subdir='${hydra.job.override_dirname}'", f"hydra/launcher={launcher}"]
+    assert call("-m", "seed=1,2", *long, *named, "hydra.sweep.dir=outputs/here").code == 0
     folders = sorted(path for path in (tmp_path / "outputs/here").iterdir() if path.is_dir())
     assert len(folders) == 2
     for folder, seed in zip(folders, (1, 2), strict=True):
         assert len(folder.name.encode()) == 80
         assert folder.name.startswith("data_classes=2,data_samples=60,data_spread=1_5,")
         assert json.loads((folder / "run.json").read_text())["seed"] == seed
+    assert {job["status"] for job in json.loads((folder.parent / "sweep.json").read_text())["jobs"]} == {"finished"}
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\u202eb", "nul", "aux.txt", "a:b", "a. ", "é" * 41, "x" * 300])

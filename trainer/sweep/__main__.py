@@ -5,6 +5,7 @@ from pathlib import Path
 
 import trainer.__main__ as command_line
 from trainer.errors import ConfigError, TrainerError
+from trainer.overrides import quoted
 from trainer.sweep.record import read
 
 HELP = """Goes on with a sweep, with the values that it began with: jobs that have finished stay, the others go on from
@@ -48,8 +49,7 @@ def arguments(given: list[str]) -> list[str]:
             raise ConfigError(
                 f"{folder} asks for {word!r}, which is not taken from a file. Give it on the command line."
             )
-    quoted = str(folder.absolute()).replace("\\", "\\\\").replace("'", "\\'")
-    return ["-m", *kept, *new, f"hydra.sweep.dir='{quoted}'", "hydra.sweeper.resume=true"]
+    return ["-m", *kept, *new, f"hydra.sweep.dir={quoted(str(folder.absolute()))}", "hydra.sweeper.resume=true"]
 
 
 def _key(word: str) -> str:

@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import ConfigError, TrainerError
-from trainer.overrides import tamed
+from trainer.overrides import quoted, tamed
 from trainer.sweep.config import Grid
 from trainer.sweep.grid import Composer, Plan, word
 from trainer.sweep.record import BAD, DONE, NAME, Line, Record, go_on, printable, shorter, table
@@ -172,9 +172,9 @@ class Sweep:
         jobs = []
         for line in lines:
             overrides = [word(choice) for choice in self.plans[line.number].choices]
-            if self.plain_folders and len(todo) < len(self.record.jobs):  # numbers keep their gaps
-                overrides.append(f"hydra.sweep.subdir='{line.number}'")
             self.folder_of(self.plans[line.number], line)
+            if not self.plain_folders or len(todo) < len(self.record.jobs):  # names are tamed, and numbers have gaps
+                overrides.append(f"hydra.sweep.subdir={quoted(line.folder)}")
             jobs.append(overrides)
         self.record.write(self.folder)  # killed before the next writing, the sweep would not find its folders again
         answers = launcher.launch(jobs, initial_job_idx=0)
