@@ -105,8 +105,8 @@ def test_killed_sweeps_go_on_to_the_same_bits(tmp_path):
     while kills < KILLS:
         sweeps += 1
         folder = tmp_path / f"sweep{sweeps}"
-        for _ in range(rng.integers(1, EACH, endpoint=True)):
-            markers = tmp_path / f"markers{sweeps}-{kills}"
+        for attempt in range(rng.integers(1, EACH, endpoint=True)):
+            markers = tmp_path / f"markers{sweeps}-{attempt}"
             process = start(folder, markers)
             if rng.random() < AIMED:
                 wait_for(works, markers, process)
