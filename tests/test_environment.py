@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -190,7 +191,9 @@ def test_folders_of_jobs_that_are_named_by_settings_have_names_for_every_system(
         assert len(folder.name.encode()) == 80
         assert folder.name.startswith("data_classes=2,data_samples=60,data_spread=1_5,")
         assert json.loads((folder / "run.json").read_text())["seed"] == seed
-    assert {job["status"] for job in json.loads((folder.parent / "sweep.json").read_text())["jobs"]} == {"finished"}
+    page = json.loads((folder.parent / "sweep.json").read_text())
+    assert {job["status"] for job in page["jobs"]} == {"finished"}
+    assert named[0] in shlex.split(page["command"])
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\u202eb", "nul", "aux.txt", "a:b", "a. ", "é" * 41, "x" * 300])

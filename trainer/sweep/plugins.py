@@ -115,10 +115,10 @@ class WorkersLauncher(Launcher):
         config = self.config
         if self.sweep is None:
             folder = _folder(config)
-            record = _recorded(config, config.hydra.overrides.task, [], [])
+            record = _recorded(config, _given(config, "task"), [], [])
             self.sweep = Sweep(folder, record, [], _options(config), Composer(self.loader, config), config)
         sweep = self.sweep
-        known = {str(text) for text in config.hydra.overrides.task}
+        known = set(_given(config, "task"))
         for job in job_overrides:
             axes = read_axes(job, self.loader, 1)
             sweep.plans.append(Plan(tuple(axis.choices[0] for axis in axes)))
@@ -150,6 +150,12 @@ def _speak() -> None:
     log.setLevel(logging.INFO)
 
 
+def _given(config: DictConfig, kind: str) -> list[str]:
+    """The words of the command line for Hydra or for the task, with interpolations as they were written."""
+    node: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    return [str(text) for text in node[kind]]
+
+
 def _folder(config: DictConfig) -> Path:
     name = str(config.hydra.sweep.dir)
     check_folder("hydra.sweep.dir", name)
@@ -167,7 +173,7 @@ def _options(config: DictConfig) -> Grid:
 
 def _recorded(config: DictConfig, arguments: Sequence[str], axes: Sequence[Axis], plans: Sequence[Plan]) -> Record:
     varied = [axis.key for axis in axes if len(axis.choices) > 1]
-    hydra = [str(text) for text in config.hydra.overrides.hydra if not str(text).startswith("hydra.mode=")]
+    hydra = [text for text in _given(config, "hydra") if not text.startswith("hydra.mode=")]
     command = shlex.join(["python", "-m", "trainer", "-m", *hydra, *arguments])
     kept = [*[text for text in hydra if text.startswith(("hydra/launcher=", "hydra/sweeper="))], *arguments]
     lines = [
