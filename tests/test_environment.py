@@ -23,6 +23,7 @@ from tests.test_command_line import (  # noqa: F401 - call and listening are fix
     only_run,
     without_seconds,
 )
+from trainer.errors import ConfigError
 from trainer.model import Model
 from trainer.overrides import check_folder, tamed
 
@@ -203,6 +204,12 @@ def test_a_name_is_tamed_once_and_stays_apart_from_others(name):
     check_folder("folder", tame)
     assert tamed(f"../{name}/ok") == f"../{tame}/ok"
     assert tamed(name + "!") != tame
+
+
+def test_a_drive_is_no_fault_of_a_folder():
+    check_folder("hydra.run.dir", "C:/runs/1")
+    with pytest.raises(ConfigError, match="on Windows"):
+        check_folder("hydra.run.dir", "runs/C:/1")
 
 
 @pytest.mark.parametrize("name", ["lr=0.1,seed=3", "größe", "😀", "..", ".", "a/b.c"])

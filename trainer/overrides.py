@@ -43,8 +43,8 @@ def check_overrides(overrides: list[str], groups: Collection[str]) -> None:
                 f"{', '.join(OURS)}, {'..., '.join(PARTS)}..."
             )
         if key in FOLDERS and isinstance(value, str | QuotedString):
-            text = getattr(value, "text", value)
-            check_folder(key, re.sub(r"\$\{.*?\}", "x", text))  # what comes of these is seen when it is known
+            name = getattr(value, "text", value)
+            check_folder(key, re.sub(r"\$\{.*?\}", "x", name))  # what comes of these is seen when it is known
         if key == "hydra.sweep.subdir" and {"..", ""} & set(str(getattr(value, "text", value)).split("/")):
             raise ConfigError(f"{text!r} leaves the folder of the sweep. Give a name.")
         if key in groups and key != "callbacks" and isinstance(value, list | dict):
@@ -57,7 +57,7 @@ def check_overrides(overrides: list[str], groups: Collection[str]) -> None:
 
 def check_folder(key: str, text: str) -> None:
     """ConfigError for a folder's name that not every system and terminal can take."""
-    for name in text.split("/"):
+    for name in re.sub(r"^[a-zA-Z]:(?=/)", "", text).split("/"):  # without a drive of Windows
         if reason := _fault(name):
             raise ConfigError(f"{key}={ascii(text)[:100]} {reason}. Give another name.")
     if not text.strip():
