@@ -22,9 +22,8 @@ with importing(__name__ == "__main__"):
     from trainer.errors import require
     from trainer.gradients import FUSED, GRADIENTS, fastest
     from trainer.losses import LOSSES, DirectLoss, Loss
-    from trainer.outputs import write_whole, writing
+    from trainer.outputs import shorter, write_whole, writing
     from trainer.pairs import check_pair
-    from trainer.training import shorter
 
 ROWS, CLASSES = 6, 8  # the most that one slide shows in letters that can be read
 COLUMNS = 80  # of a terminal

@@ -315,6 +315,11 @@ def move_log(old: Path, new: Path) -> None:
                 handler.baseFilename = str(new.absolute() / path.name)
 
 
+def shorter(path: Path) -> Path:
+    """A path relative to the working folder where it lies inside."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def remove_parts(folder: Path) -> None:
     """Removes what a killed run was just writing."""
     for path in folder.glob(".*.part"):

@@ -17,10 +17,9 @@ with importing(__name__ == "__main__"):
     from trainer.errors import DataError, require
     from trainer.files import NAMED, read_features
     from trainer.model import Model
-    from trainer.outputs import write_whole
+    from trainer.outputs import shorter, write_whole
     from trainer.parts import available_cores
     from trainer.sources import SOURCES, File
-    from trainer.training import shorter
 
 HELP = """Predicts with a trained model, and writes the predictions and probabilities to a CSV file.
 

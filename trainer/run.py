@@ -21,10 +21,10 @@ from trainer.errors import ConfigError, Diverged, require
 from trainer.fit import Report, TrainState, fit
 from trainer.hooks import close
 from trainer.objective import Objective
-from trainer.outputs import TABLE, Lock, Table, claim, move_log, read_record, remove_parts
+from trainer.outputs import TABLE, Lock, Table, claim, move_log, read_record, remove_parts, shorter
 from trainer.parts import assemble, headline
 from trainer.progress import RowBar
-from trainer.training import Point, Result, Training, prepared, shorter, summary
+from trainer.training import Point, Result, Training, prepared, summary
 
 log = logging.getLogger("trainer")
 

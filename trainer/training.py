@@ -19,7 +19,7 @@ from trainer.errors import DataError
 from trainer.fit import TrainState, columns
 from trainer.hooks import Callback, Context
 from trainer.model import Model
-from trainer.outputs import RECORD, git_commit, process, versions, write_json
+from trainer.outputs import RECORD, git_commit, process, shorter, versions, write_json
 from trainer.pairs import check_targets
 from trainer.parts import Parts, title_of
 from trainer.sources import File
@@ -243,8 +243,3 @@ def summary(result: Result, metrics: Collection[str], seconds: float, files: Seq
     epochs = int(result.metrics.get("epoch", 0))
     lines = [f"{result.status} after {epochs} epochs in {seconds:.2f} s  {numbers}".rstrip()]
     return lines + [f"  {file.stem:<9} {shorter(file)}" for file in files]
-
-
-def shorter(path: Path) -> Path:
-    """A path relative to the working folder where it lies inside."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

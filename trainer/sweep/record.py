@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import ConfigError
-from trainer.outputs import write_json
+from trainer.outputs import shorter, write_json
 from trainer.reading import MAX_BYTES
 
 FORMAT = "softmax-trainer sweep 1"
@@ -106,11 +106,6 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as aligned text."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def shorter(path: Path) -> Path:
-    """A path relative to the working folder where it lies inside."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def go_on(folder: Path) -> str:

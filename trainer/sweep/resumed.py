@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import ConfigError, TrainerError
+from trainer.outputs import shorter
 from trainer.sweep.grid import Axis, Composer, Plan, special
-from trainer.sweep.record import BAD, DONE, NAME, Record, read, shorter
+from trainer.sweep.record import BAD, DONE, NAME, Record, read
 
 log = logging.getLogger("sweep")
 

@@ -14,10 +14,11 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import ConfigError, TrainerError
+from trainer.outputs import shorter
 from trainer.overrides import quoted, tamed
 from trainer.sweep.config import Grid
 from trainer.sweep.grid import Composer, Plan, word
-from trainer.sweep.record import BAD, DONE, NAME, Line, Record, go_on, printable, shorter, table
+from trainer.sweep.record import BAD, DONE, NAME, Line, Record, go_on, printable, table
 from trainer.sweep.resumed import left
 
 log = logging.getLogger("sweep")
@@ -191,7 +192,7 @@ class Sweep:
             self.metrics[line.number] = metrics
 
     def folder_of(self, plan: Plan, line: Line) -> Path:
-        """The job's folder, below that of the sweep; what an earlier try left there is removed."""
+        """The job's folder, below that of the sweep, by the name that hydra.sweep.subdir gives it."""
         name = str(line.number)
         if not self.plain_folders:
             whole = self.composer.whole(plan.choices, line.number)
