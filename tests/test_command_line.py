@@ -312,6 +312,31 @@ def test_a_wrong_word_on_the_command_line_is_refused(call, tmp_path, overrides, 
     assert_refused(call(*overrides.split()), 2, words, tmp_path)
 
 
+FLAGS = {
+    "-m --cfg=all": ["--multirun and --cfg"],
+    "-m --info=all": ["--multirun and --info"],
+    "-m --run": ["--run and --multirun"],
+    "--cfg job --info all -m": ["--multirun and --cfg and --info"],
+    "--resolve": ["--resolve belongs to --cfg"],
+    "-p optimizer": ["--package belongs to --cfg"],
+    "--shell-completion": ["install=bash"],
+    "-sc install=tcsh": ["install=bash"],
+    "-sc install=bash query=bash": ["install=bash"],
+    "-sc loss=ce": ["install=bash"],
+    "-m loss=2": ["loss=2", "ce"],
+    "-m data=1,2 epochs=1": ["data=1", "blobs"],
+    "-m optimizer=null": ["optimizer=null", "sgd"],
+    "++experiment.seeds=1": ["experiment has no key name"],
+    "~data.name": ["data has no key name"],
+    "hydra/job_logging=default": ["hydra/job_logging"],
+}
+
+
+@pytest.mark.parametrize(("words", "told"), FLAGS.items(), ids=FLAGS)
+def test_flags_that_do_not_go_together_and_options_that_are_none_are_refused(call, tmp_path, words, told):
+    assert_refused(call(*words.split()), 2, told, tmp_path)
+
+
 def test_a_refusal_is_one_sentence_from_the_real_command_too(tmp_path):
     outcome = command("activation=sofmax", cwd=tmp_path)
     assert_refused(outcome, 2, ["did you mean softmax?"], tmp_path)

@@ -97,7 +97,7 @@ NODE = {"name": "sgd", "lr": 0.1}
             {"name": "sdg"},
             r"optimizer=sdg is not known; did you mean sgd\? Choices: adam, adamw, auto, fista, lbfgs, newton, sgd\.",
         ),
-        ({"name": None}, "optimizer=None is not known"),
+        ({"name": None}, "optimizer=null is not known"),
         ({"lerning_rate": 1}, r"optimizer=sgd has no key optimizer\.lerning_rate\. Its keys: lr, momentum, nesterov"),
         ({"lr": "0.1"}, r"optimizer\.lr must be of type float, got '0\.1' of type str"),
         ({"lr": "nan"}, "of type float, got 'nan' of type str"),

@@ -49,7 +49,7 @@ with importing():
     from omegaconf.errors import OmegaConfBaseException
     from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-    from trainer.config import Settings, choose, first_line, listed, read_settings, suggest
+    from trainer.config import Settings, choose, config_folder, first_line, listed, options, read_settings, suggest
     from trainer.errors import ConfigError, FileError, TrainerError
     from trainer.outputs import read_record
     from trainer.overrides import check_flags, check_folder, check_overrides
@@ -129,7 +129,9 @@ def command(task: Task, config_name: str, text: str) -> None:
             elif task is train and "sweep=optuna" in arguments:
                 from trainer.search import search
 
-                search([word for word in arguments if word not in ("-m", "--multirun")], composed, single)
+                words = [word for word in arguments if word not in ("-m", "--multirun")]
+                check_overrides([word for word in words if not word.startswith("-")], options())
+                search(words, composed, single)
             elif any(argument.startswith("-") for argument in arguments):
                 flags(task, config_name, arguments)
                 hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(task)()
@@ -189,7 +191,8 @@ def flags(task: Task, config_name: str, arguments: list[str]) -> None:
     parser.error = refuse  # type: ignore[method-assign]
     given = parser.parse_args(arguments)
     check_flags(given)
-    check_overrides(given.overrides, groups())
+    if not given.shell_completion:
+        check_overrides(given.overrides, options())
     if given.multirun and task is train:
         from trainer.sweep.plugins import register
 
@@ -198,7 +201,7 @@ def flags(task: Task, config_name: str, arguments: list[str]) -> None:
 
 def single(task: Task, config_name: str, overrides: list[str]) -> None:
     """Composes the configuration once and calls the task with it."""
-    check_overrides(overrides, groups())
+    check_overrides(overrides, options())
     resumed = [override for override in overrides if override.startswith("resume=")]
     if task is train and resumed:
         go_on(resumed, [override for override in overrides if override not in resumed])
@@ -219,15 +222,13 @@ def go_on(resumed: list[str], overrides: list[str]) -> None:
     if not isinstance(folder, str) or not folder:
         raise ConfigError("resume= needs the folder of a run, as in resume=outputs/2026-01-31/12-00-00-000000.")
     saved = read_record(Path(folder))["config"]
-    groups = {group.name: group for group in config_folder().iterdir() if group.is_dir()}
     chosen = []
-    for key, group in groups.items():  # so that the overrides find the keys of the options that the run has
+    for key, known in options().items():  # so that the overrides find the keys of the options that the run has
         node = saved.get(key)
-        given = [node["name"]] if isinstance(node, dict) and "name" in node else list(node or ())
-        known = {option.stem for option in group.glob("*.yaml")}
-        names = [name for name in given if isinstance(name, str) and name in known]
-        if names and names == given:
-            chosen.append(f"{key}={names[0]}" if len(names) == 1 else f"{key}=[{','.join(names)}]")
+        named = isinstance(node, dict) and "name" in node
+        given = [node["name"]] if named else list(node) if isinstance(node, dict) else []
+        if given and all(isinstance(name, str) and name in known for name in given):
+            chosen.append(f"{key}={given[0]}" if len(given) == 1 else f"{key}=[{','.join(given)}]")
     config = composed("config", [*chosen, *overrides])
     recorded = OmegaConf.create(saved)
     for override in OverridesParser.create().parse_overrides(overrides):
@@ -255,38 +256,12 @@ def _set_up(config: DictConfig, folder: str) -> None:
 def composed(config_name: str, overrides: list[str]) -> DictConfig:
     """A configuration of conf/ with overrides from the command line, Hydra's own node included."""
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        try:
-            return hydra.compose(config_name, overrides, return_hydra_config=True)
-        except ValueError as error:  # a group that got a number or null; Hydra does not say which
-            if isinstance(error, HydraException | OmegaConfBaseException | UnicodeDecodeError):
-                raise
-            for group, _, name in (override.partition("=") for override in overrides):
-                options = [option.stem for option in (config_folder() / group).glob("*.yaml")]
-                if group and options:
-                    choose(group, options, name)
-            raise ConfigError(f"{first_line(error)}. See --help for the names of the options.") from None
-
-
-def config_folder() -> Path:
-    """conf/: inside the package when installed from a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if folder.is_dir():
-            return folder
-    raise FileError(f"{package} has no folder conf of its own, as inside a zip file. Install it with pip.")
-
-
-def groups() -> list[str]:
-    """The groups of conf/, such as loss, without Hydra's own."""
-    return sorted(group.name for group in config_folder().iterdir() if group.is_dir() and group.name != "hydra")
+        return hydra.compose(config_name, overrides, return_hydra_config=True)
 
 
 def choices() -> str:
     """The groups of conf/ and their options, a line each."""
-    groups = [group for group in sorted(config_folder().iterdir()) if group.is_dir() and group.name != "hydra"]
-    return "\n".join(
-        f"  {group.name:<12} {', '.join(sorted(option.stem for option in group.glob('*.yaml')))}" for group in groups
-    )
+    return "\n".join(f"  {group:<12} {', '.join(names)}" for group, names in options().items())
 
 
 def explain(error: Exception, config_name: str) -> str:

@@ -8,14 +8,16 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
+from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.errors import ConfigError, require
+from trainer.errors import ConfigError, FileError, require
 
+Options = Mapping[str, Mapping[str, Path]]  # of each group the files of its options, by name
 T = TypeVar("T")
 
 
@@ -85,6 +87,21 @@ class Settings:
             require(ok, f"class_weight.{name} must be a finite number of at least 0, got {value!r}.")
 
 
+def config_folder() -> Path:
+    """conf/: inside the package when installed from a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if folder.is_dir():
+            return folder
+    raise FileError(f"{package} has no folder conf of its own, as inside a zip file. Install it with pip.")
+
+
+def options() -> Options:
+    """The groups of conf/, such as loss, without Hydra's own, and the files of their options by name."""
+    groups = (group for group in sorted(config_folder().iterdir()) if group.is_dir() and group.name != "hydra")
+    return {group.name: {option.stem: option for option in sorted(group.glob("*.yaml"))} for group in groups}
+
+
 def read_settings(config: DictConfig, cls: type[T]) -> T:
     """The root schema filled with a composed configuration, its interpolations resolved."""
     try:
@@ -97,9 +114,14 @@ def read_settings(config: DictConfig, cls: type[T]) -> T:
 
 def build(group: str, registry: Mapping[str, type[T]], node: Mapping[str, Any]) -> T:
     """The component that a group's node describes: its name looked up, its fields checked."""
-    require("name" in node, f"{group} has no key name, which chooses its option. Is its file in conf/{group}/ empty?")
-    choose(group, registry, node["name"])
-    return structured(group, registry[node["name"]], {key: value for key, value in node.items() if key != "name"})
+    cls = registry[choose(group, registry, option(group, node))]
+    return structured(group, cls, {key: value for key, value in node.items() if key != "name"})
+
+
+def option(group: str, node: Mapping[str, Any]) -> Any:
+    """The name that chooses a group's option."""
+    require("name" in node, f"{group} has no key name, which chooses its option, as in {group}=...")
+    return node["name"]
 
 
 def structured(path: str, cls: type[T], node: Mapping[str, Any]) -> T:
@@ -145,7 +167,8 @@ def choose(group: str, choices: Collection[str], name: Any) -> str:
     """The name, if it is one of the choices."""
     if isinstance(name, str) and name in choices:
         return name
-    shown = str(name) if str(name).isprintable() else ascii(name)
+    text = "null" if name is None else str(name)
+    shown = text if text.isprintable() else ascii(name)
     raise ConfigError(f"{group}={shown[:100]} is not known{suggest(str(name), choices)} Choices: {listed(choices)}.")
 
 

@@ -1,31 +1,48 @@
-"""What the command line may not say: nothing there names Python code to run, or a file with such names.
+"""What the command line may say: an option is a file of conf/ by its plain name, and nothing names Python code to run.
 
 Hydra builds objects from the keys ``_target_`` of its own node (callbacks, launcher, sweeper), and logging from
-``()`` and ``class``. Here both come from the files of this package and of installed plugins only.
+``()`` and ``class``. Here both come from the files of this package and of installed plugins only: an option that were
+a path, a package behind ``@``, or a key of Hydra's that is not on the lists below could bring others. What is recorded
+in files goes through the same check when it is used again.
 """
 
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 
+from trainer.config import Options, choose, listed
 from trainer.errors import ConfigError
 
-OURS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.verbose")
-FOLDERS = OURS[:3]
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+PLUGINS = ("hydra/launcher", "hydra/sweeper")
+SETTINGS = {  # of the launchers and sweepers that these choose: numbers and names, and no commands or folders
+    "hydra.launcher": (
+        *("account", "array_parallelism", "backend", "batch_size", "constraint", "cpus_per_gpu", "cpus_per_task"),
+        *("gpus_per_node", "gpus_per_task", "max_num_timeout", "mem_gb", "mem_per_cpu", "mem_per_gpu", "n_jobs"),
+        *("nodes", "partition", "pre_dispatch", "prefer", "qos", "ray.init.num_cpus", "ray.init.num_gpus", "require"),
+        *("tasks_per_node", "timeout", "timeout_min", "verbose"),
+    ),
+    "hydra.sweeper": ("max_batch_size", "resume"),
+}
+NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")  # of an option
+KEY = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
 WINDOWS = re.compile(r"(con|prn|aux|nul|(com|lpt)\d)(\..*)?|.*[<>:\"|?*].*|.*[. ]", re.IGNORECASE)  # has none so
 LONGEST_NAME = 80  # bytes of a folder's name; disks take 255, and a run adds names of its own
-PARTS = ("hydra.launcher.", "hydra.sweeper.")  # the settings of the one that hydra/launcher= and hydra/sweeper= choose
 LONGEST, MOST = 10_000, 500  # characters, dots and brackets of an override; the parser takes seconds for more
 CODE = ("_target_", "()")
-FLAGS = ("config_dir", "config_path", "config_name", "experimental_rerun")
+ALONE = ("run", "multirun", "cfg", "info", "shell_completion")  # flags of which a command has one at most
+SHELLS = ("bash", "fish", "zsh")
+ELSEWHERE = ("config_dir", "config_path", "config_name", "experimental_rerun")
 
 
-def check_overrides(overrides: list[str], groups: Collection[str]) -> None:
-    """ConfigError for an override that names code, reaches into Hydra, or gives a group several options at once."""
+def check_overrides(overrides: list[str], options: Options) -> None:
+    """ConfigError for an override that names code or a file, reaches into Hydra, or gives a group several options."""
     for text in overrides:
         if len(text) > LONGEST or len(re.findall(r"[.\[{(]", text)) > MOST or re.search(r"\d{1000}", text):
             raise ConfigError(
@@ -33,26 +50,61 @@ def check_overrides(overrides: list[str], groups: Collection[str]) -> None:
                 "brackets, and 999 digits."
             )
     for override in OverridesParser.create().parse_overrides(overrides):
-        key, value, text = override.key_or_group, override.value(), override.input_line or ""
-        if _names_code(key, value):
+        key, text = override.key_or_group, override.input_line or ""
+        values = _values(override)
+        if override.package is not None or not KEY.fullmatch(key):
+            raise ConfigError(f"{text!r} is no setting: a key is a name or names with dots, without @. See --help.")
+        if any(part in CODE for part in key.split(".")) or any(map(_names_code, values)):
             raise ConfigError(f"{text!r} names code to run, which no setting may. Choose as in hydra/launcher=joblib.")
-        of_hydra = [name for name in (key, override.package or "") if name.split(".")[0] == "hydra"]
-        if of_hydra and not (key in OURS or key.startswith(PARTS)):
+        if key in options:
+            if not override.is_delete() and not isinstance(override.value(), Glob):
+                _check_options(key, values, options[key])
+        elif key.split(".")[0] == "hydra" or "/" in key:
+            _check_hydra(key, values, text)
+
+
+def _check_options(group: str, values: list[Any], options: Mapping[str, Path]) -> None:
+    """ConfigError unless each value is one of the options, or for callbacks a list of them."""
+    for value in values:
+        if group != "callbacks" and isinstance(value, list | dict):
+            names = list(map(str, value))
             raise ConfigError(
-                f"{text!r} changes what is Hydra's, which may run code or write elsewhere. These may be set: "
-                f"{', '.join(OURS)}, {'..., '.join(PARTS)}..."
+                f"{group}=[{','.join(names)}] gives {group} {len(names)} options, and a run has one. "
+                f"Try each in a run of its own with -m {group}={','.join(names)}."
             )
-        if key in FOLDERS and isinstance(value, str | QuotedString):
-            name = getattr(value, "text", value)
-            check_folder(key, re.sub(r"\$\{.*?\}", "x", name))  # what comes of these is seen when it is known
-        if key == "hydra.sweep.subdir" and {"..", ""} & set(str(getattr(value, "text", value)).split("/")):
+        for name in value if isinstance(value, list) else [value]:
+            _check_option(options[choose(group, options, name)])
+
+
+def _check_option(path: Path) -> None:
+    """ConfigError for an option's file that would fill more than its group's node, as that of Hydra."""
+    text = path.read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    more = re.search(r"^\s*#\s*@package\b", text, re.MULTILINE) or (isinstance(content, dict) and "defaults" in content)
+    if more or _names_code(content):
+        raise ConfigError(f"{path} has a package, defaults or a target of its own, which name code. Leave them out.")
+
+
+def _check_hydra(key: str, values: list[Any], text: str) -> None:
+    """ConfigError for a key of Hydra's, or a value, that is not on the lists."""
+    part, name = ".".join(key.split(".")[:2]), ".".join(key.split(".")[2:])
+    if key in PLUGINS:
+        known = all(isinstance(value, str) and NAME.fullmatch(value) for value in values)
+    elif key == "hydra.verbose":
+        flat = [name for value in values for name in (value if isinstance(value, list) else [value])]
+        known = all(isinstance(name, bool) or (isinstance(name, str) and KEY.fullmatch(name)) for name in flat)
+    else:
+        known = key in FOLDERS or name in SETTINGS.get(part, ())
+    if not known:
+        raise ConfigError(
+            f"{text!r} changes what is Hydra's, which may run code or write elsewhere. These may be set: "
+            f"{', '.join((*FOLDERS, *PLUGINS))}, hydra.verbose (true, or names of loggers), "
+            f"hydra.sweeper.max_batch_size, and of hydra.launcher {', '.join(SETTINGS['hydra.launcher'])}."
+        )
+    for value in values if key in FOLDERS else ():
+        check_folder(key, re.sub(r"\$\{.*?\}", "x", str(value)))  # what comes of these is seen when it is known
+        if key == "hydra.sweep.subdir" and {"..", ""} & set(str(value).split("/")):
             raise ConfigError(f"{text!r} leaves the folder of the sweep. Give a name.")
-        if key in groups and key != "callbacks" and isinstance(value, list | dict):
-            names = [str(getattr(name, "text", name)) for name in value]
-            raise ConfigError(
-                f"{key}={_shown(value)} gives {key} {len(names)} options, and a run has one. "
-                f"Try each in a run of its own with -m {key}={','.join(names)}."
-            )
 
 
 def check_folder(key: str, text: str) -> None:
@@ -98,27 +150,46 @@ def _fault(name: str) -> str:
 
 
 def check_flags(given: Any) -> None:
-    """ConfigError for a flag of Hydra that reads a configuration, or a pickle, from somewhere else."""
-    for name in FLAGS:
+    """ConfigError for flags of Hydra that read a file from somewhere else, or that do not go together."""
+    for name in ELSEWHERE:
         if getattr(given, name, None):
-            flag = f"--{name.replace('_', '-')}"
             raise ConfigError(
-                f"{flag} reads a file that may name code to run. Leave it out, and give keys as key=value."
+                f"{_flag(name)} reads a file that may name code to run. Leave it out, and give keys as key=value."
             )
+    chosen = [name for name in ALONE if getattr(given, name)]
+    if len(chosen) > 1:
+        raise ConfigError(f"{' and '.join(map(_flag, chosen))} exclude each other. Give one of them.")
+    for name in ("resolve", "package"):
+        if getattr(given, name) and not given.cfg:
+            raise ConfigError(f"{_flag(name)} belongs to --cfg, as in --cfg job {_flag(name)}; leave it out.")
+    ways = [f"{way}={shell}" for way in ("install", "uninstall") for shell in SHELLS]
+    ways += [f"query={shell}" for shell in SHELLS]
+    if given.shell_completion and (len(given.overrides) != 1 or given.overrides[0] not in ways):
+        raise ConfigError(f"--shell-completion takes one of {listed(ways)}, as in trainer -sc install=bash.")
 
 
-def _names_code(key: str, value: Any) -> bool:
-    if any(part in CODE for part in key.split(".")):
-        return True
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _values(override: Override) -> list[Any]:
+    """The values that an override gives its key, several in a sweep, as Python has them."""
+    value = override.value()
+    return [_plain(item) for item in value.list] if isinstance(value, ChoiceSweep) else [value]
+
+
+def _plain(value: Any) -> Any:
+    """A value of the grammar without its quotes."""
+    if isinstance(value, QuotedString):
+        return value.text
     if isinstance(value, dict):
-        return any(_names_code(str(getattr(name, "text", name)), inner) for name, inner in value.items())
-    if isinstance(value, ChoiceSweep):
-        return any(_names_code("", inner) for inner in value.list)
-    if isinstance(value, list):
-        return any(_names_code("", inner) for inner in value)
-    return False
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def _shown(value: Any) -> str:
-    names = [str(name.text if isinstance(name, QuotedString) else name) for name in value]
-    return f"[{','.join(names)}]"
+def _names_code(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(str(part) in CODE for key in value for part in str(key).split(".")) or _names_code(
+            list(value.values())
+        )
+    return isinstance(value, list) and any(map(_names_code, value))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from trainer import path
 from trainer.activations import ACTIVATIONS
 from trainer.callbacks import CALLBACKS
-from trainer.config import Settings, build, choose, structured
+from trainer.config import Settings, build, choose, option, structured
 from trainer.data import Source
 from trainer.fit import samples_a_step
 from trainer.gradients import GradientChoice
@@ -44,7 +44,7 @@ def assemble(settings: Settings) -> Parts:
     strategy, function = strategy_of(activation, loss, choice)
     chosen = build("penalty", PENALTIES, settings.penalty)
     penalty, *_ = penalties = expand(chosen)
-    experiment = None if settings.experiment is None else settings.experiment["name"]
+    experiment = None if settings.experiment is None else option("experiment", settings.experiment)
     path.check_path(chosen, list(settings.callbacks), experiment)
     callbacks = [
         structured(f"callbacks.{name}", CALLBACKS[choose("callbacks", CALLBACKS, name)], node or {})
@@ -79,7 +79,7 @@ def available_cores() -> int:
 def headline(parts: Parts, settings: Settings) -> str:
     """The pair, the strategy and the optimiser in one line."""
     objective = parts.objective
-    chosen = settings.gradient["name"]
+    chosen = settings.gradient.get("name", GradientChoice.name)
     strategy = parts.strategy if chosen == parts.strategy else f"{parts.strategy} (chosen by {chosen})"
     return f"{objective.activation!r} with {objective.loss!r}, gradient {strategy}, {parts.optimizer!r}"
 

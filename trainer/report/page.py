@@ -92,7 +92,6 @@ def _best(item: Configuration, aim: Goal) -> dict[str, Any]:
     """The best configuration, and its best run as a command."""
     runs = [run for run in item.done if math.isfinite(run.metrics.get(aim.metric, math.nan))]
     run = min(runs, key=lambda run: aim.sign * run.metrics[aim.metric])
-    line = command(run)
     record = run.record
     versions = record.get("versions")
     used = dict(itertools.islice(versions.items(), 12)) if isinstance(versions, Mapping) else {}
@@ -105,7 +104,7 @@ def _best(item: Configuration, aim: Goal) -> dict[str, Any]:
         "seeds": len(item.numbers(aim.metric)),
         "run": run.folder,
         "of_run": charts.short(run.metrics[aim.metric]),
-        "command": line if plain(line, 10_000) == " ".join(line.split()) and "\n" not in line else "",
+        "command": command(run),
         "versions": ", ".join(f"{plain(name, 30)} {plain(text, 30)}" for name, text in used.items()),
     }
 

@@ -3,12 +3,13 @@
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from trainer.config import config_folder, options
+from trainer.errors import ConfigError
 from trainer.report.reading import Run
 
 _BARE = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")
@@ -16,10 +17,21 @@ _WORDS = ("true", "false", "null", "nan", "inf")
 
 
 def command(run: Run) -> str:
-    """python -m trainer and the overrides; a choice comes before its keys."""
+    """python -m trainer and the overrides; a choice comes before its keys.
+
+    Empty where the configuration, which a file says, holds what the command line would refuse or a terminal obey.
+    """
+    from hydra.errors import HydraException  # slow to import, for a report without runs to repeat
+
+    from trainer.overrides import check_overrides
+
     seed = {} if run.seed is None else {"seed": run.seed}  # the one drawn, where the configuration has null
     words = [f"{key}={value}" for key, value in _overrides({**run.config, **seed})]
-    return shlex.join(["python", "-m", "trainer", *words])
+    try:
+        check_overrides(words, options())
+    except (ConfigError, HydraException):
+        return ""
+    return shlex.join(["python", "-m", "trainer", *words]) if all(map(str.isprintable, words)) else ""
 
 
 def _overrides(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -54,14 +66,12 @@ def _keys(prefix: str, node: Any, defaults: Any) -> Iterator[tuple[str, str]]:
 
 
 def _yaml(*names: str) -> Mapping[str, Any]:
-    """A file of conf/, which lies inside an installed package and beside it in a checkout; empty if there is none."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "conf"
-    folder = inside if inside.is_dir() else package.parent / "conf"
-    if not all(re.fullmatch(r"[a-z0-9_]+", name) for name in names):
+    """A file of conf/, or an option of a group; empty if there is none."""
+    path = options().get(names[0], {}).get(names[-1]) if len(names) > 1 else config_folder() / f"{names[0]}.yaml"
+    if path is None:
         return {}
     try:
-        read = OmegaConf.load(folder.joinpath(*names).with_suffix(".yaml"))
+        read = OmegaConf.load(path)
         content = OmegaConf.to_container(read, resolve=False)
     except (OSError, ValueError, OmegaConfBaseException):
         return {}

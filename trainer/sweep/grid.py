@@ -23,7 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, RangeSweep, ValueType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from trainer.config import Settings, choose, first_line, read_settings, structured
+from trainer.config import Settings, read_settings, structured
 from trainer.errors import ConfigError, Incompatible
 
 PLAIN_KEY = re.compile(r"\w+(\.\w+)*")
@@ -122,7 +122,6 @@ def plan(axes: Sequence[Axis], composer: "Composer", skip_illegal: bool) -> list
     from trainer.parts import assemble  # after the names are checked: numpy is loaded with it
 
     firsts = [axis.choices[0] for axis in axes]
-    composer.check_names(override for axis in axes for override in axis.choices)
     for place, axis in enumerate(axes):
         for choice in axis.choices if len(axis.choices) > 1 else ():
             settings, _ = composer([*firsts[:place], choice, *firsts[place + 1 :]])
@@ -181,24 +180,11 @@ class Composer:
 
     def whole(self, choices: Sequence[Override], number: int = 0, folder: str = "") -> DictConfig:
         """Hydra's own composition, with its node, of the job of this number."""
-        try:
-            config = self._loader.load_sweep_config(self._master, [word(choice) for choice in choices])
-        except ValueError as error:
-            if isinstance(error, ConfigError) or type(error) is not ValueError:
-                raise
-            raise ConfigError(f"{first_line(error)}. See --help for the names of the options.") from None
+        config = self._loader.load_sweep_config(self._master, [word(choice) for choice in choices])
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
             config.hydra.runtime.output_dir = folder
         return config
-
-    def check_names(self, overrides: Any) -> None:
-        """ConfigError for an option that its group has not."""
-        for override in overrides:
-            name = override.value()
-            if not self.is_group(override) or override.is_delete() or name is None or isinstance(name, list):
-                continue
-            choose(override.key_or_group, self._loader.get_group_options(override.key_or_group), name)
 
     def is_group(self, override: Override) -> bool:
         """Whether Hydra takes the override as a choice of an option, by the rule of its defaults list."""

@@ -87,7 +87,6 @@ class GridSweeper(Sweeper):
             [] if any(axis.key.lstrip("+~") == "plots" for axis in axes) else read_axes(["plots=false"], self.loader, 1)
         )
         composer = Composer(self.loader, config)
-        composer.check_names(choice for axis in axes for choice in axis.choices)
         by_workers = isinstance(launcher, WorkersLauncher)
         with warm() if by_workers else nullcontext():
             plans = plan([*axes, *silent], composer, config.skip_illegal is True)
