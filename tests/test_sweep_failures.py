@@ -197,6 +197,33 @@ def listening():
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.usefixtures("listening")
+def test_a_ctrl_c_that_reaches_the_server_of_the_workers_while_it_imports_is_not_heard_there(tmp_path):
+    started = [sys.executable, "-m", "trainer", "-m", "seed=1,2", *TINY]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(started, cwd=tmp_path, start_new_session=True, **pipes) as process:
+        deadline = time.monotonic() + LIMIT
+        while not (server := servers(process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(server[0], signal.SIGINT)
+        _, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, err) == (0, "")
+
+
+def servers(parent):
+    """The children of a process that start others."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words, status = (place / "cmdline").read_bytes(), (place / "stat").read_text()
+        except OSError:  # ended meanwhile
+            continue
+        if b"forkserver" in words and int(status.rpartition(")")[2].split()[1]) == parent:
+            found.append(int(place.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize(
     ("number", "code", "whole"),
     [

@@ -1,7 +1,7 @@
 """The command line.  Hydra is imported here and nowhere else; whatever goes wrong ends in a sentence and an exit code.
 
 Exit codes: 0 done, 1 the training diverged, 2 a wrong input, 3 a file or memory that the system does not give,
-130 Ctrl-C, 143 SIGTERM.
+129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
 """
 
 import io
@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from trainer.interrupts import Terminated, importing, signals
+from trainer.interrupts import Terminated, held, importing, signals
 
 LEAST_MEMORY = 768 << 20  # bytes of address space
 
@@ -99,7 +99,7 @@ def main() -> None:
 def train(config: DictConfig) -> None:
     """One run, in the folder that the configuration of Hydra names; it is made once nothing can be refused any more."""
     settings = read_settings(config, Settings)
-    with importing():
+    with held():
         from trainer.run import run  # after the first checks: a wrong key is refused before numpy is loaded
 
     unresolved = OmegaConf.to_container(config, resolve=False)  # ${oc.env:SECRET} stays unread in what is kept
@@ -154,9 +154,7 @@ def command(task: Task, config_name: str, text: str) -> None:
         reason = first_line(error.__cause__ or error)
         _stop(3, f"{reason}. Install anew; if a limit of memory is the cause, raise it (ulimit -v).")
     except Terminated as error:
-        _stop(128 + error.number, "Terminated.")
-    except KeyboardInterrupt:
-        _stop(130, "Interrupted.")
+        _stop(error.code, error.sentence)
     finally:
         _flush()
 
@@ -237,7 +235,7 @@ def go_on(resumed: list[str], overrides: list[str]) -> None:
             OmegaConf.update(recorded, override.key_or_group, value, merge=False)
     _set_up(config, folder)
     settings = read_settings(recorded, Settings)
-    with importing():
+    with held():
         from trainer.run import resume
 
     unresolved = OmegaConf.to_container(recorded, resolve=False)

@@ -120,7 +120,7 @@ def build(group: str, registry: Mapping[str, type[T]], node: Mapping[str, Any]) 
 
 def option(group: str, node: Mapping[str, Any]) -> Any:
     """The name that chooses a group's option."""
-    require("name" in node, f"{group} has no key name, which chooses its option, as in {group}=...")
+    require("name" in node, f"{group} has no key name, which chooses its option. Is its file in conf/{group}/ empty?")
     return node["name"]
 
 

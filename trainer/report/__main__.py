@@ -1,6 +1,7 @@
 """The command ``python -m trainer.report``.
 
-Exit codes: 0 done, 2 a wrong input, 3 a file or folder that cannot be read or written, 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 done, 2 a wrong input, 3 a file or folder that cannot be read or written, 129 SIGHUP, 130 Ctrl-C,
+143 SIGTERM.
 """
 
 import io
@@ -86,11 +87,8 @@ def run(arguments: list[str]) -> int:
         )
         return 3
     except Terminated as error:
-        print("Terminated.", file=sys.stderr)
-        return 128 + error.number
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
+        print(error.sentence, file=sys.stderr)
+        return error.code
     return 0
 
 

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from trainer.config import Settings, read_settings, structured
 from trainer.errors import ConfigError, Incompatible
+from trainer.interrupts import held
 
 PLAIN_KEY = re.compile(r"\w+(\.\w+)*")
 # What no component sees: Settings checks each value of these by itself, so their combinations need no look.
@@ -119,7 +120,8 @@ def plan(axes: Sequence[Axis], composer: "Composer", skip_illegal: bool) -> list
 
     Every value is tried by itself first, so that a wrong one is found before a large grid is looked through.
     """
-    from trainer.parts import assemble  # after the names are checked: numpy is loaded with it
+    with held():
+        from trainer.parts import assemble  # after the names are checked: numpy is loaded with it
 
     firsts = [axis.choices[0] for axis in axes]
     for place, axis in enumerate(axes):

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from trainer.errors import FileError
+from trainer.interrupts import held
 from trainer.sweep.worker import Ended, Job, note, serve
 
 TICK = 0.5  # seconds between two looks at the clock
@@ -182,23 +183,20 @@ class Pool:
 
     def _end(self) -> None:
         """Idle workers leave when their pipe closes; a running job is asked to keep what it has, and then killed."""
-        with suppress(ValueError):  # in a thread of another program
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must leave no process behind
-        processes = [worker.process for worker in self._workers]
-        for worker in self._workers:
-            if worker.job is not None or not worker.ready:
-                worker.process.terminate()
-            worker.pipe.close()
-        deadline = time.monotonic() + GRACE
-        for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-        for process in processes:
-            if process.is_alive():
-                process.kill()
-                process.join(GRACE)
-        self._workers.clear()
-        with suppress(ValueError):
-            signal.signal(signal.SIGINT, before)
+        with held():  # a second Ctrl-C must leave no process behind
+            processes = [worker.process for worker in self._workers]
+            for worker in self._workers:
+                if worker.job is not None or not worker.ready:
+                    worker.process.terminate()
+                worker.pipe.close()
+            deadline = time.monotonic() + GRACE
+            for process in processes:
+                process.join(max(0.0, deadline - time.monotonic()))
+            for process in processes:
+                if process.is_alive():
+                    process.kill()
+                    process.join(GRACE)
+            self._workers.clear()
 
 
 def _ending(code: int | None) -> str:
@@ -215,11 +213,17 @@ def _ending(code: int | None) -> str:
 
 @contextmanager
 def _lean() -> Iterator[None]:
-    """Processes started here have libraries of one thread, and do not import the program that starts them.
+    """Processes started here have libraries of one thread, hear no Ctrl-C, and do not import the program.
 
-    As many threads as there are cores in each process would get in each other's way; and the program is a script that
-    imports Hydra, or one that starts a sweep whenever it is imported.
+    As many threads as there are cores in each process would get in each other's way; Ctrl-C reaches every process of
+    the terminal, and the pool decides; the program imports Hydra, or starts a sweep whenever it is imported.
     """
+    mask = None
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # which would undo the mask at its own start
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     program = sys.modules["__main__"]
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
@@ -227,6 +231,8 @@ def _lean() -> Iterator[None]:
     try:
         yield
     finally:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         sys.modules["__main__"] = program
         for name, value in before.items():
             if value is None:

@@ -36,7 +36,7 @@ class SweepInterrupted(TrainerError):
 
     def __init__(self, sentence: str, cause: KeyboardInterrupt) -> None:
         super().__init__(sentence)
-        self.exit_code = 128 + getattr(cause, "number", 2)
+        self.exit_code = getattr(cause, "code", 130)
 
 
 class Sweep:

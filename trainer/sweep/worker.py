@@ -52,7 +52,7 @@ class Ended:
 
 def serve(connection: Connection) -> None:
     """Takes jobs from the pipe until it is closed, and answers each with how it ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the pool decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides; where signals cannot be masked this says so
     signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_end_with_the_pool, daemon=True).start()
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - no bars of many at once
