@@ -4,10 +4,12 @@ What would run makes a file named canary, in the working folder of the test.
 """
 
 import contextlib
+import csv
 import io
 import json
 import os
 import pickle
+import re
 import struct
 import time
 import zipfile
@@ -20,8 +22,15 @@ import trainer.predict
 import trainer.run  # what takes its time is not to be counted
 from tests.test_command_line import assert_refused, call, command, write_csv  # noqa: F401 - call is a fixture
 from tests.test_model import model
+from trainer import path
 from trainer.errors import DataError
+from trainer.experiments.tables import write_csv as write_csv_of_experiment
+from trainer.fit import TrainState
 from trainer.model import Model
+from trainer.outputs import Table
+from trainer.predict import table
+from trainer.report.reading import Run
+from trainer.report.summary import table as summary_table
 
 SECONDS = 1.0  # of this process
 SHORT = ["epochs=1", "plots=false"]
@@ -318,6 +327,57 @@ def test_a_folder_that_cannot_be_written_is_named(call, tmp_path):  # noqa: F811
     Path("loop").symlink_to("loop")
     for folder in ("/dev/full/x", "/dev/null/x", "loop/x"):
         assert_refused(call(f"hydra.run.dir={folder}", *SHORT), 3, [folder], tmp_path)
+
+
+FORMULAS = ['=cmd|"/c calc"!A0', "+1+1", "-1+1", "@sum(a)", "\t=1", "\r=1", "\n=1", " =1"]
+FORMULAS += ["\uff1d1", "\uff0b1", "\uff0d1", "\uff20x"]  # = + - @ in full width
+PLAIN = ["a=b", "ja", "日本", "'x", "1-2", "_", " x"]
+
+
+def predictions(names, folder):
+    few = model(classes=tuple(names))
+    return (folder / "out.csv").write_text(table(few, np.eye(len(names))), newline="")
+
+
+def coefficients(names, folder):
+    point = path.Point(0.5, TrainState(0, np.zeros((len(names) + 1, len(names))), None), {}, 1, "")
+    path.write_coefficients(folder / "out.csv", [point], names, names)
+
+
+def metrics(names, folder):
+    with Table(folder / "out.csv", names) as rows:
+        rows.add(dict.fromkeys(names, 0.5))
+
+
+def experiment(names, folder):
+    write_csv_of_experiment(folder / "out.csv", [{"name": name, name: name} for name in names])
+
+
+def summary(names, folder):
+    runs = [Run(name, "failed", name, {"x": 1}, {"seed": 1, name: name}, seed=name) for name in names]
+    text = summary_table(runs, [run.folder for run in runs])
+    (folder / "out.csv").write_text(text, newline="")
+
+
+@pytest.mark.parametrize("write", [predictions, coefficients, metrics, experiment, summary])
+def test_no_name_is_a_formula_in_any_csv(write, tmp_path):
+    write([*FORMULAS, *PLAIN], tmp_path)
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        cells = {cell for row in csv.reader(file) for cell in row}
+    assert not [cell for cell in cells if re.match(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]", cell)]
+    assert any("=cmd" in cell for cell in cells)
+    words = {" ".join(cell.removeprefix("'").split()) for cell in cells}
+    assert words >= {" ".join(name.removeprefix("'").split()) for name in PLAIN}
+
+
+def test_numbers_among_the_names_stay_what_they_are():
+    few = model(classes=(-3, 0, 10**20))
+    a = np.array([[-0.1, 1 / 3, 5e-324], [0.1 + 0.2, 1e300, -0.0]])
+    head, *rows = csv.reader(io.StringIO(table(few, a)))
+    assert head == ["prediction", "probability_-3", "probability_0", f"probability_{10**20}"]
+    assert [row[0] for row in rows] == ["0", "0"]
+    assert np.array([[float(cell) for cell in row[1:]] for row in rows]).tobytes() == a.tobytes()
+    assert table(few, -a).splitlines()[1].startswith("-3,0.1,")
 
 
 @pytest.mark.parametrize("name", ["HYDRA_FULL_ERROR", "HYDRA_INSTANTIATE_ALLOWLIST_OVERRIDE"])

@@ -15,11 +15,12 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
 
 from trainer.errors import ConfigError, DataError, FileError
@@ -31,6 +32,7 @@ except ImportError:  # Windows; there a lock that a dead run left is removed by 
 
 PACKAGES = ("numpy", "scikit-learn", "hydra-core", "omegaconf", "matplotlib")
 RECORD, TABLE, MODEL, LOCK = "run.json", "metrics.csv", "model.npz", "run.lock"
+FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # begins a formula; the last four are = + - @ in full width
 USED = (RECORD, TABLE, MODEL, "path.csv", "checkpoint.npz", "checkpoint.previous.npz")  # a folder with one has a run
 LARGEST_RECORD = 1 << 26  # bytes; a run.json of ours has a few thousand
 
@@ -193,10 +195,23 @@ class Table:
         os.close(self._descriptor)
 
 
-def _lines(rows: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
+def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    return csv_text(rows).encode()
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as lines of a CSV file: numbers to their last digit, and names that no spreadsheet computes."""
+    lines: list[str] = []
+    # \r is in the line's end so that a name with one is quoted
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
+    writer.writerows(map(inert, row) for row in rows)
+    return "".join(line[:-2] + "\n" for line in lines)
+
+
+def inert(value: Any) -> Any:
+    """A cell as it is, but for text that a spreadsheet would take for a formula, which gets an apostrophe in front."""
+    formula = isinstance(value, str) and (value.startswith(FORMULA) or value.lstrip().startswith(FORMULA))
+    return f"'{value}" if formula else value
 
 
 class Lock:

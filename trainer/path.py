@@ -5,11 +5,10 @@ strength starts from the stronger one's weights. So the whole path costs little 
 which order the features enter and which strength does best on the validation data.
 """
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from trainer.config import listed
 from trainer.errors import ConfigError
 from trainer.fit import Report, TrainState
 from trainer.objective import Objective
-from trainer.outputs import write_whole
+from trainer.outputs import csv_text, write_whole
 from trainer.penalties import Penalty, expand, strengths
 
 BIAS = "(bias)"  # the name of the last row of w in coefficients.csv
@@ -103,14 +102,14 @@ def write_coefficients(
     path: Path, points: Sequence[Point], classes: Sequence[int | str], features: Sequence[str]
 ) -> Path:
     """One row for each strength, class and feature, the bias too; weights are those of the standardised features."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["strength", "class", "feature", "weight"])
-    for point in points:
-        for k, name in enumerate(classes):
-            for feature, weight in zip((*features, BIAS), point.state.w[:, k].tolist(), strict=True):
-                rows.writerow([point.strength, name, feature, weight])
-    return write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    rows = (
+        [point.strength, name, feature, weight]
+        for point in points
+        for k, name in enumerate(classes)
+        for feature, weight in zip((*features, BIAS), point.state.w[:, k].tolist(), strict=True)
+    )
+    text = csv_text(chain([["strength", "class", "feature", "weight"]], rows))
+    return write_whole(path, lambda file: file.write(text.encode()))
 
 
 def draw(

@@ -1,8 +1,7 @@
 """``python -m trainer.predict model=... data=file data.path=...``: predictions and probabilities as a CSV file."""
 
-import csv
-import io
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ with importing(__name__ == "__main__"):
     from trainer.errors import DataError, require
     from trainer.files import NAMED, read_features
     from trainer.model import Model
-    from trainer.outputs import shorter, write_whole
+    from trainer.outputs import csv_text, shorter, write_whole
     from trainer.parts import available_cores
     from trainer.sources import SOURCES, File
 
@@ -69,12 +68,9 @@ def predict(config: DictConfig) -> None:
 def table(model: Model, a: Array) -> str:
     """The CSV text: a header, then for each row of a (N,K) its class and its K numbers."""
     kind = "probability" if model.activation.range in ("simplex", "sparse_simplex", "unit") else model.activation.name
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["prediction", *(f"{kind}_{name}" for name in model.classes)])
-    for values, best in zip(a.tolist(), a.argmax(axis=1), strict=True):
-        rows.writerow([model.classes[best], *values])
-    return text.getvalue()
+    header = ["prediction", *(f"{kind}_{name}" for name in model.classes)]
+    rows = ([model.classes[best], *values] for values, best in zip(a.tolist(), a.argmax(axis=1), strict=True))
+    return csv_text(chain([header], rows))
 
 
 def _checked(data: Data, model: Model) -> Any:

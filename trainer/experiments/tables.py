@@ -1,14 +1,12 @@
 """Numbers as text: aligned columns for the terminal, a CSV for whoever wants to go on with them."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trainer.outputs import write_whole
+from trainer.outputs import csv_text, write_whole
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -22,11 +20,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """The rows under the names of the first one's keys, every number to its last digit."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    names = list(rows[0])
+    text = csv_text([names, *([row.get(name, "") for name in names] for row in rows)])
+    return write_whole(path, lambda file: file.write(text.encode()))
 
 
 def mean(values: Iterable[float]) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.outputs import inert
 from trainer.report.reading import DONE, Run, plain, written
 
 LOWER = ("loss", "log_loss", "brier", "ece")  # the better, the lower; of the others the higher is the better
@@ -236,5 +237,4 @@ def cell(value: Any) -> str:
         return (
             str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else written(value)
         )
-    text = plain(value, 1000)
-    return f"'{text}" if written(value)[:1] in ("=", "+", "-", "@", "\t", "\r") or text[:1] in tuple("=+-@") else text
+    return str(inert(plain(value, 1000)))
