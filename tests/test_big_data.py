@@ -129,6 +129,21 @@ def test_what_is_small_is_read_whole_and_what_is_large_is_not(write, monkeypatch
         read(*paths, in_memory=True)
 
 
+def test_texts_that_are_not_utf8_are_refused(tmp_path):
+    offsets = pyarrow.array([b"\xff", b"b", b"\xff", b"b"]).buffers()[1:3]
+    labels = pyarrow.StringArray.from_buffers(4, *offsets)
+    parquet.write_table(pyarrow.table({"x": [1.0, 2.0, 3.0, 4.0], "label": labels}), tmp_path / "labels.parquet")
+    table = pyarrow.table({"NAME": [1.0, 2.0, 3.0, 4.0], "label": list("abab")})
+    parquet.write_table(table, tmp_path / "names.parquet")
+    with pyarrow.ipc.new_file(tmp_path / "names.arrow", table.schema) as file:
+        file.write_table(table)
+    for path in tmp_path.glob("names.*"):
+        path.write_bytes(path.read_bytes().replace(b"NAME", b"NA\xed\xa0"))
+    for path in tmp_path.iterdir():
+        with pytest.raises(DataError, match=r"is damaged or no .* file"):
+            read(str(path), "label")
+
+
 @pytest.mark.parametrize("kind", ["npy", "arrow"])
 def test_predictions_of_a_file_are_those_in_memory(write, kind, tmp_path):
     x, y = sample()

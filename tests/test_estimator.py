@@ -415,6 +415,26 @@ def test_columns_have_names():
         model.predict(frame[["b", "a", "c", "d"]])
 
 
+def with_names(names):
+    frame = pd.DataFrame(IRIS[0])
+    frame.columns = pd.Index(names, dtype=object)
+    return frame
+
+
+HALVES = np.array(["a", "\ud800", "b"], dtype=object)  # of surrogate pairs, which no file could hold
+
+
+@pytest.mark.parametrize("kind", [str, object])
+@pytest.mark.parametrize("fit", ["fit", "partial_fit"])
+def test_names_that_are_no_characters_are_refused(fit, kind):
+    more = {"classes": HALVES} if fit == "partial_fit" else {}
+    with pytest.raises(DataError, match=r"The label '\\ud800' holds half of a surrogate pair"):
+        getattr(SoftmaxRegression(), fit)(IRIS[0], HALVES.astype(kind)[IRIS[1]], **more)
+    more = {"classes": [0, 1, 2]} if fit == "partial_fit" else {}
+    with pytest.raises(DataError, match=r"The feature '\\udfff' holds half of a surrogate pair"):
+        getattr(SoftmaxRegression(), fit)(with_names(["a", "\udfff", "c", "d"]), IRIS[1], **more)
+
+
 def test_the_command_line_predicts_with_a_model_of_the_estimator(tmp_path):
     frame = pd.DataFrame(IRIS[0], columns=["a", "b", "c", "d"])
     names = np.array(["setosa", "versicolor", "virginica"])

@@ -265,6 +265,34 @@ def test_text_labels_that_are_no_classes_are_refused(csv, labels, message):
         read(csv(labelled(labels)), "y")
 
 
+HALF = "\ud800"  # of a surrogate pair
+
+
+@pytest.mark.parametrize("labels", [[HALF, "b"], ["b", f"a{HALF}"], ["\udfff", "b"], ["b", "\ud83d"]], ids=ascii)
+def test_labels_that_are_no_characters_are_refused(npz, npy, labels):
+    x, y = np.arange(8.0).reshape(4, 2), np.array(labels * 2)
+    for read_labels in (
+        lambda: read(npz(x=x, y=y), None),
+        lambda: read(npz(x=x, y=y.astype(y.dtype.newbyteorder())), None),
+        lambda: read(npy("x", x), npy("y", y)),
+    ):
+        with pytest.raises(DataError, match=r"the label 'a?\\ud[0-9a-f]{3}' holds half of a surrogate pair"):
+            read_labels()
+
+
+def test_numbers_beyond_all_letters_are_no_labels(npy, tmp_path):
+    x, y = npy("x", np.arange(8.0).reshape(4, 2)), npy("y", np.array(["a", "b"] * 2))
+    content = (tmp_path / "y.npy").read_bytes()
+    (tmp_path / "y.npy").write_bytes(content[:-4] + (0x110000).to_bytes(4, "little"))
+    with pytest.raises(DataError, match=r"y\.npy is damaged, as it holds numbers that are no letters"):
+        read(x, y)
+
+
+def test_names_of_columns_that_are_no_characters_are_refused():
+    with pytest.raises(DataError, match=r"data\.csv:1: the name 'a\\ud800' holds half of a surrogate pair"):
+        reading.check_names(["b", f"a{HALF}"], "data.csv:1")
+
+
 def test_labels_that_differ_by_blanks_only_are_kept_with_a_warning(csv):
     with pytest.warns(UserWarning, match="The labels 'a' and ' a' differ only by blanks"):
         data = read(csv(labelled(["a", " a", "b"])), "y")

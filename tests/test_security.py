@@ -141,6 +141,24 @@ def test_a_hostile_word_is_refused(call, tmp_path, words):  # noqa: F811
     assert len(outcome.err) < 2000
 
 
+HALF = "\udcff"  # as Python reads the byte 0xff of a command line, and half of a surrogate pair
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"data.path='{HALF}.csv' data=file data.target=b",
+        f"class_weight={{'{HALF}':2}}",
+        f"metrics=['{HALF}']",
+        f"-m epochs=1,'{HALF}'",
+    ],
+    ids=ascii,
+)
+def test_a_word_that_is_no_text_is_refused_before_there_is_a_folder(call, tmp_path, words):  # noqa: F811
+    Path(f"{HALF}.csv").write_text("a,b\n" + "1,2\n3,4\n" * 8)
+    assert_refused(call(*SHORT, *words.split(" ")), 2, ["\\udcff"], tmp_path)
+
+
 class Explosive:
     """What makes the canary when it is unpickled."""
 

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_array
 from trainer.arrays import Array
 from trainer.config import choose, listed
 from trainer.data import Data
-from trainer.errors import ConfigError, DataError, require
+from trainer.errors import ConfigError, DataError, require, require_text
 
 
 def _count(value: Any) -> bool:
@@ -55,15 +55,18 @@ def component(group: str, registry: Mapping[str, Any], choice: Any, **settings: 
     return choice
 
 
-def data_of(x: Array, labels: Array, classes: Array, sample_weight: Any) -> Data:
-    """The rows with their weights, which are not negative."""
+def data_of(x: Array, labels: Array, classes: Array, features: tuple[str, ...], sample_weight: Any) -> Data:
+    """The rows with their weights, which are not negative, and names that a model file can hold."""
     if sample_weight is not None:
         sample_weight = check_array(sample_weight, ensure_2d=False, dtype=x.dtype, input_name="sample_weight")
         if sample_weight.shape != x.shape[:1]:
             raise DataError(f"sample_weight has the shape {sample_weight.shape}; {x.shape[0]} rows need {x.shape[:1]}.")
         if (sample_weight < 0).any():
             raise DataError(f"sample_weight holds {sample_weight.min()}; give weights of at least 0.")
-    return Data(x, labels, tuple(map(name_of, classes)), numbered(x.shape[1]), weight=sample_weight)
+    names = tuple(map(name_of, classes))
+    require_text(names, "The label")
+    require_text(features, "The feature")
+    return Data(x, labels, names, features, weight=sample_weight)
 
 
 def named_weights(class_weight: Any) -> dict[Any, float] | str | None:

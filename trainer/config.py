@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.errors import ConfigError, FileError, require
+from trainer.errors import NO_TEXT, ConfigError, FileError, is_text, require
 
 Options = Mapping[str, Mapping[str, Path]]  # of each group the files of its options, by name
 T = TypeVar("T")
@@ -66,6 +66,8 @@ class Settings:
     checkpoint: bool = True
 
     def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            require(is_text(value), f"{key}={ascii(value)[:200]} {NO_TEXT}.")
         require(self.epochs >= 0, f"epochs must be at least 0, got {self.epochs}.")
         size = self.batch_size
         ok = size is None or size == "auto" or (isinstance(size, int) and size >= 1)

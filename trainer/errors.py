@@ -3,6 +3,11 @@
 The class carries the exit code, so the command line needs no table of its own.
 """
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+NO_TEXT = "holds half of a surrogate pair, which is no character and fits in no file; write it otherwise"
+
 
 class TrainerError(Exception):
     """A failure that its message explains in full; the command line prints it without a traceback."""
@@ -42,3 +47,24 @@ def require(condition: bool, sentence: str) -> None:
     """Refuses a value of the configuration by a sentence; for the range checks of the components."""
     if not condition:
         raise ConfigError(sentence)
+
+
+def is_text(value: Any) -> bool:
+    """Whether UTF-8 has bytes for every text in a value, the keys of mappings too: half a surrogate pair has none."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    elif isinstance(value, Mapping):
+        return all(is_text(key) and is_text(item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        return all(map(is_text, value))
+    return True
+
+
+def require_text(names: Iterable[Any], what: str) -> None:
+    """Refuses names of classes, features or columns that no file of ours could keep."""
+    for name in names:
+        if not is_text(name):
+            raise DataError(f"{what} {ascii(name)[:100]} {NO_TEXT}.")

@@ -154,7 +154,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 component("loss", LOSSES, self.loss),
             )
         all_at_once = samples_a_step(self.batch_size, optimizer, Constant()) is None
-        data, seed = data_of(X, labels, classes, sample_weight), self._seed()
+        data, seed = data_of(X, labels, classes, self._features(X), sample_weight), self._seed()
         data, valid = split(data, self.validation_fraction, seed) if self.early_stopping else (data, None)
         train = for_training(data, self.label_smoothing, named_weights(self.class_weight))
         objective = self._objective(train, total_weight(train), "weights" if all_at_once else "rows")
@@ -173,7 +173,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=2,
             )
         rows = {"train_rows": len(train), "valid_rows": 0 if valid is None else len(valid)}
-        return self._keep(w, objective, classes, rows)
+        return self._keep(w, objective, classes, data.features, rows)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> "SoftmaxRegression":
         """One pass over X (N,D) by a first-order optimiser, whose state is kept; optimizer="auto" is adam here.
@@ -200,7 +200,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         known = self._named_classes(classes)
         before: _Progress | None = getattr(self, "_progress", None)
         train = for_training(
-            data_of(X, places_of(y, known), known, sample_weight),
+            data_of(X, places_of(y, known), known, self._features(X), sample_weight),
             self.label_smoothing,
             named_weights(self.class_weight),
         )
@@ -215,7 +215,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         last, w, _ = self._train(objective, optimizer, train, None, state, seed, state.epoch + 1)
         self._progress = _Progress(last.state, optimizer, seed, rows)
         self.n_iter_, self.converged_ = len(self.loss_curve_), False
-        return self._keep(w, objective, known, {"train_rows": rows, "valid_rows": 0})
+        return self._keep(w, objective, known, train.features, {"train_rows": rows, "valid_rows": 0})
 
     def decision_function(self, X: Any) -> Array:
         """The scores z (N,K), or z_1 - z_0 (N,) with two classes, as scikit-learn's metrics want it."""
@@ -314,7 +314,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 break
         return report, w, stopped
 
-    def _keep(self, w: Array, objective: Objective, classes: Array, rows: dict[str, int]) -> "SoftmaxRegression":
+    def _keep(
+        self, w: Array, objective: Objective, classes: Array, features: tuple[str, ...], rows: dict[str, int]
+    ) -> "SoftmaxRegression":
         """Makes w (D+1,K) the fitted model.
 
         Where a number added to the scores of a row changes nothing, the sum of the biases is arbitrary and made zero.
@@ -326,12 +328,15 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             and describe(activation.name, loss.name).shift_invariant
         ):
             w = np.vstack([w[:-1], w[-1] - w[-1].mean()])
-        features = getattr(self, "feature_names_in_", None)
-        names = numbered(len(w) - 1) if features is None else tuple(map(str, features))
         self.classes_ = classes
         plain = Standardizer.none(len(w) - 1)
-        self.model_ = Model(w, plain, activation, tuple(map(name_of, classes)), names, None, rows)
+        self.model_ = Model(w, plain, activation, tuple(map(name_of, classes)), features, None, rows)
         return self
+
+    def _features(self, X: Any) -> tuple[str, ...]:
+        """The names (D,) of the columns of X, their numbers where they have none."""
+        names = getattr(self, "feature_names_in_", None)
+        return numbered(X.shape[1]) if names is None else tuple(map(str, names))
 
     def _scores(self, X: Any) -> Array:
         """z (N,K) of features as they are given."""

@@ -12,7 +12,7 @@ from trainer.activations import ACTIVATIONS, Activation
 from trainer.arrays import Array
 from trainer.config import build
 from trainer.data import Standardizer
-from trainer.errors import ConfigError, DataError, FileError
+from trainer.errors import ConfigError, DataError, FileError, is_text
 from trainer.objective import blas_on_one_thread, predict
 
 FORMAT = "softmax-trainer model 1"
@@ -94,5 +94,6 @@ def _sound(header: Mapping[str, Any]) -> Iterator[bool]:
     for key, kinds in (("classes", (int, str)), ("features", (str,))):
         names = header[key]
         yield isinstance(names, list) and all(type(name) in kinds for name in names) and len(set(names)) == len(names)
+    yield is_text([header["classes"], header["features"], header["target"]])
     yield isinstance(header["target"], str | None)
     yield isinstance(header["split"], dict)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.arrays import Array
-from trainer.errors import ConfigError, DataError, FileError, TrainerError
+from trainer.errors import NO_TEXT, ConfigError, DataError, FileError, TrainerError, is_text, require_text
 
 Raw = list[str] | NDArray[Any]  # labels as they stand in the file: texts of a .csv, an array of other kinds
 Classes = tuple[int | str, ...]
@@ -101,7 +101,8 @@ def listed(names: Sequence[str]) -> str:
 
 
 def check_names(names: Sequence[str], place: str) -> None:
-    """DataError for a name that occurs twice."""
+    """DataError for a name that is no text, or occurs twice."""
+    require_text(names, f"{place}: the name")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{place}: more than one column is named {quoted(twice[0])}; rename one.")
 
@@ -149,7 +150,9 @@ def targets(y: NDArray[Any], name: str) -> tuple[NDArray[Any], Classes]:
 def array_labels(y: NDArray[Any], name: str) -> tuple[NDArray[np.intp], Classes]:
     """Booleans, integers, integral floats or texts (N,) -> places (N,) in the sorted classes."""
     if y.dtype.kind == "U":
-        return text_labels(y.tolist(), lambda row: f"{name}[{row}]")
+        with damage(name, ", as it holds numbers that are no letters", "write it with numpy.save"):
+            texts = y.tolist()
+        return text_labels(texts, lambda row: f"{name}[{row}]")
     if y.dtype.kind == "f":
         column = finite64(y[:, None], name)
         refuse(column != np.floor(column), column, lambda row, _: f"{name}[{row}]", NO_REGRESSION)
@@ -172,6 +175,8 @@ def text_labels(texts: list[str], place: Callable[[int], str]) -> tuple[NDArray[
     if missing:
         count = sum(map(texts.count, missing))
         wrong, why = missing, f"is the first of {count} that are empty or not finite; remove their rows"
+    if broken := [text for text in values if not is_text(text)]:
+        wrong, why = broken, NO_TEXT
     if wrong:
         raise DataError(f"{place(texts.index(wrong[0]))}: the label {quoted(wrong[0])} {why}.")
     bare = {word.strip(): word for word in words}

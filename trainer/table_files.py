@@ -36,6 +36,7 @@ class TableFile:
                 opener = _Parquet if kind == ".parquet" else _Ipc
                 self._groups: _Parquet | _Ipc = opener(self._arrow, self.path)
                 self.schema = self._groups.schema
+                self.names = list(self.schema.names)  # which need not be UTF-8, as the texts below need not
                 self.edges = [0, *accumulate(self._groups.counts)]  # group i has the rows from edge i to edge i + 1
         except ImportError as error:
             way = "install it by pip install 'softmax-trainer[parquet]', or convert the file to .npy"
@@ -109,7 +110,9 @@ class TableFile:
                     empty = row + int(np.argmax(chunk.is_null().to_numpy(zero_copy_only=False)))
                     raise DataError(f"{self.name}: row {empty} of column {quoted(name)} is empty; remove such rows.")
                 known = chunk if types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-                values, places = known.dictionary.to_pylist(), known.indices.to_numpy(zero_copy_only=False)
+                with damage(self.name, *self._what):
+                    values = known.dictionary.to_pylist()
+                places = known.indices.to_numpy(zero_copy_only=False)
                 table = np.zeros(len(values), np.uint32)
                 for code, at in zip(*(found.tolist() for found in np.unique(places, return_index=True)), strict=True):
                     if values[code] not in number:
@@ -200,11 +203,10 @@ class _Ipc:
 def read_table(path: str, kind: str, choose: Callable[[list[str]], Any], in_memory: bool | None) -> Content:
     """The columns that are chosen by name, in memory or left in the file."""
     file = TableFile(path, kind)
-    names = list(file.schema.names)
-    check_names(names, file.name)
-    columns, label = choose(names)
-    file.choose([names[column] for column in columns])
-    targets = (lambda: (np.empty(0), ())) if label is None else file.labels(names[label])
+    check_names(file.names, file.name)
+    columns, label = choose(file.names)
+    file.choose([file.names[column] for column in columns])
+    targets = (lambda: (np.empty(0), ())) if label is None else file.labels(file.names[label])
     x: Any
     if file.shape[0] == 0 or read_whole(file.shape, in_memory, file.name):
         x = file.whole()
