@@ -1,5 +1,6 @@
 import csv
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -10,7 +11,17 @@ import numpy as np
 import pytest
 
 from trainer.errors import DataError, FileError
-from trainer.outputs import Table, claim, move_log, read_record, remove_parts, versions, write_json, write_whole
+from trainer.outputs import (
+    Table,
+    claim,
+    move_log,
+    read_record,
+    remove_parts,
+    versions,
+    write_json,
+    write_record,
+    write_whole,
+)
 
 
 def test_a_table_can_be_read_after_every_row(tmp_path):
@@ -167,6 +178,34 @@ def test_json_is_strict_and_what_is_not_finite_is_null(tmp_path):
         "rows": [1.5, None],
         "name": "日本",
     }
+
+
+HALF = "\udc80"  # of a surrogate pair
+
+
+@pytest.mark.parametrize("content", [{"a": HALF}, {HALF: 1}, {"a": [1, {"b": (HALF,)}]}])
+def test_what_is_no_text_is_not_written_and_the_old_file_stays(content, tmp_path):
+    path = write_json(tmp_path / "run.json", {"old": 1})
+    with pytest.raises(DataError, match=r"run\.json cannot be written: .*\\udc80.* holds half of a surrogate pair"):
+        write_json(path, content)
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_record_holds_the_checksum_of_what_it_says(tmp_path):
+    content = {
+        "status": "finished",
+        "seed": 3,
+        "config": {1: np.float64(0.1), "b": (1, np.inf)},
+        "name": "日本 \U0001f600",
+    }
+    path = write_record(tmp_path, content)
+    record = json.loads(path.read_text())
+    said = record.pop("sha256")
+    assert hashlib.sha256(json.dumps(record).encode()).hexdigest() == said
+    assert read_record(tmp_path)["sha256"] == said
+    write_record(tmp_path, {**record, "sha256": "old"})
+    assert json.loads(path.read_text())["sha256"] == said
 
 
 def test_versions_name_what_a_result_can_depend_on():

@@ -11,19 +11,23 @@ import shutil
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.test_run import SETTINGS
 from trainer.errors import ConfigError, FileError
+from trainer.outputs import content_sha256, tables_sha256, write_record
 from trainer.report import charts
 from trainer.report.__main__ import run as command
 from trainer.report.files import summarise
 from trainer.report.reading import flatten, natural, plain, read
 from trainer.report.repeat import grammar
 from trainer.report.summary import cell, varied
+from trainer.run import run
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 HOSTILE = [
@@ -64,7 +68,15 @@ def make(folder: Path, loss=None, *, seed=0, status="finished", epochs=12, reaso
         table = csv.DictWriter(file, rows[0], lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
+    sign(folder)
     return folder
+
+
+def sign(folder: Path) -> None:
+    """Writes the checksums into run.json, as the run does at its end."""
+    record = json.loads((folder / "run.json").read_text())
+    record["table_sha256"] = tables_sha256(folder)
+    (folder / "run.json").write_text(json.dumps({**record, "sha256": content_sha256(record)}))
 
 
 def sgd(lr):
@@ -197,6 +209,7 @@ def test_each_data_set_has_a_best_of_its_own(tmp_path):
 def test_a_regularisation_path_has_no_curve_and_no_problem(tmp_path):
     folder = make(tmp_path / "in")
     (folder / "metrics.csv").rename(folder / "path.csv")
+    sign(folder)
     found = read([folder])
     assert found.problems == []
     assert found.runs[0].metrics["val_loss"] > 0
@@ -373,6 +386,7 @@ def test_an_empty_field_is_no_number_wherever_it_stands(tmp_path):
     lines = ["1,0.5,,,", "2,,,0.25,1", "3,,0.5,,-inf", ",1,1,1,1", "4,1,1,1,word"]
     for text in ("\n".join(lines[:4]) + "\n", "\n".join(lines) + "\n", "\r\n".join(lines) + "\r\n"):
         (folder / "metrics.csv").write_text("epoch,loss,val_loss,accuracy,val_accuracy\n" + text, newline="")
+        sign(folder)
         found = read([folder])
         curves = {name: values[:3].tolist() for name, values in found.runs[0].curves.items()}
         expected = {
@@ -434,6 +448,199 @@ def test_no_value_breaks_a_chart(tmp_path, bad, every):
         (folder / "run.json").write_text(json.dumps(record))  # NaN and Infinity, as a careless writer would
     summarise([tmp_path / "in"], tmp_path / "out")
     page(tmp_path / "out")
+
+
+def change_a_byte(content, rng):
+    place = int(rng.integers(len(content)))
+    other = bytes([int(rng.integers(256))])
+    return content[:place] + other + content[place + 1 :]
+
+
+def change_a_digit(content, rng):
+    places = [place for place, byte in enumerate(content) if chr(byte).isdigit()]
+    place = int(rng.choice(places))
+    return content[:place] + str(rng.integers(10)).encode() + content[place + 1 :]
+
+
+def leave_bytes_out(content, rng):
+    place = int(rng.integers(len(content)))
+    return content[:place] + content[place + int(rng.integers(1, 30)) :]
+
+
+def leave_a_line_out(content, rng):
+    lines = content.splitlines(keepends=True)
+    del lines[int(rng.integers(len(lines)))]
+    return b"".join(lines)
+
+
+def exchange_lines(content, rng):
+    lines = content.splitlines(keepends=True)
+    one, other = rng.integers(len(lines), size=2)
+    lines[one], lines[other] = lines[other], lines[one]
+    return b"".join(lines)
+
+
+def exchange_fields(content, rng):
+    fields = re.split(rb"([,:\n])", content)
+    one, other = 2 * rng.integers((len(fields) + 1) // 2, size=2)
+    fields[one], fields[other] = fields[other], fields[one]
+    return b"".join(fields)
+
+
+def cut_off(content, rng):
+    return content[: int(rng.integers(len(content)))]
+
+
+CHANGES = (
+    change_a_byte,
+    change_a_digit,
+    leave_bytes_out,
+    leave_a_line_out,
+    exchange_lines,
+    exchange_fields,
+    cut_off,
+)
+PATH = {"optimizer": {"name": "fista"}, "penalty": {"name": "l1", "strength": [1.0, 0.1]}}
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """Folders of real runs: a finished one, one under way, and one along the strengths of a penalty."""
+    root = tmp_path_factory.mktemp("left")
+    run(replace(SETTINGS, epochs=12), root / "finished")
+    run(replace(SETTINGS, epochs=12, **PATH), root / "path")
+    shutil.copytree(root / "finished", root / "running")
+    record = json.loads((root / "running" / "run.json").read_text())
+    kept = ("strategy", "seed", "data_sha256", "config")
+    write_record(root / "running", {"status": "running", **{key: record[key] for key in kept}})
+    return root
+
+
+def told(folder):
+    """What the report knows of a run, and what it finds wrong."""
+    found = read([folder])
+    return [vars(run) for run in found.runs], found.problems
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ("finished", "metrics.csv"),
+        ("finished", "run.json"),
+        ("running", "run.json"),
+        ("path", "path.csv"),
+        ("path", "run.json"),
+    ],
+)
+def test_a_file_that_was_altered_is_named_or_says_the_same(left, kind, file, change, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(left / kind, folder)
+    before, problems = told(folder)
+    assert problems == []
+    content, rng = (folder / file).read_bytes(), np.random.default_rng(0)
+    named = 0
+    for _ in range(100):
+        other = change(content, rng)
+        (folder / file).write_bytes(other)
+        now, problems = told(folder)
+        assert all(file in problem for problem in problems)
+        named += bool(problems)
+        if not problems:
+            np.testing.assert_equal(now, before)
+            assert file == "run.json" or other == content
+    assert named > 50
+
+
+@pytest.mark.parametrize(
+    ("take_out", "words"),
+    [
+        ("sha256", "run.json has no SHA-256, so a change of what the run wrote cannot be seen."),
+        ("table_sha256", "metrics.csv has no SHA-256 in run.json, so a change of it cannot be seen."),
+    ],
+)
+def test_a_finished_run_without_a_checksum_is_named(left, take_out, words, tmp_path):
+    shutil.copytree(left / "finished", tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    del record[take_out]
+    if take_out == "sha256":
+        (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    else:
+        write_record(tmp_path / "run", record)
+    assert told(tmp_path / "run")[1] == [f"{(tmp_path / 'run').as_posix()}: {words}"]
+
+
+def test_another_layout_of_a_record_is_no_change(left, tmp_path):
+    shutil.copytree(left / "finished", tmp_path / "run")
+    before = told(tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(content, separators=(",", ":")))
+    np.testing.assert_equal(told(tmp_path / "run"), before)
+
+
+def test_a_table_that_a_run_has_lost_is_missing(left, tmp_path):
+    for kind, file in (("finished", "metrics.csv"), ("path", "path.csv")):
+        shutil.copytree(left / kind, tmp_path / kind)
+        (tmp_path / kind / file).unlink()
+        assert told(tmp_path / kind)[1] == [f"{(tmp_path / kind).as_posix()}: {file} is missing."]
+
+
+HALF = "\ud800"  # of a surrogate pair
+HALVES = {
+    "a key": {HALF: 1},
+    "a status": {"status": HALF},
+    "a reason": {"reason": f"a{HALF}"},
+    "a seed": {"seed": HALF},
+    "a metric": {"metrics": {HALF: 0.5, "loss": 0.25}},
+    "a setting": {"config": {"loss": {"name": HALF}, HALF: {HALF: [HALF, {HALF: HALF}]}}},
+    "a version": {"versions": {HALF: HALF}, "git_commit": HALF},
+    "deep": {"seed": [[[HALF]]], "config": {"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": HALF}}}}}}}}},
+}
+
+
+@pytest.mark.parametrize("changes", HALVES.values(), ids=HALVES)
+@pytest.mark.parametrize("status", ["finished", "failed"])
+def test_half_of_a_surrogate_pair_costs_a_sentence_and_no_report(changes, status, tmp_path, capsys):
+    for n in range(3):
+        make(tmp_path / "in" / str(n), seed=n, status=status)
+    file = tmp_path / "in" / "1" / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    assert command([str(tmp_path / "in"), f"output={tmp_path / 'out'}"]) == 0
+    assert "1: run.json holds halves of surrogate pairs" in "".join(page(tmp_path / "out").words)
+    assert len(rows_of(tmp_path / "out")) == 3
+    assert "Problem" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("page_changes", "job_changes"),
+    [
+        ({"command": HALF}, {}),
+        ({"command": ["python", HALF]}, {}),
+        ({HALF: HALF}, {HALF: HALF}),
+        ({}, {"folder": HALF}),
+        ({}, {"status": HALF, "reason": HALF}),
+        ({}, {"overrides": [f"loss={HALF}", f"{HALF}=1", HALF]}),
+        ({}, {"overrides": ['loss="\\ud800"', 'x={"\\ud800":"\\udfff"}', 'seed="\\ud800"']}),  # spelt out, for a parser
+    ],
+)
+def test_half_of_a_surrogate_pair_in_a_sweep_costs_no_report(page_changes, job_changes, tmp_path):
+    make(tmp_path / "in" / "0")
+    job = {"number": 1, "folder": "1", "overrides": ["loss=ce"], "status": "failed", "reason": "", **job_changes}
+    content = {"format": "softmax-trainer sweep 1", "status": "failed", "command": "x", "jobs": [job], **page_changes}
+    (tmp_path / "in" / "sweep.json").write_text(json.dumps(content))
+    assert command([str(tmp_path / "in"), f"output={tmp_path / 'out'}"]) == 0
+    page(tmp_path / "out")
+    assert len(rows_of(tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize("depth", [50, 150, 400, 900, 5000])
+def test_a_deep_record_costs_no_report(depth, tmp_path):
+    folder = make(tmp_path / "in")
+    deep = "[" * depth + "]" * depth
+    for key in ("seed", "reason", "status", "config", "metrics", "x"):
+        (folder / "run.json").write_text(f'{{"{key}": {deep}, "versions": {{"a": {deep}}}}}')
+        summarise([folder], tmp_path / "out")
+        page(tmp_path / "out")
 
 
 def test_the_sweep_tells_what_the_runs_cannot(tmp_path):

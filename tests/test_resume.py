@@ -21,7 +21,7 @@ from trainer import checkpoint
 from trainer.checkpoint import NAMES
 from trainer.errors import ConfigError, DataError, Diverged, FileError
 from trainer.model import Model
-from trainer.outputs import Lock, Table, process
+from trainer.outputs import Lock, Table, process, write_record
 from trainer.run import resume, run
 
 EPOCHS = 6
@@ -176,7 +176,7 @@ def test_a_run_that_was_stopped_and_then_killed_does_not_go_on(tmp_path, monkeyp
     run(settings, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
     record = json_of(tmp_path / "killed")
-    (tmp_path / "killed" / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    write_record(tmp_path / "killed", {**record, "status": "running"})
     resume(settings, tmp_path / "killed")
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
@@ -251,6 +251,22 @@ def test_another_configuration_is_refused_with_the_difference(changes, words, in
     with pytest.raises(ConfigError, match=rf"may only change epochs, but {words}"):
         resume(replace(SMALL, **changes), interrupted)
     assert (interrupted / "run.json").read_bytes() == before
+
+
+def test_a_record_that_was_altered_is_refused_and_stays(interrupted):
+    file = interrupted / "run.json"
+    for changes in ({"seed": 4}, {"epochs": 5}, {"status": "finished"}, {"note": "mine"}, {"sha256": 3}):
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+        before = file.read_bytes()
+        with pytest.raises(DataError, match=r"run\.json is not what the run wrote: its SHA-256 differs"):
+            resume(SMALL, interrupted)
+        assert file.read_bytes() == before
+
+
+def test_a_record_of_an_earlier_version_has_no_checksum_and_goes_on(interrupted):
+    record = {key: value for key, value in json_of(interrupted).items() if key not in ("sha256", "table_sha256")}
+    (interrupted / "run.json").write_text(json.dumps(record))
+    assert resume(SMALL, interrupted).status == "finished"
 
 
 def test_a_checkpoint_of_another_run_is_refused(interrupted, tmp_path):
@@ -399,7 +415,23 @@ def test_the_command_goes_on_and_refuses_in_sentences(call, tmp_path):  # noqa: 
     assert "goes on after epoch 4" in (tmp_path / "run" / "trainer.log").read_text()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"[]", b'{"status": "x", "config": 3}'])
+NO_RECORDS = [
+    b"",
+    b"{",
+    b"[" * 100_000,
+    b"[]",
+    b'{"status": "x", "config": 3}',
+    b'{"status": "x", "config": {}}',
+    b'{"status": "x", "config": {}, "seed": "three"}',
+    b'{"status": "x", "config": {}, "seed": 3, "epochs": [3]}',
+    b'{"status": "x", "config": {}, "seed": 3, "metrics": [3]}',
+    b'{"status": "x", "config": {"\\ud800": 3}}',
+    b'{"status": "x", "config": {}, "reason": "\\udfff"}',
+    b'{"status": "x", "config": {}, "reason": "\xed\xa0\x80"}',
+]
+
+
+@pytest.mark.parametrize("content", NO_RECORDS, ids=lambda content: content[:60].decode(errors="replace"))
 def test_a_record_that_is_none_is_refused(content, tmp_path):
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(DataError, match=r"run\.json is (damaged|no record of a run)"):

@@ -1,4 +1,6 @@
+import contextlib
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from trainer.errors import ConfigError, FileError
 from trainer.fit import Diverged, columns
 from trainer.metrics import ACCURACY
 from trainer.model import Model
-from trainer.outputs import versions
+from trainer.outputs import Table, read_record, versions
 from trainer.run import run
 from trainer.sources import SOURCES
 from trainer.training import drawn
@@ -62,6 +64,33 @@ def test_a_run_leaves_its_table_its_model_and_its_record(tmp_path):
     }
     assert record["versions"].items() >= versions().items()
     assert record["threads"] >= 1
+
+
+@pytest.mark.parametrize("how", ["finished", "diverged", "interrupted", "failed", "path"])
+def test_the_record_holds_the_checksum_of_the_table_as_the_run_leaves_it(how, tmp_path, monkeypatch):
+    add, rows = Table.add, []
+    seen = []  # records of the run under way
+
+    def watched(self, row):
+        seen.append(json_of(tmp_path))
+        rows.append(row)
+        if len(rows) == 3 and how in ("interrupted", "failed"):
+            raise KeyboardInterrupt if how == "interrupted" else FileError("The disk is full.")
+        add(self, row)
+
+    monkeypatch.setattr(Table, "add", watched)
+    path = {"optimizer": {"name": "fista"}, "penalty": {"name": "l1", "strength": [1.0, 0.1]}}
+    huge = {"activation": {"name": "identity"}, "loss": {"name": "squared_error"}, "epochs": 300}
+    changes = {"path": path, "diverged": {**huge, "optimizer": {"name": "sgd", "lr": 30.0}}}
+    with contextlib.suppress(Diverged, KeyboardInterrupt, FileError):
+        run(replace(SETTINGS, **changes.get(how, {})), tmp_path)
+    name = "path.csv" if how == "path" else "metrics.csv"
+    content = (tmp_path / name).read_bytes()
+    record = read_record(tmp_path)
+    assert record["status"] == ("finished" if how == "path" else how)
+    assert record["table_sha256"] == {name: hashlib.sha256(content).hexdigest()}
+    assert len(content.splitlines()) > 1
+    assert all(r["status"] == "running" and "table_sha256" not in r and "sha256" in r for r in seen)
 
 
 def test_the_model_repeats_the_metrics_of_the_last_row(tmp_path):

@@ -155,7 +155,7 @@ HALF = "\udcff"  # as Python reads the byte 0xff of a command line, and half of 
     ids=ascii,
 )
 def test_a_word_that_is_no_text_is_refused_before_there_is_a_folder(call, tmp_path, words):  # noqa: F811
-    Path(f"{HALF}.csv").write_text("a,b\n" + "1,2\n3,4\n" * 8)
+    Path(f"{HALF}.csv").write_text("a,b\n" + "1,2\n3,4\n" * 30)
     assert_refused(call(*SHORT, *words.split(" ")), 2, ["\\udcff"], tmp_path)
 
 

@@ -29,6 +29,7 @@ from tests.test_resume import interrupt_after, outcome  # noqa: F401
 from trainer.checkpoint import NAMES
 from trainer.config import Settings, structured
 from trainer.errors import ConfigError
+from trainer.outputs import write_record
 from trainer.run import run
 from trainer.sweep.config import Grid
 from trainer.sweep.grid import Composer, read_axes
@@ -245,7 +246,7 @@ def test_resume_redoes_what_is_missing(call, swept, tmp_path):
     kept = rows(here / "2")
     shutil.rmtree(here / "1")
     record = json.loads((here / "2" / "run.json").read_text())
-    (here / "2" / "run.json").write_text(json.dumps({**record, "status": "interrupted"}))
+    write_record(here / "2", {**record, "status": "interrupted"})
     (here / "3" / "run.json").unlink()
     before = {name: (here / name / "run.json").stat().st_mtime_ns for name in ("0", "6", "7")}
     outcome = go_on(call, "resume=outputs/here")
@@ -269,7 +270,7 @@ def broken_off(swept, tmp_path, interrupt_after):
         with pytest.raises(KeyboardInterrupt):
             run(structured("", Settings, config), here / str(number), recorded=config)
         record = report(here / str(number))
-        (here / str(number) / "run.json").write_text(json.dumps({**record, "status": status}))
+        write_record(here / str(number), {**record, "status": status})
         page = json.loads((here / "sweep.json").read_text())
         page["jobs"][number]["status"] = "pending" if status == "running" else status
         (here / "sweep.json").write_text(json.dumps({**page, "status": "interrupted"}))

@@ -7,6 +7,7 @@ os.open, os.write, os.fsync and os.replace, so a test can let each of them fail.
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import logging
@@ -23,7 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
 
-from trainer.errors import ConfigError, DataError, FileError
+from trainer.errors import NO_TEXT, ConfigError, DataError, FileError, is_text
 
 try:
     import fcntl
@@ -33,7 +34,8 @@ except ImportError:  # Windows; there a lock that a dead run left is removed by 
 PACKAGES = ("numpy", "scikit-learn", "hydra-core", "omegaconf", "matplotlib")
 RECORD, TABLE, MODEL, LOCK = "run.json", "metrics.csv", "model.npz", "run.lock"
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # begins a formula; the last four are = + - @ in full width
-USED = (RECORD, TABLE, MODEL, "path.csv", "checkpoint.npz", "checkpoint.previous.npz")  # a folder with one has a run
+TABLES = (TABLE, "path.csv")  # a run has one of them
+USED = (RECORD, *TABLES, MODEL, "checkpoint.npz", "checkpoint.previous.npz")  # a folder with one has a run
 LARGEST_RECORD = 1 << 26  # bytes; a run.json of ours has a few thousand
 
 
@@ -126,26 +128,58 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any], durable: bool = True) -> Path:
-    """Strict JSON: what is not finite becomes null, since JSON has no word for it."""
+    """Strict JSON: what is not finite becomes null, since JSON has no word for it.  DataError for what is no text."""
+    text = json.dumps(_strict(content), indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        whole = (text + "\n").encode()
+    except UnicodeEncodeError:
+        key = next(key for key, value in content.items() if not is_text({key: value}))
+        raise DataError(f"{path} cannot be written: {key!a}: {ascii(content[key])[:200]} {NO_TEXT}.") from None
+    return write_whole(path, lambda file: file.write(whole), durable)
 
-    def strict(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(key): strict(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [strict(item) for item in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    text = json.dumps(strict(content), indent=2, ensure_ascii=False, allow_nan=False)
-    return write_whole(path, lambda file: file.write((text + "\n").encode()), durable)
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_record(folder: Path, content: Mapping[str, Any], durable: bool = True) -> Path:
+    """run.json, with the SHA-256 of its own content, by which a reader sees whether it is what the run wrote."""
+    content = _strict(content)
+    return write_json(folder / RECORD, {**content, "sha256": content_sha256(content)}, durable)
+
+
+def content_sha256(content: Mapping[str, Any]) -> str:
+    """SHA-256 of what a record says, itself left out: of keys and values in their order, however laid out."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
+
+
+def tables_sha256(folder: Path) -> dict[str, str]:
+    """SHA-256 of the table that a run has left, by its name; without one that cannot be read."""
+    found = {}
+    for name in TABLES:
+        with suppress(OSError), (folder / name).open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The run.json of a run; a FileError if there is none, a DataError if it is not one of ours."""
+    """The run.json of a run; a FileError if there is none, a DataError if it is not one of ours, or has been altered.
+
+    One without a SHA-256 is taken: earlier versions wrote none, and a checkpoint is held against what it says.
+    """
     path = folder / RECORD
     try:
         if path.stat().st_size > LARGEST_RECORD:
             raise DataError(f"{path} has more than {LARGEST_RECORD:,} bytes; that is no record of ours.")
         content = json.loads(path.read_bytes())
+        if not is_text(content):
+            raise DataError(f"{path} is damaged (it has half of a surrogate pair); start the run again.")
+        sha256 = content_sha256(content) if isinstance(content, dict) else None
     except OSError as error:
         raise FileError(
             f"{path} cannot be read: {error.strerror or error}. Give the folder of a run, as in resume=outputs/..."
@@ -156,6 +190,17 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} is damaged ({type(error).__name__}); start the run again.") from None
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict) or "status" not in content:
         raise DataError(f"{path} is no record of a run: it lacks status or config. Give the folder of a run.")
+    if content.get("sha256", sha256) != sha256:
+        raise DataError(
+            f"{path} is not what the run wrote: its SHA-256 differs. Bring the old file back, or start the run again; "
+            "if the change is yours, take sha256 out of it."
+        )
+    whole = {"epochs": 0, "metrics": {}, **content}
+    for key, kind in (("seed", int), ("epochs", int), ("metrics", dict)):
+        if not isinstance(whole.get(key), kind):
+            raise DataError(
+                f"{path} is no record of a run: {key} is {ascii(whole.get(key))[:40]}. Start the run again."
+            )
     return content
 
 

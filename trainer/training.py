@@ -19,7 +19,7 @@ from trainer.errors import DataError
 from trainer.fit import TrainState, columns
 from trainer.hooks import Callback, Context
 from trainer.model import Model
-from trainer.outputs import RECORD, git_commit, process, shorter, versions, write_json
+from trainer.outputs import git_commit, process, shorter, tables_sha256, versions, write_record
 from trainer.pairs import check_targets
 from trainer.parts import Parts, title_of
 from trainer.sources import File
@@ -108,13 +108,14 @@ class Training:
     def announce(self) -> None:
         """Says in run.json that the run is under way, and what it is, so that it can be told from a finished one."""
         content = {"status": "running", **process(), **self.what()}
-        write_json(self.folder / RECORD, content, durable=False)  # nothing is lost yet, and a disk takes its time
+        write_record(self.folder, content, durable=False)  # nothing is lost yet, and a disk takes its time
 
     def give_up(self, error: BaseException) -> None:
         """Says in run.json, if it can, that the run has failed."""
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()  # it may name a path
+        content = {"status": "failed", "reason": reason, "table_sha256": tables_sha256(self.folder), **self.what()}
         with suppress(OSError):
-            write_json(self.folder / RECORD, {"status": "failed", "reason": reason, **self.what()})
+            write_record(self.folder, content)
 
     def what(self) -> dict[str, Any]:
         """What a run is, from its beginning to its end."""
@@ -146,7 +147,10 @@ class Training:
         converged: bool,
         more: Mapping[str, Any] | None = None,
     ) -> None:
-        """run.json; the last file of a run, so that one that calls itself finished has all of them."""
+        """run.json; the last file of a run, so that one that calls itself finished has all of them.
+
+        It holds the SHA-256 of the table as the run leaves it, and its own.
+        """
         model = self.model(state)
         content = {
             "status": result.status,
@@ -161,9 +165,10 @@ class Training:
             "seconds": round(seconds, 6),
             "versions": {"trainer": __version__, **versions()},
             "git_commit": git_commit(),
+            "table_sha256": tables_sha256(self.folder),
             **self.what(),
         }
-        write_json(self.folder / RECORD, content)
+        write_record(self.folder, content)
 
     def title(self) -> str:
         """The pair and the strategy, over the pictures."""

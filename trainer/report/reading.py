@@ -1,16 +1,17 @@
 """Reads what runs left in their folders, and trusts none of it: sizes are capped, links are not followed.
 
-A file that is torn, missing or foreign costs a sentence in the list of problems and never the report.
+A file that is torn, missing, altered or foreign costs a sentence in the list of problems and never the report.
 """
 
 import contextlib
 import csv
+import hashlib
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.errors import FileError
+from trainer.errors import FileError, is_text
+from trainer.outputs import TABLES, content_sha256
 
 Curve = NDArray[np.float64]
 
 MOST_RUNS = 10_000
 MOST_FOLDERS = 50_000
 DEEPEST = 6  # levels below a given folder
-LARGEST = {"run.json": 4 << 20, "metrics.csv": 32 << 20, "sweep.json": 32 << 20}  # bytes
+DEEPEST_VALUE = 100  # lists and dictionaries inside one another
+LARGEST = {"run.json": 4 << 20, "metrics.csv": 32 << 20, "path.csv": 32 << 20, "sweep.json": 32 << 20}  # bytes
 KEPT_POINTS = 240  # of a curve; pages draw at most 60 of them
 KNOWN = (
     "finished",
@@ -39,6 +42,7 @@ KNOWN = (
     "skipped",
     "pending",
 )
+ALTERED = "is not what the run wrote: its SHA-256 differs"
 DONE = ("finished", "stopped")  # a run that came to its end counts in the means
 _HIDDEN = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?"  # escape sequences of terminals
@@ -199,8 +203,8 @@ def _take(place: Path, found: Found) -> None:
         _sweep(place, found)
 
 
-def _text(path: Path) -> str:
-    """The text of a regular file of bounded size; ValueError with the reason for all else."""
+def _bytes(path: Path) -> bytes:
+    """A regular file of bounded size; ValueError with the reason for all else."""
     most = LARGEST[path.name]
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe must not hang us
     if path.is_symlink():
@@ -212,44 +216,81 @@ def _text(path: Path) -> str:
                 raise ValueError("is not a regular file")
             if about.st_size > most:
                 raise ValueError(f"has {about.st_size / 2**20:.0f} MiB, and at most {most >> 20} MiB are read")
-            return file.read(most).decode("utf-8", "replace")
+            return file.read(most)
     except FileNotFoundError:
         raise ValueError("is missing") from None
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
 
 
-def _json(path: Path) -> Mapping[str, Any]:
+def _json(path: Path, say: Callable[[str, object], None]) -> dict[str, Any]:
+    """A record of ours, its texts without surrogates, of which no file could be written; ValueError if it is none."""
     try:
-        content = json.loads(_text(path))
+        content = json.loads(_bytes(path).decode("utf-8", "replace"))
+        if not isinstance(content, dict):
+            raise ValueError("is not a record of ours")
+        if _depth(content) > DEEPEST_VALUE:
+            raise RecursionError
+        if path.name == "run.json":
+            if "sha256" not in content:
+                say(path.name, "has no SHA-256, so a change of what the run wrote cannot be seen")
+            elif content["sha256"] != content_sha256(content):
+                say(path.name, ALTERED)
+                content = {**content, "sha256": None, "table_sha256": None}  # which no longer tell of the table
+        sound = _text(content)
     except (json.JSONDecodeError, RecursionError):
         raise ValueError("is torn, or is no JSON") from None
-    if not isinstance(content, dict):
-        raise ValueError("is not a record of ours")
-    return content
+    if sound is not content:
+        say(path.name, "holds halves of surrogate pairs, which are no characters; they are shown as ?")
+    return sound  # type: ignore[no-any-return]
+
+
+def _depth(value: Any) -> int:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inside), default=0)
+
+
+def _text(value: Any) -> Any:
+    """What was read from JSON, with ? for each half of a surrogate pair, which JSON can spell and no file can hold."""
+    if is_text(value):
+        return value
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _run(place: Path, problems: list[str]) -> Run:
     name, record = shown(place), dict[str, Any]()
 
-    def problem(file: str, error: ValueError) -> None:
-        problems.append(f"{name}: {file} {plain(str(error))}.")
+    def say(file: str, what: object) -> None:
+        problems.append(f"{name}: {file} {plain(str(what))}.")
 
     try:
-        record = dict(_json(place / "run.json"))
+        record = _json(place / "run.json", say)
     except ValueError as error:
-        problem("run.json", error)
+        say("run.json", error)
+    signed, sums = record.pop("sha256", None) is not None, record.pop("table_sha256", None)
+    sums = sums if isinstance(sums, dict) else {}
+
+    def table(file: str) -> str:
+        """Its text, after a look at whether it is what the run left; one that is still written has no SHA-256."""
+        content = _bytes(place / file)
+        if file in sums and sums[file] != hashlib.sha256(content).hexdigest():
+            say(file, ALTERED)
+        elif file not in sums and signed and record.get("status") in DONE:
+            say(file, "has no SHA-256 in run.json, so a change of it cannot be seen")
+        return content.decode("utf-8", "replace")
+
     columns: dict[str, Curve] = {}
-    if not (place / "path.csv").exists() or (place / "metrics.csv").exists():
+    left = [file for file in TABLES if file in sums or (place / file).exists()]
+    for file in left or ["metrics.csv"]:
         try:
-            columns, torn = _columns(_text(place / "metrics.csv"))
-            if torn:
-                problems.append(
-                    f"{name}: metrics.csv has {torn} {'line' if torn == 1 else 'lines'} that cannot be read."
-                )
+            text = table(file)
+            if file == "metrics.csv":
+                columns, torn = _columns(text)
+                if torn:
+                    say(file, f"has {torn} {'line' if torn == 1 else 'lines'} that cannot be read")
         except ValueError as error:
             if record.get("status") not in ("running", "diverged", "failed"):  # they may have ended before a row
-                problem("metrics.csv", error)
+                say(file, error)
     config = record.pop("config", {})
     config = config if isinstance(config, dict) else {}
     flat = flatten(config)
@@ -344,13 +385,17 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sweep(place: Path, found: Found) -> None:
     """Adds the jobs of sweep.json that left no run, and tells why a run did not come to its end."""
+
+    def say(file: str, what: object) -> None:
+        found.problems.append(f"{shown(place)}: {file} {plain(str(what))}.")
+
     try:
-        content = _json(place / "sweep.json")
+        content = _json(place / "sweep.json", say)
         jobs = content.get("jobs")
         if not isinstance(jobs, list) or not str(content.get("format", "")).startswith("softmax-trainer sweep"):
             raise ValueError("is not a record of ours")
     except ValueError as error:
-        found.problems.append(f"{shown(place)}: sweep.json {plain(str(error))}.")
+        say("sweep.json", error)
         return
     command = content.get("command")
     if command:
@@ -375,7 +420,7 @@ def _overridden(overrides: Sequence[Any]) -> dict[str, Any]:
         key, equals, value = written(override).partition("=")
         if equals:
             try:
-                flat[key.lstrip("+~")] = json.loads(value)
+                flat[key.lstrip("+~")] = _text(json.loads(value))
             except (ValueError, RecursionError):
                 flat[key.lstrip("+~")] = value.strip("'\"")
     return flat
