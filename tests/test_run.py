@@ -18,7 +18,7 @@ from trainer.fit import Diverged, columns
 from trainer.metrics import ACCURACY
 from trainer.model import Model
 from trainer.outputs import Table, read_record, versions
-from trainer.run import run
+from trainer.run import resume, run
 from trainer.sources import SOURCES
 from trainer.training import drawn
 
@@ -91,6 +91,20 @@ def test_the_record_holds_the_checksum_of_the_table_as_the_run_leaves_it(how, tm
     assert record["table_sha256"] == {name: hashlib.sha256(content).hexdigest()}
     assert len(content.splitlines()) > 1
     assert all(r["status"] == "running" and "table_sha256" not in r and "sha256" in r for r in seen)
+
+
+def test_a_run_in_a_folder_whose_name_is_no_text_can_fail_in_a_sentence(tmp_path, monkeypatch):
+    folder = tmp_path / "a\udcff"  # as Python reads a byte of another encoding
+
+    def full(*_):
+        raise FileError(f"{folder}/metrics.csv cannot be written: The disk is full.")
+
+    monkeypatch.setattr(Table, "add", full)
+    with pytest.raises(FileError, match="The disk is full"):
+        run(SETTINGS, folder)
+    assert "a\\udcff/metrics.csv cannot be written" in read_record(folder)["reason"]
+    monkeypatch.undo()
+    assert resume(SETTINGS, folder).status == "finished"
 
 
 def test_the_model_repeats_the_metrics_of_the_last_row(tmp_path):
