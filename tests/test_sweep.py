@@ -326,6 +326,16 @@ def test_a_job_in_a_folder_of_another_name_goes_on(call, tmp_path, interrupt_aft
     assert not (here / "of 3-3").exists()
 
 
+def test_resume_refuses_a_record_that_was_altered_and_keeps_its_job(call, swept, tmp_path):
+    here = tmp_path / "outputs" / "here"
+    shutil.copytree(swept[1], here)
+    path = next(here.rglob("run.json"))
+    path.write_text(path.read_text().replace('"status": "finished"', '"status": "interrupted"'))
+    outcome = go_on(call, "resume=outputs/here")
+    assert (outcome.code, "SHA-256" in outcome.err) == (2, True)
+    assert (path.parent / "model.npz").exists()
+
+
 def test_resume_refuses_another_grid(call, swept, tmp_path):
     here = tmp_path / "outputs" / "here"
     shutil.copytree(swept[1], here)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import ConfigError, TrainerError
-from trainer.outputs import shorter
+from trainer.outputs import RECORD, read_record, shorter
 from trainer.sweep.grid import Axis, Composer, Plan, special
 from trainer.sweep.record import BAD, DONE, NAME, Record, read
 
@@ -39,6 +39,8 @@ def resumed(
             line.status, line.reason = ("skipped", job.reason) if job.reason else ("pending", "")
             continue
         path = _inside(folder, line.folder)
+        if (path / RECORD).exists():
+            read_record(path)  # refused where it was altered: what it says of a job that has ended is not thrown away
         status, reason, _ = left(path)
         if status in DONE:  # it may have ended after sweep.json was written for the last time
             if changed := _changed(path, composer(job.choices, line.number, str(path))[1]):
@@ -47,7 +49,7 @@ def resumed(
                     "Give the old values, or start a new sweep."
                 )
             line.status, line.reason = status, reason
-        elif line.status in DONE and not (path / "run.json").exists() and path.exists():
+        elif line.status in DONE and not (path / RECORD).exists() and path.exists():
             continue  # an experiment, which leaves no run.json
         else:
             line.status, line.reason = "pending", ""
@@ -69,7 +71,6 @@ def _some(jobs: Any) -> str:
 def _changed(path: Path, recorded: Mapping[str, Any]) -> list[str]:
     """Where the run in a folder had another configuration than it would have now."""
     from trainer.checkpoint import differences
-    from trainer.outputs import read_record
 
     old = read_record(path)["config"]
     was, now = old.get("epochs"), recorded.get("epochs")  # which may grow in a run, but not in one of many
@@ -108,8 +109,6 @@ def _remove(path: Path) -> None:
 
 def left(path: Path) -> tuple[str, str, dict[str, float]]:
     """Status, reason and last metrics of a job by its run.json; pending without one."""
-    from trainer.outputs import read_record
-
     try:
         record = read_record(path)
     except (OSError, TrainerError):
