@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
 
 from trainer.data import Data, Standardizer, batches, prepare, split
 from trainer.errors import ConfigError, DataError
@@ -73,6 +74,11 @@ def test_a_column_of_any_size_is_standardised(scale):
     x = scale * np.random.default_rng(0).normal(size=(50, 1))
     with np.errstate(all="raise"):
         assert_allclose(Standardizer.fit(x)(x).std(), 1, rtol=1e-12)
+
+
+def test_a_spread_below_the_smallest_number_is_none():
+    x = np.array([[0.0], [5e-324], [0.0]])
+    assert Standardizer.fit(x).scale == Standardizer.fit(csr_array(x)).scale == 1
 
 
 @pytest.mark.parametrize("value", [0.0, 7.3, -1e200])

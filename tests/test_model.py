@@ -7,10 +7,11 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.conftest import ACTIVATIONS
+from trainer import archive
 from trainer.activations import Softmax
 from trainer.data import Standardizer
 from trainer.errors import DataError, FileError
-from trainer.model import Model
+from trainer.model import LARGEST, Model
 
 SHARP = Softmax(temperature=2.0)
 
@@ -58,18 +59,11 @@ def test_the_file_holds_plain_arrays_and_a_json_header_only(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model.npz"]
 
 
-def altered(path, **changes):
-    """The model file with some arrays replaced, or left out by None."""
-    with np.load(model().save(path)) as arrays:
-        content = {**arrays, **changes}
-    np.savez(path, **{key: value for key, value in content.items() if value is not None})
-    return path
-
-
-def header(**changes):
-    base = {"format": "softmax-trainer model 1", "activation": {"name": "softmax"}, "classes": [0, 1, 2]}
-    content = {**base, "features": list("abcd"), "target": None, "split": {}, **changes}
-    return np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
+def forged(path, *, without=(), header=None, **arrays):
+    """A model file with another content, and a SHA-256 that fits it."""
+    old, content = archive.load(model().save(path), "model", LARGEST)
+    content = {name: array for name, array in (content | arrays).items() if name not in without}
+    return archive.save(path, old | (header or {}), content)
 
 
 class Evil:
@@ -77,32 +71,67 @@ class Evil:
         return (pytest.fail, ("a pickle in a model file was run",))
 
 
+FORGERIES = {
+    "without w": ({"without": ["w"]}, "it holds mean, scale"),
+    "another array": ({"extra": np.zeros(3)}, "it holds extra, mean, scale, w"),
+    "w of another shape": ({"w": np.zeros((5, 2))}, r"w is float64 of shape \(5, 2\)"),
+    "mean of another shape": ({"mean": np.zeros(3)}, r"mean is float64 of shape \(3,\)"),
+    **{
+        f"{name} of {dtype}": ({name: np.ones(shape, dtype)}, f"{name} is {np.dtype(dtype)} .*float32 or float64")
+        for name, shape in (("w", (5, 3)), ("mean", 4), ("scale", 4))
+        for dtype in ("int64", "float16", "longdouble")
+        if np.dtype(dtype) != np.float64  # as longdouble is on some machines
+    },
+    **{
+        f"{name} of {value}": ({name: np.full(shape, value)}, f"{name} is float64 .*where finite numbers")
+        for name, shape in (("w", (5, 3)), ("mean", 4), ("scale", 4))
+        for value in (np.nan, np.inf, -np.inf)
+    },
+    **{f"scale of {value}": ({"scale": np.array([1, value, 2, 1])}, f"holds {value}") for value in (0.0, -0.0, -1.5)},
+    "another format": ({"header": {"format": "softmax-trainer model 99"}}, "model 99"),
+    "unknown activation": ({"header": {"activation": {"name": "os.system"}}}, "its header cannot be read"),
+    "wrong temperature": (
+        {"header": {"activation": {"name": "softmax", "temperature": -1}}},
+        "its header cannot be read",
+    ),
+    "activation as a text": ({"header": {"activation": "softmax"}}, "its header cannot be read"),
+    "no classes": ({"header": {"classes": None}}, "its header cannot be read"),
+    "a class that is no text": ({"header": {"classes": ["a", "\ud800", "b"]}}, "its header cannot be read"),
+    "a feature that is no text": ({"header": {"features": ["a", "b", "c", "\udfff"]}}, "its header cannot be read"),
+    "a target that is no text": ({"header": {"target": "\ud800"}}, "its header cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), FORGERIES.values(), ids=FORGERIES)
+def test_a_forged_model_is_refused_though_its_sha256_fits(changes, words, tmp_path):
+    with pytest.raises(DataError, match=rf"model\.npz (is not a model of ours|has the format).*{words}"):
+        Model.load(forged(tmp_path / "model.npz", **changes))
+
+
+def test_a_model_from_a_machine_of_the_other_byte_order_is_read(tmp_path):
+    path = forged(tmp_path / "model.npz", w=model().w.astype(">f8"))
+    assert_array_equal(Model.load(path).predict(X), model().predict(X))
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "words"),
     [
-        {"w": None},
-        {"extra": np.zeros(3)},
-        {"w": np.zeros((5, 2))},
-        {"w": np.full((5, 3), np.nan)},
-        {"w": np.zeros((5, 3), dtype=int)},
-        {"w": np.array([[Evil()] * 3] * 5, dtype=object)},
-        {"mean": np.zeros(3)},
-        {"header": np.frombuffer(b"not json", dtype=np.uint8)},
-        {"header": header(format="softmax-trainer model 99")},
-        {"header": header(activation={"name": "os.system"})},
-        {"header": header(activation={"name": "softmax", "temperature": -1})},
-        {"header": header(activation="softmax")},
-        {"header": header(classes=None)},
-        {"header": header(classes=["a", "\ud800", "b"])},
-        {"header": header(features=["a", "b", "c", "\udfff"])},
-        {"header": header(target="\ud800")},
-        {"header": np.frombuffer(b"[]", dtype=np.uint8)},
+        ({"w": np.zeros((5, 3))}, "its SHA-256 does not fit"),
+        ({"w": np.array([[Evil()] * 3] * 5, dtype=object)}, "promises object"),
+        ({"header": np.frombuffer(b"{}", dtype=np.uint8)}, "it has no SHA-256"),
+        ({"header": np.frombuffer(b'{"sha256": null}', dtype=np.uint8)}, "it has no SHA-256"),
+        ({"header": np.frombuffer(b"not json", dtype=np.uint8)}, "JSONDecodeError"),
+        ({"header": np.frombuffer(b"[]", dtype=np.uint8)}, "its header holds no names"),
     ],
-    ids=lambda changes: next(f"{key}-{type(value).__name__}" for key, value in changes.items()),
+    ids=["altered", "pickled", "no digest", "null for a digest", "no JSON", "a list"],
 )
-def test_a_file_that_is_no_model_of_ours_is_refused(changes, tmp_path):
-    with pytest.raises(DataError, match=r"model\.npz (is not a model of ours|has the format)"):
-        Model.load(altered(tmp_path / "model.npz", **changes))
+def test_a_file_that_is_no_archive_of_ours_is_refused(changes, words, tmp_path):
+    path = tmp_path / "model.npz"
+    with np.load(model().save(path)) as arrays:
+        content = {**arrays, **changes}
+    np.savez(path, **content)
+    with pytest.raises(DataError, match=rf"model\.npz is not a model of ours.*{words}"):
+        Model.load(path)
 
 
 @pytest.mark.parametrize(

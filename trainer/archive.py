@@ -33,8 +33,8 @@ def save(path: Path, header: Mapping[str, Any], arrays: Mapping[str, Array], pre
 def load(path: Path, kind: str, largest: int) -> tuple[dict[str, Any], dict[str, Array]]:
     """The header without its digest, and the arrays.
 
-    A FileError if the file cannot be read, a DataError if it is not this kind of file of ours, or has been altered.
-    largest is how many bytes it may have.  A header without digest is left to the caller, who sees "sha256": None.
+    A FileError if the file cannot be read, a DataError if it is not this kind of file of ours, has no digest, or has
+    been altered.  largest is how many bytes it may have.
     """
 
     def refusal(why: str) -> DataError:
@@ -60,7 +60,9 @@ def load(path: Path, kind: str, largest: int) -> tuple[dict[str, Any], dict[str,
         if not isinstance(header, dict):
             raise refusal("its header holds no names")
         digest = header.pop("sha256", None)
-        if digest is not None and digest != _digest(header, arrays):
+        if digest is None:
+            raise refusal("it has no SHA-256")
+        if digest != _digest(header, arrays):
             raise refusal("it has been altered, as its SHA-256 does not fit")
     except TrainerError:
         raise
@@ -68,7 +70,7 @@ def load(path: Path, kind: str, largest: int) -> tuple[dict[str, Any], dict[str,
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL is of a damaged offset
             raise FileError(f"{path} cannot be read: {error.strerror or error}.") from None
         raise refusal(f"it is truncated or damaged ({type(error).__name__}: {str(error)[:80]})") from None
-    return {**header, "sha256": digest}, arrays
+    return header, arrays
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:

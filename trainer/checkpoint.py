@@ -104,8 +104,6 @@ def load(path: Path) -> Checkpoint:
             f"{VERSION}; go on with the version of trainer that wrote it."
         )
     try:
-        if header["sha256"] is None:
-            raise ValueError("it has no SHA-256")
         values, kinds = arrays.pop("rows"), arrays.pop("kinds")
         numbered = [arrays[f"array{number}"] for number in range(len(arrays))]
         if "optimizer" not in header:

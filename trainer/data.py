@@ -144,8 +144,9 @@ class Standardizer(NamedTuple):
 
 def _scale(spread: Array, unit: Array) -> Array:
     """The scale of columns with this standard deviation in these units."""
-    constant = spread < 1e-14  # what rounding makes of equal values is not a spread
-    return np.where(constant, 1.0, spread * unit)
+    scale = spread * unit
+    constant = (spread < 1e-14) | (scale == 0)  # what rounding makes of equal values is not a spread; nor is nothing
+    return np.where(constant, 1.0, scale)
 
 
 def _sparse_scale(x: Any) -> Array:

@@ -81,11 +81,17 @@ class Model:
         wanted = {"w": (len(features) + 1, len(classes)), "mean": (len(features),), "scale": (len(features),)}
         for name, shape in wanted.items():
             array = arrays[name]
-            if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+            ours = array.dtype.kind == "f" and array.dtype.itemsize in (4, 8)
+            if array.shape != shape or not ours or not np.isfinite(array).all():
                 raise DataError(
                     f"{path} is not a model of ours: {name} is {array.dtype} of shape {array.shape}, "
-                    f"where finite numbers of shape {shape} belong."
+                    f"where finite numbers of float32 or float64 of shape {shape} belong."
                 )
+        if not (scale > 0).all():
+            raise DataError(
+                f"{path} is not a model of ours: scale holds {scale.min()}, and features are divided by it, so it "
+                "must be greater than 0."
+            )
         return cls(w, Standardizer(mean, scale), activation, classes, features, target, split)
 
 
