@@ -10,11 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainer import outputs
 from trainer.errors import DataError, FileError
 from trainer.outputs import (
+    Lock,
+    LogFile,
     Table,
     claim,
     move_log,
+    open_plain,
     read_record,
     remove_parts,
     versions,
@@ -129,6 +133,59 @@ def test_a_table_goes_on_after_the_rows_of_before_and_keeps_no_half_row(tmp_path
     assert path.read_text() == "epoch,loss\n1,0.5\n2,\n"
 
 
+@pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_that_is_laid_in_the_place_of_a_new_table_is_not_written_to(tmp_path, monkeypatch, plant):
+    (tmp_path / "outside").write_text("precious")
+    replace = os.replace
+
+    def raced(old, new):
+        replace(old, new)
+        Path(new).unlink()
+        plant(Path(new), tmp_path / "outside")
+
+    monkeypatch.setattr(os, "replace", raced)
+    with pytest.raises(FileError, match=r"metrics\.csv cannot be read or written: it is a link"):
+        Table(tmp_path / "metrics.csv", ["epoch"])
+    assert (tmp_path / "outside").read_text() == "precious"
+
+
+def test_nor_one_that_is_laid_there_just_before_a_file_is_opened(tmp_path, monkeypatch):
+    (tmp_path / "outside").write_text("precious")
+    path = tmp_path / "trainer.log"
+    monkeypatch.setattr(outputs, "check_plain", lambda path: path.symlink_to(tmp_path / "outside"))
+    with pytest.raises(OSError, match="symbolic links"):
+        open_plain(path, os.O_WRONLY)
+    path.unlink()
+    monkeypatch.setattr(outputs, "check_plain", os.mkfifo)
+    with pytest.raises(FileError, match="it is no plain file"):
+        open_plain(path, os.O_RDWR)
+
+
+def gone(path):
+    path.unlink()
+
+
+def another(path):
+    path.rename(path.with_name("old"))
+    path.write_text("another's")
+
+
+@pytest.mark.parametrize("change", [gone, another])
+def test_a_table_and_a_lock_notice_that_they_are_no_longer_in_their_place(tmp_path, change):
+    with Table(tmp_path / "metrics.csv", ["epoch"]) as table:
+        table.add({"epoch": 1})
+        change(tmp_path / "metrics.csv")
+        with pytest.raises(FileError, match=r"metrics\.csv cannot be written any more: it, or its folder, was removed"):
+            table.add({"epoch": 2})
+    with Lock(tmp_path) as lock:
+        lock.check()
+        change(tmp_path / "run.lock")
+        with pytest.raises(FileError, match=r"run\.lock cannot be written any more"):
+            lock.check()
+    if change is another:
+        assert (tmp_path / "run.lock").read_text() == (tmp_path / "metrics.csv").read_text() == "another's"
+
+
 def test_a_folder_with_other_files_is_free_and_one_with_a_run_is_not(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "data.csv").write_text("")
@@ -146,7 +203,7 @@ def test_a_folder_with_other_files_is_free_and_one_with_a_run_is_not(tmp_path):
 
 def test_a_log_that_has_not_begun_moves_with_its_run(tmp_path):
     (tmp_path / "new").mkdir()
-    handler = logging.FileHandler(tmp_path / "old" / "trainer.log", delay=True)
+    handler = LogFile(tmp_path / "old" / "trainer.log", delay=True)
     logging.getLogger().addHandler(handler)
     try:
         move_log(tmp_path / "old", tmp_path / "new")

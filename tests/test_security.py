@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import os
 import pickle
 import re
@@ -22,8 +23,9 @@ import trainer.predict
 import trainer.run  # what takes its time is not to be counted
 from tests.test_command_line import assert_refused, call, command, write_csv  # noqa: F401 - call is a fixture
 from tests.test_model import model
+from tests.test_run import SETTINGS
 from trainer import path
-from trainer.errors import DataError
+from trainer.errors import DataError, FileError
 from trainer.experiments.tables import write_csv as write_csv_of_experiment
 from trainer.fit import TrainState
 from trainer.model import Model
@@ -31,6 +33,8 @@ from trainer.outputs import Table
 from trainer.predict import table
 from trainer.report.reading import Run
 from trainer.report.summary import table as summary_table
+from trainer.sweep.record import read
+from trainer.sweep.worker import LOG, Job, perform
 
 SECONDS = 1.0  # of this process
 SHORT = ["epochs=1", "plots=false"]
@@ -339,6 +343,94 @@ def test_what_is_no_regular_file_is_not_read(call, tmp_path, key, path):  # noqa
             outcome = call(*given, *SHORT)
     assert outcome.code in (2, 3)  # 2 where a /proc file counts as one of an unknown kind
     assert_refused(outcome, outcome.code, [], tmp_path)
+
+
+def link(path):
+    Path("precious").write_text("precious")
+    path.symlink_to(Path("precious").absolute())
+
+
+def dangling_link(path):
+    path.symlink_to(Path("precious").absolute())
+
+
+def second_name(path):
+    Path("precious").write_text("precious")
+    path.hardlink_to("precious")
+
+
+def nothing_outside_was_touched():
+    return not Path("precious").exists() or Path("precious").read_text() == "precious"
+
+
+LAID = [link, dangling_link, second_name, os.mkfifo, os.mkdir]
+OPENED = ["run.lock", "trainer.log"]  # by a run, to be written in their place
+
+
+@pytest.mark.parametrize("lay", LAID)
+@pytest.mark.parametrize("name", OPENED)
+def test_a_new_run_writes_to_no_link_and_waits_for_no_pipe(call, name, lay):  # noqa: F811
+    Path("run").mkdir()
+    lay(Path("run", name))
+    done = call(*SHORT, "hydra.run.dir=run")
+    assert done.code == 3
+    assert f"run/{name} cannot be read or written: it is " in done.err
+    assert [path.name for path in Path("run").iterdir()] == [name]
+    assert nothing_outside_was_touched()
+
+
+@pytest.mark.parametrize("lay", LAID)
+@pytest.mark.parametrize("name", [*OPENED, "run.json", "checkpoint.npz"])
+def test_nor_does_a_run_that_goes_on(call, name, lay):  # noqa: F811
+    assert call(*SHORT, "hydra.run.dir=run").code == 0
+    path = Path("run", name)
+    path.unlink(missing_ok=True)
+    lay(path)
+    left = {other: other.read_bytes() for other in Path("run").iterdir() if other != path}
+    done = call("resume=run", "epochs=9")
+    assert (done.code, "Traceback" in done.err) == (3 if lay is not second_name or name in OPENED else 2, False)
+    assert f"run/{name} " in done.err
+    assert {other: other.read_bytes() for other in Path("run").iterdir() if other != path} == left
+    assert nothing_outside_was_touched()
+
+
+@pytest.mark.parametrize("lay", [dangling_link, os.mkfifo])
+@pytest.mark.parametrize("name", ["run.json", "metrics.csv", "path.csv", "model.npz", "checkpoint.npz"])
+def test_a_folder_with_a_link_in_the_place_of_a_result_is_used(call, name, lay):  # noqa: F811
+    Path("run").mkdir()
+    lay(Path("run", name))
+    assert call(*SHORT, "hydra.run.dir=run").code == 0
+    assert [path.name for path in Path("run").iterdir()] == [name]
+    assert Path("run-2", "run.json").exists()
+    assert nothing_outside_was_touched()
+
+
+@pytest.mark.parametrize("lay", LAID)
+def test_the_log_of_a_job_is_no_link(call, lay, tmp_path):  # noqa: F811
+    logging.getLogger().setLevel(logging.INFO)  # as serve does; the fixture takes it back
+    Path("job").mkdir()
+    lay(Path("job", LOG))
+    ended = perform(Job(0, tmp_path / "job", SETTINGS, {}))
+    assert (ended.status, "trainer.log cannot be read or written" in ended.reason) == ("failed", True)
+    assert [path.name for path in Path("job").iterdir()] == [LOG]
+    assert nothing_outside_was_touched()
+
+
+@pytest.mark.parametrize("lay", [link, dangling_link, os.mkfifo])
+def test_nor_is_the_page_of_a_sweep(call, lay):  # noqa: F811
+    lay(Path("sweep.json"))
+    with pytest.raises(FileError, match=r"sweep\.json cannot be read or written: it is "):
+        read(Path())
+
+
+@pytest.mark.parametrize("lay", [link, dangling_link, os.mkfifo])
+def test_nor_is_the_log_of_a_search(call, lay):  # noqa: F811
+    pytest.importorskip("optuna")
+    Path("search").mkdir()
+    lay(Path("search", "study.log"))
+    done = call("-m", "sweep=optuna", "hydra.sweep.dir=search", *SHORT, "optimizer.lr=interval(0.01,1)")
+    assert (done.code, "study.log cannot be read or written: it is " in done.err) == (3, True)
+    assert nothing_outside_was_touched()
 
 
 def test_a_folder_that_cannot_be_written_is_named(call, tmp_path):  # noqa: F811

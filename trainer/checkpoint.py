@@ -25,7 +25,7 @@ from trainer.optimizers.lbfgs import LbfgsState
 from trainer.optimizers.newton import NewtonState
 from trainer.optimizers.protocols import Optimizer
 from trainer.optimizers.proximal import Memory
-from trainer.outputs import writing
+from trainer.outputs import check_plain, writing
 
 FORMAT, VERSION = "softmax-trainer checkpoint", 1
 NAMES = ("checkpoint.npz", "checkpoint.previous.npz")
@@ -95,6 +95,7 @@ def save(path: Path, checkpoint: Checkpoint, previous: Path | None = None) -> Pa
 
 def load(path: Path) -> Checkpoint:
     """Reads and checks one file; a FileError if it cannot be read, a DataError if it is no checkpoint to go on from."""
+    check_plain(path)
     header, arrays = archive.load(path, "checkpoint", LARGEST)
     if header.get("format") != FORMAT:
         raise DataError(f"{path} is not a checkpoint of ours: its format is {str(header.get('format'))[:40]!r}.")
@@ -136,11 +137,13 @@ def keep(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def latest(folder: Path, check: Callable[[Checkpoint], object]) -> Checkpoint | None:
-    """The latest good checkpoint that check does not refuse; None if there is none at all, DataError if none is good.
+    """The latest good checkpoint that check does not refuse; None if there is none at all.
+
+    A DataError or FileError if none is good, with the reason of each.
 
     A bad one that is passed over is removed, since the next checkpoint would put it in the place of the good one.
     """
-    paths = [path for path in (folder / name for name in NAMES) if path.exists()]
+    paths = [path for path in (folder / name for name in NAMES) if os.path.lexists(path)]
     refusals: list[TrainerError] = []
     for path in paths:
         try:
@@ -157,7 +160,7 @@ def latest(folder: Path, check: Callable[[Checkpoint], object]) -> Checkpoint | 
         return found
     if refusals:
         why = " ".join(map(str, refusals))
-        raise DataError(f"{why} There is no other; remove {paths[0].name} and start the run anew.")
+        raise type(refusals[0])(f"{why} There is no other; remove {paths[0].name} and start the run anew.")
     return None
 
 

@@ -3,6 +3,9 @@
 A file is written beside its target, brought to the disk by fsync and renamed, and then the folder is brought to the
 disk: whatever ends the process or the machine, a reader finds the old file or the new one. Every byte goes through
 os.open, os.write, os.fsync and os.replace, so a test can let each of them fail.
+
+What stays open (the table, the lock, the log) is a plain file of that folder under its one name, by open_plain, and
+for as long as the run lasts: table and lock notice that they, or the folder, are no longer in their place.
 """
 
 import csv
@@ -15,6 +18,7 @@ import math
 import os
 import platform
 import socket
+import stat
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +26,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from trainer.errors import NO_TEXT, ConfigError, DataError, FileError, is_text
 
@@ -32,9 +36,9 @@ except ImportError:  # Windows; there a lock that a dead run left is removed by 
     fcntl = None  # type: ignore[assignment]
 
 PACKAGES = ("numpy", "scikit-learn", "hydra-core", "omegaconf", "matplotlib")
-RECORD, TABLE, MODEL, LOCK = "run.json", "metrics.csv", "model.npz", "run.lock"
+RECORD, TABLE, PATH, MODEL, LOCK = "run.json", "metrics.csv", "path.csv", "model.npz", "run.lock"
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # begins a formula; the last four are = + - @ in full width
-TABLES = (TABLE, "path.csv")  # a run has one of them
+TABLES = (TABLE, PATH)  # a run has one of them
 USED = (RECORD, *TABLES, MODEL, "checkpoint.npz", "checkpoint.previous.npz")  # a folder with one has a run
 LARGEST_RECORD = 1 << 26  # bytes; a run.json of ours has a few thousand
 
@@ -48,6 +52,65 @@ def writing(path: Path) -> Iterator[None]:
         if isinstance(error, FileError):
             raise
         raise FileError(f"{path} cannot be written: {error.strerror or error}. Choose another folder.") from error
+
+
+def check_plain(path: str | Path) -> None:
+    """FileError for what is neither free nor a plain file: a link leads elsewhere, and a pipe may hang for ever."""
+    with writing(Path(path)), suppress(FileNotFoundError):
+        _refuse_other(path, os.lstat(path).st_mode)
+
+
+def open_plain(path: str | Path, flags: int) -> int:
+    """os.open for what is then written in its place: FileError if the file is no plain one, or has a second name."""
+    check_plain(path)
+    # and again for what is laid there at this very moment
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        status = os.fstat(descriptor)
+        _refuse_other(path, status.st_mode if status.st_nlink <= 1 else stat.S_IFLNK)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _refuse_other(path: str | Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = "a link" if stat.S_ISLNK(mode) else "no plain file"
+        raise FileError(
+            f"{path} cannot be read or written: it is {kind}, and a run keeps to plain files of its own folder. "
+            "Remove it, or choose another folder."
+        )
+
+
+class LogFile(logging.FileHandler):
+    """A log that appends to a plain file of its folder, and to nothing else."""
+
+    def _open(self) -> Any:
+        with writing(Path(self.baseFilename)):
+            return open_log(self.baseFilename)
+
+
+def open_log(path: str | Path) -> TextIO:
+    """A text file to append to; what no UTF-8 can hold is spelt out."""
+    return cast(TextIO, open(path, "a", encoding="utf-8", errors="backslashreplace", opener=open_plain))
+
+
+def _in_place(path: Path, descriptor: int) -> bool:
+    """Whether the file under this name is still the one that was opened."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except OSError:
+        return False
+
+
+def _require_in_place(path: Path, descriptor: int) -> None:
+    if not _in_place(path, descriptor):
+        raise FileError(
+            f"{path} cannot be written any more: it, or its folder, was removed, moved or replaced while the run was "
+            "on its way. Start the run again; one whose folder was moved goes on by resume= and its new place."
+        )
 
 
 class _Raw(io.RawIOBase):
@@ -173,6 +236,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     One without a SHA-256 is taken: earlier versions wrote none, and a checkpoint is held against what it says.
     """
     path = folder / RECORD
+    check_plain(path)
     try:
         if path.stat().st_size > LARGEST_RECORD:
             raise DataError(f"{path} has more than {LARGEST_RECORD:,} bytes; that is no record of ours.")
@@ -215,11 +279,12 @@ class Table:
         text = _lines([columns, *map(self._values, rows)])
         write_whole(path, lambda file: file.write(text), durable=False)  # a resumed run makes the rows again
         with writing(path):
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
+            self._descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND)
         self._size = len(text)
 
     def add(self, row: Mapping[str, float]) -> None:
-        """One row; a column that the row lacks stays empty."""
+        """One row; a column that the row lacks stays empty. FileError if the file is no longer in its place."""
+        _require_in_place(self._path, self._descriptor)
         rest = text = _lines([self._values(row)])
         with writing(self._path):
             try:
@@ -279,7 +344,7 @@ class Lock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             try:
-                descriptor, new = os.open(self._path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)), False
+                descriptor, new = open_plain(self._path, os.O_RDWR), False
             except FileNotFoundError:
                 return False
         try:
@@ -288,7 +353,7 @@ class Lock:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise self._refusal(os.read(descriptor, 1000)) from None
-                if not self._is(descriptor):
+                if not _in_place(self._path, descriptor):
                     os.close(descriptor)
                     return False
             if not new:
@@ -305,12 +370,9 @@ class Lock:
         self._descriptor = descriptor
         return True
 
-    def _is(self, descriptor: int) -> bool:
-        """Whether the file under the lock's name is still the one that was opened."""
-        try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
-        except FileNotFoundError:
-            return False
+    def check(self) -> None:
+        """FileError if the folder is no longer the one that was locked."""
+        _require_in_place(self._path, self._descriptor)
 
     def _refusal(self, left: bytes) -> ConfigError:
         holder = _holder(left)
@@ -324,7 +386,8 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)  # first, or another process could take it in between and lose it
+        if _in_place(self._path, self._descriptor):  # in a folder made anew it is another's
+            self._path.unlink(missing_ok=True)  # first, or another process could take it in between and lose it
         os.close(self._descriptor)
 
 
@@ -363,7 +426,7 @@ def claim(folder: Path) -> tuple[Path, Lock]:
 
 def is_used(folder: Path) -> bool:
     """Whether a run has left something in this folder."""
-    return any((folder / name).exists() for name in USED)
+    return any(os.path.lexists(folder / name) for name in USED)
 
 
 def move_log(old: Path, new: Path) -> None:

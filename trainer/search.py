@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from trainer.config import Settings, choose, read_settings, structured
 from trainer.errors import ConfigError, Diverged, require
-from trainer.outputs import writing
+from trainer.outputs import check_plain, writing
 
 log = logging.getLogger("trainer")
 
@@ -81,6 +81,7 @@ def search(arguments: list[str], compose: Compose, single: Single) -> None:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    check_plain(folder / "study.log")
     storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(folder / "study.log")))
     study = optuna.create_study(study_name="trainer", storage=storage, load_if_exists=True)
     done = sum(trial.state.is_finished() for trial in study.trials)

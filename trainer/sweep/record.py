@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import ConfigError
-from trainer.outputs import shorter, write_json
+from trainer.outputs import check_plain, shorter, write_json
 from trainer.reading import MAX_BYTES
 
 FORMAT = "softmax-trainer sweep 1"
@@ -64,6 +64,7 @@ class Record:
 def read(folder: Path) -> Record:
     """The page of a sweep's folder; ConfigError where it is not one of ours."""
     path = folder / NAME
+    check_plain(path)
     try:
         if path.stat().st_size > MAX_BYTES // 16:
             raise ValueError("it is too large")

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from trainer.config import Settings
 from trainer.errors import Diverged, TrainerError
+from trainer.outputs import LogFile, open_log
 
 LOG = "trainer.log"
 
@@ -87,7 +88,7 @@ def perform(job: Job) -> Ended:
     """Runs one job; whatever it raises ends in its log and in the answer, and nowhere else."""
     from trainer.run import resume, run
 
-    handler = logging.FileHandler(job.folder / LOG, encoding="utf-8", delay=True)  # run makes the folder
+    handler = LogFile(job.folder / LOG, delay=True)  # run makes the folder
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
@@ -125,10 +126,10 @@ def note(folder: Path, text: str) -> None:
     """Adds text to the log of a job, also of one that died before it made its folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOG).open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with open_log(folder / LOG) as file:
             file.write(text.rstrip("\n") + "\n")
     except OSError:
-        return  # a full disk; the reason stands in sweep.json as well
+        return  # a full disk, or a link; the reason stands in sweep.json as well
 
 
 def _interrupt(*_: object) -> NoReturn:
