@@ -80,6 +80,11 @@ def test_everything_else_comes_back_too(tmp_path):
     assert type(loaded.rows[0]["epoch"]) is int
 
 
+def test_cells_stay_what_they_are(tmp_path):
+    rows = [{"epoch": 1, "converged": True, "nonzero": 1, "loss": 1.0}, {"epoch": 2, "converged": False}]
+    assert repr(load(save(tmp_path / NAMES[0], some(rows=rows))).rows) == repr(rows)
+
+
 def test_scalars_of_numpy_stay_what_they_are(tmp_path):
     optimizer = (np.float64(0.1), 0.1, np.float32(0.1), True, None, "x", 10**30, (), float("nan"))
     assert_same(load(save(tmp_path / NAMES[0], some(optimizer=optimizer))).state.optimizer, optimizer)

@@ -8,10 +8,10 @@ from matplotlib.image import imread
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.test_run import SETTINGS, run
-from trainer.errors import ConfigError, Diverged
+from trainer.errors import ConfigError, DataError, Diverged
 from trainer.fit import TrainState
 from trainer.model import Model
-from trainer.path import Point, best, check_path, draw, short
+from trainer.path import Point, after, best, check_path, draw, points_of, short
 from trainer.penalties import L1, L2
 
 STRENGTHS = [0.01, 10, 0.1, 0.03]
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_path_leaves_its_tables_its_model_its_record_and_its_picture(folder):
-    names = {"path.csv", "coefficients.csv", "model.npz", "run.json", "path.png"}
+    names = {"path.csv", "coefficients.csv", "model.npz", "run.json", "path.png", "checkpoint.npz"}
     assert {path.name for path in folder.iterdir()} == names
     rows = table(folder / "path.csv")
     measured = ["loss", "val_loss", "accuracy", "val_accuracy"]
@@ -152,8 +152,50 @@ def test_a_single_strength_is_no_path():
     check_path(L1(0.1), ["early_stopping"], "compare_losses")
 
 
+ROWS = [{"strength": 1.0, "loss": 2.0, "nonzero": 0, "iterations": 1, "converged": True}]
+
+
 def point(strength, w, **metrics):
-    return Point(strength, TrainState(1, np.asarray(w), None), metrics, 1, "yes")
+    return Point(strength, TrainState(1, np.asarray(w), None), metrics, "yes")
+
+
+def test_a_state_of_a_path_holds_its_points():
+    points = [point(1.0, [[0.0], [0.0]], loss=2.0, val_loss=np.nan), point(0.1, [[0.5], [0.0]], loss=1.0, val_loss=1.0)]
+    state = TrainState(0, np.zeros((2, 1)), ())
+    for reached in points:
+        state = after(state, reached)
+    rows = [reached.row for reached in points]
+    found = points_of(state, rows, [L1(1.0), L1(0.1), L1(0.0)])
+    assert [one.row for one in found] == rows
+    assert [(one.converged, one.state.epoch) for one in found] == [("yes", 1)] * 2
+    assert found[1].state.w is points[1].state.w
+    assert points_of(TrainState(0, state.w, ()), [], [L1(1.0)]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({"epoch": 2}, ROWS),
+        ({"optimizer": ()}, ROWS),
+        ({"optimizer": ("w",)}, ROWS),
+        ({"optimizer": ((None, "yes"),)}, ROWS),
+        ({"optimizer": ((np.zeros((3, 1)), "yes"),)}, ROWS),
+        ({"optimizer": ((np.zeros((2, 1), np.float32), "yes"),)}, ROWS),
+        ({"optimizer": ((np.full((2, 1), np.nan), "yes"),)}, ROWS),
+        ({"epoch": 3, "optimizer": ((np.zeros((2, 1)), "yes"),) * 3}, ROWS * 3),
+        ({}, []),
+        ({}, [{"loss": 1.0}]),
+        ({}, [{**ROWS[0], "strength": 2.0}]),
+        ({}, [{**ROWS[0], "nonzero": 1}]),
+        ({}, [{**ROWS[0], "converged": False}]),
+    ],
+)
+def test_a_state_of_another_path_is_refused(changes, rows):
+    state = TrainState(1, np.zeros((2, 1)), ((np.zeros((2, 1)), "yes"),))
+    penalties = [L1(1.0), L1(0.1)]
+    assert len(points_of(state, ROWS, penalties)) == 1
+    with pytest.raises(DataError, match="no beginning of this path of 2 strengths"):
+        points_of(replace(state, **changes), rows, penalties)
 
 
 def test_the_best_is_by_validation_loss_where_there_is_any():

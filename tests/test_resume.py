@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import trainer.run
 from tests.test_command_line import LIMIT, call, command  # noqa: F401
 from tests.test_run import SETTINGS, json_of, rows_of
 from trainer import checkpoint
@@ -23,6 +24,7 @@ from trainer.errors import ConfigError, DataError, Diverged, FileError
 from trainer.model import Model
 from trainer.outputs import Lock, Table, process, write_record
 from trainer.run import resume, run
+from trainer.sweep.worker import Job, perform
 
 EPOCHS = 6
 SMALL = replace(SETTINGS, data={"name": "blobs", "samples": 60, "spread": 3.0}, batch_size=7, epochs=EPOCHS)
@@ -193,7 +195,7 @@ def test_before_the_first_checkpoint_a_run_starts_anew_with_its_drawn_seed(tmp_p
         run(settings, tmp_path / "run")
     monkeypatch.undo()
     assert json_of(tmp_path / "run")["status"] == "running"
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "metrics.csv"}
     seed = json_of(tmp_path / "run")["seed"]
     assert resume(settings, tmp_path / "run").status == "finished"
     run(replace(SMALL, seed=seed), tmp_path / "whole")
@@ -277,12 +279,203 @@ def test_a_checkpoint_of_another_run_is_refused(interrupted, tmp_path):
         resume(SMALL, interrupted)
 
 
-def test_a_path_has_no_checkpoint(tmp_path):
-    settings = replace(SMALL, optimizer={"name": "newton"}, batch_size=None, epochs=30)
-    settings = replace(settings, penalty={"name": "l2", "strength": [0.1, 0.01]})
+STRENGTHS = [0.01, 1.0, 0.1]
+WALKS = {
+    "fista with l1": {"optimizer": {"name": "fista"}, "penalty": {"name": "l1"}},
+    "auto with elastic_net": {"optimizer": {"name": "auto"}, "penalty": {"name": "elastic_net", "l1_ratio": 0.3}},
+    "auto with l2": {"optimizer": {"name": "auto"}},
+    "auto for a loss that is not canonical": {"optimizer": {"name": "auto"}, "loss": {"name": "brier"}},
+    "newton": {"optimizer": {"name": "newton"}},
+    "lbfgs in float32": {"optimizer": {"name": "lbfgs"}, "dtype": "float32"},
+    "lbfgs without validation": {"optimizer": {"name": "lbfgs"}, "valid_fraction": 0.0, "epochs": 2},
+    "sgd": {"optimizer": {"name": "sgd"}, "batch_size": 7, "epochs": 3},
+    "adam with cosine": {"optimizer": {"name": "adam"}, "schedule": {"name": "cosine"}, "batch_size": 7, "epochs": 3},
+    "spherical, whose start is drawn": {"activation": {"name": "spherical"}, "optimizer": {"name": "lbfgs"}},
+}
+WALK = replace(SMALL, batch_size="auto", epochs=40)
+
+
+def walk(changes):
+    """The settings of a path of three strengths."""
+    settings = replace(WALK, **changes)
+    penalty = settings.penalty if "penalty" in changes else {"name": "l2"}
+    return replace(settings, penalty={**penalty, "strength": STRENGTHS})
+
+
+def outcome_of_path(folder):
+    """What must not differ by a bit: the files, and how the run ended."""
+    record = json_of(folder)
+    ended = [record.get(key) for key in ("status", "reason", "converged", "epochs", "seed", "metrics", "path")]
+    return [(folder / name).read_bytes() for name in ("path.csv", "coefficients.csv", "model.npz")], ended
+
+
+@pytest.mark.parametrize("changes", WALKS.values(), ids=WALKS)
+def test_a_path_interrupted_after_each_strength_ends_as_one_that_never_was(changes, tmp_path, interrupt_after):
+    settings, folder = walk(changes), tmp_path / "parts"
+    run(settings, tmp_path / "whole")
+    go = run
+    for done in range(1, len(STRENGTHS)):  # and the row between which and its state Ctrl-C comes does not count
+        interrupt_after(2)
+        with pytest.raises(KeyboardInterrupt):
+            go(settings, folder)
+        assert json_of(folder)["status"] == "interrupted"
+        assert len((folder / "path.csv").read_text().splitlines()) == 1 + done
+        assert checkpoint.load(folder / NAMES[0]).place == f"strength {done}"
+        go = resume
+    interrupt_after(None)
+    resume(settings, folder)
+    assert outcome_of_path(folder) == outcome_of_path(tmp_path / "whole")
+    names = {"path.csv", "coefficients.csv", "model.npz", "run.json", *NAMES}
+    assert {path.name for path in folder.iterdir()} == names
+
+
+@pytest.mark.parametrize("strength", range(1, 1 + len(STRENGTHS)))
+def test_every_checkpoint_of_a_path_leads_to_the_same_end(strength, tmp_path, monkeypatch):
+    settings = walk(WALKS["fista with l1"])
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
+    keep = checkpoint.keep
+
+    def copying(folder, now):
+        keep(folder, now)
+        if now.state.epoch == strength and now.status == "running":
+            shutil.copytree(folder, tmp_path / "killed")
+
+    monkeypatch.setattr(checkpoint, "keep", copying)
+    run(settings, tmp_path / "whole")
+    (tmp_path / "killed" / "path.csv").write_text("torn")
+    assert json_of(tmp_path / "killed")["status"] == "running"
+    resume(settings, tmp_path / "killed")
+    assert outcome_of_path(tmp_path / "killed") == outcome_of_path(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("reports", range(1, 13, 2))
+def test_a_path_interrupted_within_a_strength_makes_that_one_again(reports, tmp_path, monkeypatch):
+    settings = walk(WALKS["adam with cosine"] | {"epochs": 4})
+    run(settings, tmp_path / "whole")
+    left, fit = [reports], trainer.run.fit
+
+    def ending(*arguments, **keys):
+        for report in fit(*arguments, **keys):
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            yield report
+
+    monkeypatch.setattr("trainer.run.fit", ending)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, tmp_path / "parts")
+    Model.load(tmp_path / "parts" / "model.npz")
+    resume(settings, tmp_path / "parts")
+    assert outcome_of_path(tmp_path / "parts") == outcome_of_path(tmp_path / "whole")
+
+
+@pytest.fixture
+def interrupted_path(tmp_path, interrupt_after):
+    """The folder of a path that was interrupted after two strengths, in two goes; and of one that was not."""
+    settings = walk(WALKS["newton"])
+    run(settings, tmp_path / "whole")
+    for go in (run, resume):
+        interrupt_after(2)
+        with pytest.raises(KeyboardInterrupt):
+            go(settings, tmp_path / "run")
+    interrupt_after(None)
+    return tmp_path / "run"
+
+
+def test_a_damaged_checkpoint_of_a_path_is_passed_over_with_a_warning(interrupted_path, tmp_path):
+    os.truncate(interrupted_path / NAMES[0], 100)
+    with pytest.warns(UserWarning, match="The one before it is taken, of strength 1"):
+        resume(walk(WALKS["newton"]), interrupted_path)
+    assert outcome_of_path(interrupted_path) == outcome_of_path(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 41}, "each of at most epochs=40, and cannot go on with another number"),
+        ({"penalty": {"name": "l2", "strength": [1.0, 0.1]}}, r"penalty\.strength was .* and is \[1\.0, 0\.1\]"),
+        ({"seed": 4}, "seed was 3 and is 4"),
+    ],
+)
+def test_a_path_goes_on_as_it_began(changes, words, interrupted_path):
+    before = {path: path.read_bytes() for path in interrupted_path.iterdir()}
+    with pytest.raises(ConfigError, match=words):
+        resume(replace(walk(WALKS["newton"]), **changes), interrupted_path)
+    assert {path: path.read_bytes() for path in interrupted_path.iterdir()} == before
+
+
+def test_a_checkpoint_that_is_of_no_path_is_refused(interrupted_path, tmp_path):
+    single = replace(walk(WALKS["newton"]), penalty={"name": "l2", "strength": 0.1}, epochs=2)
+    run(single, tmp_path / "single")
+    found = checkpoint.load(tmp_path / "single" / NAMES[0])
+    config = checkpoint.load(interrupted_path / NAMES[0]).config
+    for name in NAMES:
+        checkpoint.save(interrupted_path / name, replace(found, config=config))
+    with pytest.raises(DataError, match="has no state of optimizer=newton, but NewtonState"):
+        resume(walk(WALKS["newton"]), interrupted_path)
+    state = replace(found.state, optimizer=((found.state.w, "yes"),) * 2)
+    for name in NAMES:
+        checkpoint.save(interrupted_path / name, replace(found, state=state, config=config))
+    with pytest.raises(DataError, match="holds no beginning of this path of 3 strengths"):
+        resume(walk(WALKS["newton"]), interrupted_path)
+
+
+def test_a_finished_path_says_so_and_is_left_alone(tmp_path, caplog):
+    settings = walk(WALKS["lbfgs without validation"])  # which has not converged
     run(settings, tmp_path)
-    with pytest.raises(ConfigError, match="along the strengths of a penalty, which has no checkpoint"):
-        resume(settings, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with caplog.at_level("INFO", "trainer"):
+        assert resume(settings, tmp_path) is None
+    assert "is already finished, after 3 strengths: No convergence within epochs=2 at strength 1, 0.1" in caplog.text
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_command_goes_on_with_a_path(call, tmp_path, interrupt_after):  # noqa: F811
+    words = ["optimizer=fista", "penalty=l1", "penalty.strength=[1,0.1,0.01]", "data.samples=60"]
+    assert call(*words, "hydra.run.dir=whole").code == 0
+    interrupt_after(2)
+    assert call(*words, "hydra.run.dir=run").code == 130
+    interrupt_after(None)
+    went_on = call("resume=run")
+    assert (went_on.code, went_on.err) == (0, "")
+    assert "run goes on after strength 1." in went_on.out
+    assert outcome_of_path(tmp_path / "run") == outcome_of_path(tmp_path / "whole")
+    assert (tmp_path / "run" / "path.png").exists()
+    assert "run is already finished, after 3 strengths" in call("resume=run").out
+    assert call("resume=run", "epochs=99").code == 2
+
+
+def test_without_checkpoints_a_path_starts_anew(tmp_path, interrupt_after):
+    settings = replace(walk(WALKS["newton"]), checkpoint=False)
+    run(settings, tmp_path / "whole")
+    interrupt_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, tmp_path / "run")
+    interrupt_after(None)
+    assert not list(tmp_path.rglob("checkpoint*"))
+    resume(settings, tmp_path / "run")
+    assert outcome_of_path(tmp_path / "run") == outcome_of_path(tmp_path / "whole")
+
+
+def test_a_diverged_path_keeps_its_strengths_and_diverges_again(tmp_path, monkeypatch):
+    fit, tried = trainer.run.fit, []
+
+    def diverging(objective, *arguments, **keys):
+        tried.append(objective.penalty.strength)
+        if objective.penalty.strength < 0.1:
+            raise Diverged("Diverged in epoch 1.")
+        return fit(objective, *arguments, **keys)
+
+    monkeypatch.setattr("trainer.run.fit", diverging)
+    for go in (run, resume):
+        with pytest.raises(Diverged):
+            go(walk(WALKS["newton"]), tmp_path)
+        found = checkpoint.load(tmp_path / NAMES[0])
+        assert (found.place, found.status, json_of(tmp_path)["status"]) == ("strength 2", "diverged", "diverged")
+        assert len((tmp_path / "path.csv").read_text().splitlines()) == 3
+        assert json_of(tmp_path)["path"]["strengths"] == [1.0, 0.1]
+    assert tried == [1.0, 0.1, 0.01, 0.01]
 
 
 def test_without_checkpoints_a_run_starts_anew_or_is_refused(tmp_path, interrupt_after):
@@ -297,8 +490,9 @@ def test_without_checkpoints_a_run_starts_anew_or_is_refused(tmp_path, interrupt
         resume(replace(settings, epochs=50), tmp_path)
 
 
+@pytest.mark.parametrize("changes", [{}, walk(WALKS["newton"]).__dict__], ids=["training", "path"])
 @pytest.mark.parametrize("kind", ["csv", "npy"])
-def test_a_data_file_that_has_changed_is_refused(kind, tmp_path, interrupt_after):
+def test_a_data_file_that_has_changed_is_refused(kind, changes, tmp_path, interrupt_after):
     x, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 3
     if kind == "csv":
         path = changed = tmp_path / "data.csv"
@@ -309,7 +503,8 @@ def test_a_data_file_that_has_changed_is_refused(kind, tmp_path, interrupt_after
         np.save(path, x)
         np.save(changed, y)
         data = {"name": "file", "path": str(path), "target": str(changed)}
-    settings = replace(SMALL, data=data)
+    settings = replace(SMALL, **{**changes, "data": data})
+    ended = outcome_of_path if changes else outcome
     run(settings, tmp_path / "whole")
     interrupt_after(3)
     with pytest.raises(KeyboardInterrupt):
@@ -321,7 +516,7 @@ def test_a_data_file_that_has_changed_is_refused(kind, tmp_path, interrupt_after
         resume(settings, tmp_path / "run")
     changed.write_bytes(good)
     resume(settings, tmp_path / "run")
-    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    assert ended(tmp_path / "run") == ended(tmp_path / "whole")
 
 
 HOLD = "import sys, time, pathlib; from trainer.outputs import Lock; lock = Lock(pathlib.Path(sys.argv[1])); print(1)"
@@ -488,13 +683,63 @@ def test_a_full_disk_ends_a_run_with_a_sentence_and_a_good_checkpoint(tmp_path):
     assert all(None not in row.values() for row in rows_of(folder))  # the last one is whole
 
 
-def test_a_folder_that_goes_away_is_an_error_of_files(tmp_path, interrupt_after, monkeypatch):
+def removed(folder):
+    shutil.rmtree(folder)
+
+
+def made_anew(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def moved_away(folder):
+    folder.rename(folder.with_name("moved"))
+
+
+def taken_by_another(folder):
+    moved_away(folder)
+    folder.mkdir()
+    for name in ("run.json", "run.lock", "metrics.csv", "path.csv"):
+        (folder / name).write_text("another's")
+
+
+@pytest.mark.parametrize("row", [1, 3])  # within the run, and before its last files
+@pytest.mark.parametrize("settings", [replace(SMALL, epochs=3), walk(WALKS["newton"])], ids=["training", "path"])
+@pytest.mark.parametrize("change", [removed, made_anew, moved_away, taken_by_another])
+def test_a_folder_that_goes_away_in_the_middle_ends_a_run_in_a_sentence(change, settings, row, tmp_path, monkeypatch):
+    add, left, folder = Table.add, [row], tmp_path / "run"
+
+    def changing(self, values):
+        add(self, values)
+        left[0] -= 1
+        if left[0] == 0:
+            change(folder)
+
+    monkeypatch.setattr(Table, "add", changing)
+    with pytest.raises(FileError, match="cannot be written any more: it, or its folder, was removed, moved or rep"):
+        run(settings, folder)
+    if change is taken_by_another:
+        assert {path.read_text() for path in folder.iterdir()} == {"another's"}
+    else:
+        assert not folder.exists() or not list(folder.iterdir())
+    if moved := [tmp_path / "moved"][: (tmp_path / "moved").exists()]:
+        assert json_of(*moved)["status"] == "running"
+        assert resume(settings, *moved).status == "finished"
+        monkeypatch.undo()
+        ended = outcome_of_path if settings.epochs > 3 else outcome
+        run(settings, tmp_path / "whole")
+        assert ended(*moved) == ended(tmp_path / "whole")
+
+
+def test_a_job_whose_folder_goes_away_has_failed_and_the_next_one_is_run(tmp_path, monkeypatch):
+    def changing(self, values):
+        add(self, values)
+        if self._path.parent.name == "0":
+            made_anew(tmp_path / "0")
+
     add = Table.add
-
-    def removing(self, row):
-        add(self, row)
-        shutil.rmtree(tmp_path / "run")
-
-    monkeypatch.setattr(Table, "add", removing)
-    with pytest.raises(FileError, match="cannot be written"):
-        run(replace(SMALL, epochs=1), tmp_path / "run")
+    monkeypatch.setattr(Table, "add", changing)
+    ended = [perform(Job(number, tmp_path / str(number), SMALL, {})) for number in (0, 1)]
+    assert [end.status for end in ended] == ["failed", "finished"]
+    assert "metrics.csv cannot be written any more" in ended[0].reason
+    assert [path.name for path in (tmp_path / "0").iterdir()] == ["trainer.log"]

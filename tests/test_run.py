@@ -195,7 +195,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer.run.Table.add", interrupt)
+    monkeypatch.setattr("trainer.outputs.Table.add", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(SETTINGS, tmp_path)
     assert json_of(tmp_path)["status"] == "interrupted"

@@ -25,7 +25,7 @@ from tests.test_command_line import (  # noqa: F401 - call is a fixture
     command,
     report,
 )
-from tests.test_resume import interrupt_after, outcome  # noqa: F401
+from tests.test_resume import interrupt_after, outcome, outcome_of_path  # noqa: F401
 from trainer.checkpoint import NAMES
 from trainer.config import Settings, structured
 from trainer.errors import ConfigError
@@ -334,6 +334,20 @@ def test_resume_refuses_a_record_that_was_altered_and_keeps_its_job(call, swept,
     outcome = go_on(call, "resume=outputs/here")
     assert (outcome.code, "SHA-256" in outcome.err) == (2, True)
     assert (path.parent / "model.npz").exists()
+
+
+def test_a_path_of_a_sweep_goes_on_with_its_next_strength(call, tmp_path, interrupt_after):
+    grid = ["seed=3,4", *TINY, "optimizer=newton", "penalty=l2", "penalty.strength=[1,0.1,0.01]"]
+    assert call("-m", *grid, "hydra.sweep.dir=outputs/here", "sweep.workers=1").code == 0
+    folder = tmp_path / "outputs" / "here" / "1"
+    whole, config = outcome_of_path(folder), report(folder)["config"]
+    shutil.rmtree(folder)
+    interrupt_after(2)
+    with pytest.raises(KeyboardInterrupt):
+        run(structured("", Settings, config), folder, recorded=config)
+    assert go_on(call, "resume=outputs/here").code == 0
+    assert outcome_of_path(folder) == whole
+    assert "goes on after strength 1" in (folder / "trainer.log").read_text()
 
 
 def test_resume_refuses_another_grid(call, swept, tmp_path):

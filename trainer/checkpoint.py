@@ -1,8 +1,9 @@
 """Checkpoints: all that a run needs to go on to the same bits, in a file that can run no code.
 
 A checkpoint is an archive (trainer.archive) of w, the rows of metrics.csv and the optimiser's state, whose nested
-tuples are a structure of JSON in the header with the numbers of the arrays in it. The last two are kept: what cannot be
-read, or belongs to another run, is named by a warning, and the one before it is taken.
+tuples are a structure of JSON in the header with the numbers of the arrays in it. Along a path of strengths it has the
+rows of path.csv, and what trainer.path.after makes the state. The last two are kept: what cannot be read, or belongs to
+another run, is named by a warning, and the one before it is taken.
 """
 
 import hashlib
@@ -39,10 +40,10 @@ END = 1 << 20  # bytes of both ends of a larger one that are
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after an epoch.
+    """A run after an epoch, or after a strength of a path.
 
-    state      what fit goes on from
-    rows       of metrics.csv so far; callbacks that count see them again
+    state      what fit, or a path, goes on from
+    rows       of the table so far; callbacks that count see them again
     seconds    the run has taken so far
     status     running, interrupted or diverged; finished or stopped (by a callback, or a solver) with its reason
     converged  whether a solver has said so
@@ -63,6 +64,11 @@ class Checkpoint:
     def ended(self) -> bool:
         """Whether no number of further epochs would go on."""
         return self.status == "stopped" or self.converged
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        return f"{'strength' if self.rows and 'strength' in self.rows[0] else 'epoch'} {self.state.epoch}"
 
 
 def save(path: Path, checkpoint: Checkpoint, previous: Path | None = None) -> Path:
@@ -153,7 +159,7 @@ def latest(folder: Path, check: Callable[[Checkpoint], object]) -> Checkpoint | 
             refusals.append(error)
             continue
         for refusal in refusals:
-            warnings.warn(f"{refusal} The one before it is taken, of epoch {found.state.epoch}.", stacklevel=2)
+            warnings.warn(f"{refusal} The one before it is taken, of {found.place}.", stacklevel=2)
         for bad in paths[: len(refusals)]:
             with writing(bad):
                 bad.unlink(missing_ok=True)
@@ -264,22 +270,18 @@ def _states() -> dict[str, Callable[..., Any]]:
     return {cls.__name__: cls for cls in (Moments, NewtonState, LbfgsState, Memory, Metric)}
 
 
-MISSING, FLOAT, INTEGER = 0, 1, 2  # kinds of cells; epoch is an integer and stays one
+MISSING, KINDS = 0, {1: float, 2: int, 3: bool}  # of cells; epoch is an integer and stays one
 
 
 def _kind(cell: Any) -> int:
-    return MISSING if cell is None else INTEGER if isinstance(cell, int) else FLOAT
+    return MISSING if cell is None else next((kind for kind in (3, 2) if isinstance(cell, KINDS[kind])), 1)
 
 
 def _rows(names: Sequence[str], values: Array, kinds: Array) -> list[dict[str, float]]:
     if values.shape != kinds.shape or values.shape[1:] != (len(names),) or values.dtype != np.float64:
         raise ValueError("its rows do not fit its columns")
     return [
-        {
-            str(name): int(value) if kind == INTEGER else value
-            for name, value, kind in zip(names, row, known, strict=True)
-            if kind != MISSING
-        }
+        {str(name): KINDS[kind](value) for name, value, kind in zip(names, row, known, strict=True) if kind != MISSING}
         for row, known in zip(values.tolist(), kinds.tolist(), strict=True)
     ]
 

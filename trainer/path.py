@@ -3,6 +3,9 @@
 Where the penalty rules, the weights are few and close to zero, and a training ends after a few iterations; each weaker
 strength starts from the stronger one's weights. So the whole path costs little more than its last fit, and shows in
 which order the features enter and which strength does best on the validation data.
+
+A path that was interrupted goes on with the next strength. Its state, in a checkpoint, is a TrainState that counts
+finished strengths as epochs, with the last w, and (w, why it converged) of each in the place of an optimiser's state.
 """
 
 import math
@@ -16,24 +19,24 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.config import listed
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DataError
 from trainer.fit import Report, TrainState
 from trainer.objective import Objective
 from trainer.outputs import csv_text, write_whole
 from trainer.penalties import Penalty, expand, strengths
 
+OWN = ("strength", "nonzero", "iterations", "converged")  # columns of path.csv beside what was measured
 BIAS = "(bias)"  # the name of the last row of w in coefficients.csv
 LABELLED = 8  # lines of path.png with a colour and a name of their own
 
 
 @dataclass(frozen=True)
 class Point:
-    """One strength of the path: where its training ended, and after how many epochs."""
+    """One strength of the path: where its training ended, after state.epoch epochs."""
 
     strength: float
     state: TrainState
     metrics: Mapping[str, float]
-    iterations: int
     converged: str
 
     @property
@@ -43,7 +46,7 @@ class Point:
             "strength": self.strength,
             **self.metrics,
             "nonzero": int(np.count_nonzero(self.state.w[:-1])),
-            "iterations": self.iterations,
+            "iterations": self.state.epoch,
             "converged": bool(self.converged),
         }
 
@@ -66,28 +69,57 @@ def check_path(penalty: Penalty, callbacks: Sequence[str], experiment: str | Non
 def columns(metrics: Sequence[str]) -> list[str]:
     """The columns of path.csv; those with val_ stay empty without validation data."""
     measured = [side + name for name in ("loss", *metrics) for side in ("", "val_")]
-    return ["strength", *measured, "nonzero", "iterations", "converged"]
+    return [OWN[0], *measured, *OWN[1:]]
 
 
 def fit_path(
     objective: Objective,
     penalties: Sequence[Penalty],
-    start: TrainState,
+    w: Array,
     renew: Callable[[Array], Any],
     train: Callable[[Objective, TrainState], Iterator[Report]],
 ) -> Iterator[Point]:
-    """The points of the path, in the order of the penalties, each from the parameters of the one before.
+    """The points of the path, in the order of the penalties, each from the parameters of the one before, the first w.
 
     train(objective, state) gives the reports of one training, and renew(w) the optimiser's state before its first step;
     what an optimiser remembers of another penalty is not handed on.
     """
-    w = start.w
     for penalty in penalties:
         state, metrics, converged = TrainState(0, w, renew(w)), {}, ""
         for report in train(replace(objective, penalty=penalty), state):
             state, metrics, converged = report.state, dict(report.metrics), report.converged
         w = state.w
-        yield Point(float(penalty.strength), state, metrics, state.epoch, converged)  # type: ignore[attr-defined]
+        yield Point(float(penalty.strength), state, metrics, converged)  # type: ignore[attr-defined]
+
+
+def after(state: TrainState, point: Point) -> TrainState:
+    """The state of a path after one more point."""
+    return TrainState(state.epoch + 1, point.state.w, (*state.optimizer, (point.state.w, point.converged)))
+
+
+def points_of(state: TrainState, rows: Sequence[Mapping[str, Any]], penalties: Sequence[Penalty]) -> list[Point]:
+    """The points that after and Point.row have made this state and these rows of; DataError if they have not."""
+    try:
+        finished = [
+            Point(
+                float(penalty.strength),  # type: ignore[attr-defined]
+                TrainState(row["iterations"], w, None),
+                {name: value for name, value in row.items() if name not in OWN},
+                converged,
+            )
+            for penalty, (w, converged), row in zip(penalties, state.optimizer, rows, strict=False)
+        ]
+        ours = len(finished) == len(state.optimizer) == len(rows) == state.epoch and all(
+            point.row == row
+            and (point.state.w.shape, point.state.w.dtype) == (state.w.shape, state.w.dtype)
+            and np.isfinite(point.state.w).all()
+            for point, row in zip(finished, rows, strict=True)
+        )
+    except (TypeError, ValueError, KeyError, AttributeError):
+        ours = False
+    if not ours:
+        raise DataError(f"The checkpoint holds no beginning of this path of {len(penalties)} strengths.")
+    return finished
 
 
 def best(points: Sequence[Point]) -> tuple[Point, str]:
@@ -201,4 +233,16 @@ def short(name: int | str) -> str:
     return text if len(text) <= 16 else text[:15] + "…"
 
 
-__all__ = ["Point", "best", "check_path", "columns", "draw", "expand", "fit_path", "strengths", "write_coefficients"]
+__all__ = [
+    "Point",
+    "after",
+    "best",
+    "check_path",
+    "columns",
+    "draw",
+    "expand",
+    "fit_path",
+    "points_of",
+    "strengths",
+    "write_coefficients",
+]

@@ -19,9 +19,9 @@ from trainer.checkpoint import Checkpoint
 from trainer.config import Settings, build
 from trainer.errors import ConfigError, Diverged, require
 from trainer.fit import Report, TrainState, fit
-from trainer.hooks import close
+from trainer.hooks import Callback, close
 from trainer.objective import Objective
-from trainer.outputs import TABLE, Lock, Table, claim, move_log, read_record, remove_parts, shorter
+from trainer.outputs import Lock, claim, move_log, read_record, remove_parts, shorter
 from trainer.parts import assemble, headline
 from trainer.progress import RowBar
 from trainer.training import Point, Result, Training, prepared, summary
@@ -31,6 +31,8 @@ log = logging.getLogger("trainer")
 
 def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = None) -> Result | None:
     """Trains as the settings say and leaves metrics.csv, model.npz, run.json and the pictures in the folder.
+
+    Along several strengths of a penalty there are path.csv and coefficients.csv instead; see trainer.path.
 
     A folder that has a run already stays as it is: the new one is put beside it, with a number; see Result.folder.
     recorded is the configuration as run.json is to keep it, by default the settings.  With settings.experiment the
@@ -55,8 +57,7 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
     with lock:
         move_log(folder, taken)
         log.info(headline(parts, settings))
-        training = replace(training, folder=taken)
-        return _along_the_path(training) if parts.path else _go(training, None)
+        return _go(replace(training, folder=taken, lock=lock), None)
 
 
 def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = None) -> Result | None:
@@ -69,19 +70,24 @@ def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None 
     config = asdict(settings) if recorded is None else recorded
     checkpoint.require_same(record["config"], config, folder)
     parts = assemble(settings)
-    if parts.path:
-        raise ConfigError(f"{folder} is a run along the strengths of a penalty, which has no checkpoint; run it again.")
-    with Lock(folder):
+    if parts.path and config.get("epochs") != (began := record["config"].get("epochs")):
+        raise ConfigError(
+            f"{folder} is a path of strengths, each of at most epochs={began}, and cannot go on with another number. "
+            "Leave that out, or start a new run."
+        )
+    with Lock(folder) as lock:
         record = read_record(folder)  # another process may have finished it just now
         done = int(record.get("epochs", 0))
-        ended = record["status"] == "stopped" or (record["status"] == "finished" and record.get("converged"))
+        over = record.get("converged") or parts.path
+        ended = record["status"] == "stopped" or (record["status"] == "finished" and over)
         if ended or (record["status"] == "finished" and done >= settings.epochs):
             why = f": {record['reason']}" if record.get("reason") else ""
             way = "" if ended else " Raise epochs to go on."
-            log.info(f"{shorter(folder)} is already finished, after {done} epochs{why or '.'}{way}")
+            length = f"{len(parts.path)} strengths" if parts.path else f"{done} epochs"
+            log.info(f"{shorter(folder)} is already finished, after {length}{why or '.'}{way}")
             return None
         remove_parts(folder)
-        training = prepared(settings, int(record["seed"]), parts, folder, recorded)
+        training = replace(prepared(settings, int(record["seed"]), parts, folder, recorded), lock=lock)
         if training.fingerprint != record.get("data_sha256"):
             raise ConfigError(
                 f"data.path={settings.data.get('path')} has changed since {folder} began, so the run cannot go on. "
@@ -94,7 +100,7 @@ def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None 
         if found is None:
             log.info(f"{shorter(folder)} has no checkpoint yet, so it starts anew.")
         else:
-            log.info(f"{shorter(folder)} goes on after epoch {found.state.epoch}.")
+            log.info(f"{shorter(folder)} goes on after {found.place}.")
             if settings.epochs != record["config"].get("epochs") and settings.schedule["name"] != "constant":
                 warnings.warn(
                     f"schedule={settings.schedule['name']} depends on epochs, which was "
@@ -107,7 +113,7 @@ def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None 
 
 def _go(training: Training, found: Checkpoint | None) -> Result:
     """Trains from a checkpoint, or from the start, to the end."""
-    settings, parts, (train, valid, _) = training.settings, training.parts, training.data
+    settings, parts = training.settings, training.parts
     rows: list[Mapping[str, float]] = [] if found is None else list(found.rows)
     point = Point(training.start())
     earlier = 0.0
@@ -121,42 +127,22 @@ def _go(training: Training, found: Checkpoint | None) -> Result:
     due = time.perf_counter() + checkpoint.EVERY
     training.announce()
     done = RowBar()
-    reports = fit(
-        replace(parts.objective, progress=done),
-        parts.optimizer,
-        train,
-        valid,
-        point.state,
-        epochs=point.state.epoch if found is not None and found.ended else settings.epochs,
-        batch_size=parts.batch_size,
-        seed=training.seed,
-        schedule=parts.schedule,
-        metrics=parts.metrics,
-    )
+    steps = _strengths(training, point, done) if parts.path else _epochs(training, point, callbacks, done, began)
     try:
-        with Table(training.folder / TABLE, training.header(), rows) as table:
-            # disable=None: no bar where there is no terminal
+        with training.table(rows) as table:
             bar = tqdm(
-                reports,
-                total=settings.epochs,
+                steps,
+                total=len(parts.path) or settings.epochs,
                 initial=point.state.epoch,
-                unit="epoch",
+                unit="strength" if parts.path else "epoch",
                 leave=False,
-                disable=None,
+                disable=None,  # no bar where there is no terminal
             )
-            for report in bar:
-                done.finish()
-                answers = [callback(report) for callback in callbacks]  # every one sees every report
-                numbers = {name: value for answer in answers for name, value in answer.numbers.items()}
-                stop = " ".join(answer.stop for answer in answers if answer.stop)
-                rows.append({**report.metrics, **numbers, "seconds": round(time.perf_counter() - began, 6)})
-                table.add(rows[-1])
-                ended = "stopped" if stop or report.stalled else "running"
-                reason = stop or report.stalled or report.converged
-                point = Point(report.state, ended, reason, bool(report.converged))
-                if stop:
-                    break
-                if settings.checkpoint and not reason and time.perf_counter() >= due:
+            for row, reached in bar:
+                rows.append(row)
+                table.add(row)
+                point = reached
+                if settings.checkpoint and not point.reason and time.perf_counter() >= due:
                     due = training.keep(rows, point, "running", began)
     except (Diverged, KeyboardInterrupt) as error:
         status = "diverged" if isinstance(error, Diverged) else "interrupted"
@@ -184,6 +170,57 @@ def _go(training: Training, found: Checkpoint | None) -> Result:
         raise
 
 
+Steps = Iterator[tuple[Mapping[str, float], Point]]  # a row of the table, and where the run is after it
+
+
+def _epochs(training: Training, point: Point, callbacks: list[Callback], done: RowBar, began: float) -> Steps:
+    """The epochs from this point on, until the last one or until a callback stops."""
+    over = point.status == "stopped" or point.converged
+    epochs = point.state.epoch if over else training.settings.epochs
+    for report in _fit(training, replace(training.parts.objective, progress=done), point.state, epochs):
+        done.finish()
+        answers = [callback(report) for callback in callbacks]  # every one sees every report
+        numbers = {name: value for answer in answers for name, value in answer.numbers.items()}
+        stop = " ".join(answer.stop for answer in answers if answer.stop)
+        row = {**report.metrics, **numbers, "seconds": round(time.perf_counter() - began, 6)}
+        status = "stopped" if stop or report.stalled else "running"
+        yield row, Point(report.state, status, stop or report.stalled or report.converged, bool(report.converged))
+        if stop:
+            return
+
+
+def _strengths(training: Training, point: Point, done: RowBar) -> Steps:
+    """The strengths of a path from this point on; see trainer.path."""
+    parts, state = training.parts, point.state
+
+    def train(objective: Objective, start: TrainState) -> Iterator[Report]:
+        for report in _fit(training, objective, start, training.settings.epochs):
+            done.finish()
+            yield report
+
+    objective = replace(parts.objective, progress=done)
+    for fitted in path.fit_path(objective, parts.path[state.epoch :], state.w, parts.optimizer.init, train):
+        state = path.after(state, fitted)
+        yield fitted.row, Point(state)
+
+
+def _fit(training: Training, objective: Objective, state: TrainState, epochs: int) -> Iterator[Report]:
+    """trainer.fit with the parts and the data of a run."""
+    parts, (train, valid, _) = training.parts, training.data
+    return fit(
+        objective,
+        parts.optimizer,
+        train,
+        valid,
+        state,
+        epochs=epochs,
+        batch_size=parts.batch_size,
+        seed=training.seed,
+        schedule=parts.schedule,
+        metrics=parts.metrics,
+    )
+
+
 def _finish(
     training: Training,
     rows: list[Mapping[str, float]],
@@ -193,87 +230,47 @@ def _finish(
     failure: BaseException | None,
 ) -> Result:
     """Writes what a run leaves once no more epochs come, and raises the failure, if it had one."""
-    settings, parts, state = training.settings, training.parts, point.state
+    settings, parts, folder = training.settings, training.parts, training.folder
+    training.check_folder()
     if status == "stopped":
         log.info(f"Stopped by {point.reason}")
-    reason = point.reason
-    if parts.optimizer.full_batch and status == "finished":
-        reason = reason or f"No convergence within epochs={settings.epochs}; raise it."
-        log.info(f"Converged: {reason}" if point.converged else reason)
-    seconds = time.perf_counter() - began
     if status == "interrupted":  # perhaps between a row and its state
-        del rows[state.epoch :]
-        with Table(training.folder / TABLE, training.header(), rows):
+        del rows[point.state.epoch :]
+        with training.table(rows):
             pass
-    result = Result(status, training.folder, rows[-1] if rows else {})
+    points = path.points_of(point.state, rows, parts.path) if parts.path else []
+    state, reason, converged, last = point.state, point.reason, point.converged, rows[-1] if rows else {}
+    where, more = "", {}
+    if points:
+        kept, why = path.best(points)
+        state, last = kept.state, kept.metrics
+        late = [f"{fitted.strength:g}" for fitted in points if not fitted.converged]
+        where, converged = f" at strength {', '.join(late)}" if late else "", not late
+        if status == "finished" and converged:
+            reason = kept.converged
+        strengths = [fitted.strength for fitted in points]
+        more = {"path": {"strength": kept.strength, "chosen_by": why, "strengths": strengths}}
+    if parts.optimizer.full_batch and status == "finished":
+        reason = reason or f"No convergence within epochs={settings.epochs}{where}; raise it."
+        log.info(f"Converged: {reason}" if converged else reason)
+    seconds = time.perf_counter() - began
+    result = Result(status, folder, last)
     model = training.model(state)
-    model.save(training.folder / "model.npz")
+    files = [model.save(folder / "model.npz")]
     if settings.checkpoint:
         training.keep(rows, point._replace(reason=reason), status, began)
-    files = training.draw(rows, state) if settings.plots and rows and status != "interrupted" else []
-    training.record(result, state, seconds, reason, point.converged)
-    for line in summary(result, parts.metrics, seconds, [training.folder / "model.npz", *files]):
-        log.info(line)
-    if failure is not None:
-        raise failure
-    return result
-
-
-def _along_the_path(training: Training) -> Result:
-    """One training for each strength of the penalty, as _go is one; see trainer.path."""
-    settings, parts, (train, valid, _) = training.settings, training.parts, training.data
-    start = training.start()
-    points: list[path.Point] = []
-    status, reason, failure = "finished", "", None
-    began = time.perf_counter()
-    training.announce()
-
-    def reports(objective: Objective, state: TrainState) -> Iterator[Report]:
-        return fit(
-            objective,
-            parts.optimizer,
-            train,
-            valid,
-            state,
-            epochs=settings.epochs,
-            batch_size=parts.batch_size,
-            seed=training.seed,
-            schedule=parts.schedule,
-            metrics=parts.metrics,
-        )
-
-    fitted = path.fit_path(parts.objective, parts.path, start, parts.optimizer.init, reports)
-    with Table(training.folder / "path.csv", path.columns(list(parts.metrics))) as table:
-        try:
-            for point in tqdm(fitted, total=len(parts.path), unit="strength", leave=False, disable=None):
-                points.append(point)
-                table.add(point.row)
-        except (Diverged, KeyboardInterrupt) as error:
-            status = "diverged" if isinstance(error, Diverged) else "interrupted"
-            reason, failure = str(error), error
-    seconds = time.perf_counter() - began
-    if not points:
-        result = Result(status, training.folder, {})
-        training.write(result, start, seconds, reason, False)
-    else:
-        kept, why = path.best(points)
-        late = [f"{point.strength:g}" for point in points if not point.converged]
-        if parts.optimizer.full_batch and status == "finished" and late:
-            reason = f"No convergence within epochs={settings.epochs} at strength {', '.join(late)}; raise it."
-            log.info(reason)
-        result = Result(status, training.folder, kept.metrics)
-        record = {"path": {"strength": kept.strength, "chosen_by": why, "strengths": [p.strength for p in points]}}
-        training.write(result, kept.state, seconds, reason or kept.converged, not late, record)
-        names = (training.raw.classes, training.raw.features)
-        files = [
-            path.write_coefficients(training.folder / "coefficients.csv", points, *names),
-            training.folder / "model.npz",
-        ]
-        if settings.plots and status != "interrupted":
-            files.append(path.draw(training.folder / "path.png", points, *names, training.title()))
+    pictures = settings.plots and rows and status != "interrupted"
+    if points:
+        names = (model.classes, model.features)
+        files.insert(0, path.write_coefficients(folder / "coefficients.csv", points, *names))
+        if pictures:
+            files.append(path.draw(folder / "path.png", points, *names, training.title()))
         log.info(f"{len(points)} strengths in {seconds:.2f} s; kept {kept.strength:g}, {why}")
-        for line in summary(result, parts.metrics, seconds, files):
-            log.info(line)
+    elif pictures:
+        files += training.draw(rows, state)
+    training.record(result, state, seconds, reason, converged, more)
+    for line in summary(result, parts.metrics, seconds, files):
+        log.info(line)
     if failure is not None:
         raise failure
     return result

@@ -4,13 +4,13 @@ import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer import __version__, checkpoint
+from trainer import __version__, checkpoint, path
 from trainer.arrays import Array
 from trainer.checkpoint import Checkpoint
 from trainer.config import Settings
@@ -19,7 +19,18 @@ from trainer.errors import DataError
 from trainer.fit import TrainState, columns
 from trainer.hooks import Callback, Context
 from trainer.model import Model
-from trainer.outputs import git_commit, process, shorter, tables_sha256, versions, write_record
+from trainer.outputs import (
+    PATH,
+    TABLE,
+    Lock,
+    Table,
+    git_commit,
+    process,
+    shorter,
+    tables_sha256,
+    versions,
+    write_record,
+)
 from trainer.pairs import check_targets
 from trainer.parts import Parts, title_of
 from trainer.sources import File
@@ -55,6 +66,7 @@ class Training:
     folder: Path
     recorded: Mapping[str, Any] | None
     fingerprint: str | None
+    lock: Lock | None = None  # of the folder, once it is the run's
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -68,16 +80,23 @@ class Training:
         context = Context(names, self.parts.objective, self.data.train, self.seed, past, self.folder, self.config)
         return [callback.start(context) for callback in self.parts.callbacks]
 
+    def table(self, rows: Sequence[Mapping[str, float]]) -> Table:
+        """metrics.csv, or path.csv of a path, with these rows so far."""
+        return Table(self.folder / (PATH if self.parts.path else TABLE), self.header(), rows)
+
     def header(self) -> list[str]:
-        """The columns of metrics.csv."""
+        """The columns of the table."""
         parts = self.parts
+        if parts.path:
+            return path.columns(list(parts.metrics))
         checked = [name for callback in parts.callbacks for name in callback.columns(parts.objective)]
         return [*columns(parts.metrics), *checked, "seconds"]
 
     def start(self) -> TrainState:
-        """The state before the first epoch."""
+        """The state before the first epoch, or before the first strength of a path."""
         scale = getattr(self.parts.objective.activation, "start_scale", 0.0)
-        return TrainState.start(self.parts.optimizer, self.data.train, scale, self.seed)
+        start = TrainState.start(self.parts.optimizer, self.data.train, scale, self.seed)
+        return replace(start, optimizer=()) if self.parts.path else start
 
     def check(self, found: Checkpoint) -> None:
         """DataError for a checkpoint that this run cannot go on from."""
@@ -86,9 +105,17 @@ class Training:
         if changed or found.seed != self.seed:
             seeds = f"seed was {found.seed} and is {self.seed}"
             raise DataError(f"The checkpoint in {self.folder} is of another run: {'; '.join(changed) or seeds}.")
+        if self.parts.path:
+            path.points_of(found.state, found.rows, self.parts.path)
+
+    def check_folder(self) -> None:
+        """FileError if the folder is no longer the one that the run began in."""
+        if self.lock is not None:
+            self.lock.check()
 
     def keep(self, rows: Sequence[Mapping[str, float]], point: Point, status: str, began: float) -> float:
         """Writes a checkpoint; returns when the next one may come."""
+        self.check_folder()
         start = time.perf_counter()
         now = Checkpoint(
             point.state,
@@ -115,6 +142,7 @@ class Training:
         reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()  # it may name a path
         content = {"status": "failed", "reason": reason, "table_sha256": tables_sha256(self.folder), **self.what()}
         with suppress(OSError):
+            self.check_folder()  # another run may have begun there
             write_record(self.folder, content)
 
     def what(self) -> dict[str, Any]:
@@ -133,11 +161,6 @@ class Training:
         names = (self.raw.classes, self.raw.features, self.raw.target)
         return Model(state.w, standardizer, self.parts.objective.activation, *names, split=chosen | rows)
 
-    def write(self, result: Result, state: TrainState, *rest: Any) -> None:
-        """The model, and the record of how the run has ended, whose arguments these are."""
-        self.model(state).save(self.folder / "model.npz")
-        self.record(result, state, *rest)
-
     def record(
         self,
         result: Result,
@@ -151,6 +174,7 @@ class Training:
 
         It holds the SHA-256 of the table as the run leaves it, and its own.
         """
+        self.check_folder()
         model = self.model(state)
         content = {
             "status": result.status,
