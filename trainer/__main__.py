@@ -155,6 +155,8 @@ def command(task: Task, config_name: str, text: str) -> None:
         _stop(3, f"{reason}. Install anew; if a limit of memory is the cause, raise it (ulimit -v).")
     except Terminated as error:
         _stop(error.code, error.sentence)
+    except KeyboardInterrupt:  # in a thread of another program, which hears no signals
+        _stop(130, "Interrupted.")
     finally:
         _flush()
 
