@@ -450,7 +450,7 @@ def predictions(names, folder):
 
 
 def coefficients(names, folder):
-    point = path.Point(0.5, TrainState(0, np.zeros((len(names) + 1, len(names))), None), {}, 1, "")
+    point = path.Point(0.5, TrainState(1, np.zeros((len(names) + 1, len(names))), None), {}, "")
     path.write_coefficients(folder / "out.csv", [point], names, names)
 
 
