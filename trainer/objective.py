@@ -5,14 +5,17 @@ a thread. The partial sums are added in the order of the blocks, so the number o
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 from trainer.activations import Activation, LogSoftmax, Softmax
 from trainer.arrays import Array
@@ -370,9 +373,43 @@ def blocks(data: Data, width: int) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, count, rows)]
 
 
-def blas_on_one_thread() -> Any:
-    """Holds BLAS to one thread, so that blocks can have a core each and sums do not depend on the machine."""
-    return _controller().limit(limits=1, user_api="blas")
+_lock = RLock()
+_inside: list[int] = []  # the threads that are inside blas_on_one_thread
+_limits: list[Any] = []  # what the first of them has set, which knows what was before
+
+
+@contextmanager
+def blas_on_one_thread() -> Iterator[None]:
+    """Holds BLAS to one thread, so that blocks can have a core each and sums do not depend on the machine.
+
+    That is a setting of the process, in which several threads may fit: the first one in makes it, the last one out
+    takes it back.
+    """
+    with _lock:
+        if not _inside:
+            _disown()
+            _limits.append(_controller().limit(limits=1, user_api="blas"))
+        _inside.append(get_ident())
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside.remove(get_ident())
+            _take_back()
+
+
+def _take_back() -> None:
+    """Restores the threads of BLAS once nobody is inside."""
+    if not _inside and _limits:
+        _disown()
+        _limits.pop().restore_original_limits()
+        _disown()
+
+
+def _disown() -> None:
+    """Since 3.8 threadpoolctl heeds only the thread that was first to set a limit; here any may be first or last."""
+    if hasattr(OpenBLASController, "clear_controlling_thread"):
+        OpenBLASController.clear_controlling_thread(force=True)
 
 
 @cache
@@ -383,6 +420,18 @@ def _controller() -> ThreadpoolController:
 @cache
 def _workers(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
+
+
+def _alone() -> None:
+    """In a forked child there is only the thread that forked: no workers, and no other that is inside."""
+    _workers.cache_clear()
+    _inside[:] = [thread for thread in _inside if thread == get_ident()]
+    _take_back()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):  # with the lock held no other thread leaves a child half of a change
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_alone)
 
 
 def _in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
@@ -401,5 +450,6 @@ def _in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> I
         work()
     finally:
         for other in others:
-            other.result()
+            if not other.cancel():  # one that has not begun, behind another fit's work, would find nothing left
+                other.result()
     return map(results.__getitem__, range(len(items)))
