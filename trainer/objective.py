@@ -388,7 +388,7 @@ def blas_on_one_thread() -> Iterator[None]:
     with _lock:
         if not _inside:
             _disown()
-            _limits.append(_controller().limit(limits=1, user_api="blas"))
+            _limits.append(_blas().limit(limits=1))
         _inside.append(get_ident())
     try:
         yield
@@ -413,8 +413,8 @@ def _disown() -> None:
 
 
 @cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
 
 
 @cache
