@@ -2,9 +2,11 @@
 
 import csv
 import pickle
+import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +29,12 @@ from tests.conftest import ACTIVATIONS
 from tests.test_run import SETTINGS
 from trainer import SoftmaxRegression
 from trainer.activations import NormalizedSigmoid, Softmax
+from trainer.data import Standardizer
 from trainer.errors import ConfigError, DataError
 from trainer.gradients import GradientChoice
 from trainer.model import Model
+from trainer.objective import scores
+from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.first_order import Adam, Sgd
 from trainer.penalties import L2
 from trainer.run import run
@@ -190,9 +195,15 @@ def test_the_classes_of_partial_fit_cannot_change():
         trained().partial_fit(*IRIS, classes=range(4))
 
 
-def test_a_solver_has_no_partial_fit():
-    with pytest.raises(ConfigError, match=r"optimizer=newton needs the gradient of all rows.*Take optimizer=sgd"):
-        SoftmaxRegression(optimizer="newton").partial_fit(*IRIS, classes=[0, 1, 2])
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != "auto"])
+def test_a_solver_has_no_partial_fit(optimizer):
+    model = SoftmaxRegression(optimizer=optimizer)
+    assert hasattr(model, "partial_fit") != OPTIMIZERS[optimizer].full_batch
+    if not hasattr(model, "partial_fit"):
+        with pytest.raises(AttributeError, match="has no attribute 'partial_fit'") as error:
+            _ = model.partial_fit
+        sentence = rf"optimizer={optimizer} needs the gradient of all rows.*Take optimizer=sgd"
+        assert re.match(sentence, str(error.value.__cause__))
 
 
 def test_a_solver_takes_no_mini_batches():
@@ -223,7 +234,7 @@ def test_instances_stand_where_names_do():
 @pytest.mark.parametrize("activation", SIMPLEX, ids=repr)
 def test_probabilities_are_those_of_the_activation(activation):
     model = trained(activation)
-    z = model.decision_function(IRIS[0])
+    z = scores(np.vstack([model.coef_.T, model.intercept_]), IRIS[0])
     assert_array_equal(model.predict_proba(IRIS[0]), activation(z))
     assert_array_equal(model.predict(IRIS[0]), activation(z).argmax(axis=1))
     with np.errstate(divide="ignore"):
@@ -241,10 +252,26 @@ def test_sigmoids_are_divided_by_their_sum():
 @pytest.mark.parametrize(("activation", "loss"), [("identity", "squared_error"), ("log_softmax", "nll")])
 @pytest.mark.parametrize("method", ["predict_proba", "predict_log_proba"])
 def test_what_is_no_probability_is_not_given_as_one(activation, loss, method):
-    model = trained(activation, loss=loss)
-    assert model.predict(IRIS[0]).shape == (150,)
-    with pytest.raises(ConfigError, match=rf"activation={activation} gives .*, not probabilities\. Use predict or"):
-        getattr(model, method)(IRIS[0])
+    model = SoftmaxRegression(activation=activation, loss=loss, **PASSES)
+    assert not hasattr(model, method)
+    assert model.fit(*IRIS).predict(IRIS[0]).shape == (150,)
+    with pytest.raises(AttributeError, match=f"has no attribute '{method}'") as error:
+        getattr(model, method)
+    sentence = rf"activation={activation} gives .*, not probabilities\. Use predict or"
+    assert re.match(sentence, str(error.value.__cause__))
+    model.set_params(activation="softmax", loss="ce")
+    assert not hasattr(model, method)  # the model is still the one that was fitted
+    assert hasattr(model.fit(*IRIS), method)
+
+
+@pytest.mark.parametrize("activation", SIMPLEX, ids=repr)
+def test_the_largest_score_is_that_of_the_largest_probability(activation):
+    model = trained(activation)
+    model.coef_, model.intercept_ = np.random.default_rng(0).normal(size=(3, 4)), np.array([1.0, -3.0, 0.5])
+    best = model.predict_proba(IRIS[0]).argmax(axis=1)
+    assert_array_equal(model.predict(IRIS[0]), best)
+    if activation.range == "simplex":  # of a sparse one probabilities may be equal
+        assert_array_equal(model.decision_function(IRIS[0]).argmax(axis=1), best)
 
 
 def test_the_logarithm_of_a_probability_that_underflows_is_finite():
@@ -384,9 +411,59 @@ def test_weights_are_refused_in_a_sentence(weight, sentence):
         SoftmaxRegression(**PASSES).fit(*IRIS, weight)
 
 
+@pytest.mark.parametrize("standardize", [False, True])
+def test_coefficients_can_be_set_and_are_what_predicts_and_is_saved(standardize, tmp_path):
+    model, x = trained(), IRIS[0]
+    if standardize:  # as the model of a run has it
+        shifted = replace(model.model_, standardizer=Standardizer(np.ones(4), np.full(4, 2.0)))
+        model = SoftmaxRegression.load(shifted.save(tmp_path / "model.npz"), **PASSES)
+    coef, intercept = np.random.default_rng(0).normal(size=(3, 4)), np.array([1.0, 2.0, -3.0])
+    before = model.predict_proba(x)
+    model.coef_ = coef
+    model.coef_[1, 2] = 7.0  # in the place of another number
+    model.intercept_ = intercept
+    z = x @ model.coef_.T + intercept
+    assert_allclose(model.decision_function(x), z, rtol=1e-12)
+    assert_array_equal(model.predict(x), z.argmax(axis=1))
+    assert_allclose(model.predict_proba(x), Softmax()(z), rtol=1e-12)
+    assert_allclose(model.predict_log_proba(x), Softmax().log(z), rtol=1e-12)
+    saved = SoftmaxRegression.load(model.save(tmp_path / "set.npz"))
+    assert_array_equal(saved.coef_, model.coef_)
+    assert_array_equal(saved.predict_proba(x), model.predict_proba(x))
+    assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(x), model.predict_proba(x))
+    assert np.abs(model.predict_proba(x) - before).max() > 0.1
+
+
+@pytest.mark.parametrize("goes_on", [lambda model: model.fit(*IRIS), lambda model: model.partial_fit(*IRIS)])
+def test_a_fit_goes_on_from_coefficients_that_were_set(goes_on):
+    model = trained(optimizer=Sgd(lr=1e-9), warm_start=True).partial_fit(*IRIS)
+    model.coef_ = np.full((3, 4), 2.0)
+    assert_allclose(goes_on(model).coef_, 2.0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        (
+            "coef_",
+            np.zeros((4, 3)),
+            r"the shapes \(4, 3\) and \(3,\); 3 classes and 4 features need \(3, 4\) and \(3,\)",
+        ),
+        ("intercept_", 0.0, r"the shapes \(3, 4\) and \(\)"),
+        ("intercept_", [0.0, np.nan, 0.0], "numbers that are not finite"),
+    ],
+)
+def test_coefficients_that_do_not_fit_are_refused_in_a_sentence(name, value, sentence):
+    model = trained()
+    setattr(model, name, value)
+    with pytest.raises(DataError, match=sentence):
+        model.predict(IRIS[0])
+
+
 def test_before_a_fit_there_is_nothing_to_see():
     model = SoftmaxRegression()
     assert not hasattr(model, "coef_")
+    assert not hasattr(model, "model_")
     assert not hasattr(model, "intercept_")
     for method in (lambda: model.predict(IRIS[0]), lambda: model.save("model.npz")):
         with pytest.raises(NotFittedError):

@@ -5,7 +5,8 @@ Labels of any kind become the places 0..K-1 of the sorted classes here, and scik
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -84,7 +86,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     threads             None takes every core; the result does not depend on it
 
     coef_ (K,D), intercept_ (K,)   w, of the features as they are given, and biases that sum to zero where their sum
-                        means nothing; K rows for two classes too, whose decision function is their difference
+                        means nothing; K rows for two classes too, whose decision function is their difference. What is
+                        set here is what predicts, is saved and is gone on from
     classes_ (K,), n_features_in_, feature_names_in_
     model_              the Model that save writes
     n_iter_, converged_ iterations done, and whether the solver says that they were enough
@@ -92,6 +95,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                         without early_stopping
     """
 
+    coef_: Array
+    intercept_: Array
     loss_curve_: list[float]
     val_loss_curve_: list[float]
 
@@ -137,7 +142,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "SoftmaxRegression":
         """Minimises E on X (N,D) and labels y (N,); a ConvergenceWarning where max_iter ends a solver too early."""
         check_ranges(self)
-        again = self.warm_start and hasattr(self, "model_")
+        again = self.warm_start and hasattr(self, "_model")
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, order="C")
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
@@ -175,6 +180,18 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows = {"train_rows": len(train), "valid_rows": 0 if valid is None else len(valid)}
         return self._keep(w, objective, classes, data.features, rows)
 
+    def _stepwise(self) -> Optimizer:
+        """The optimiser of partial_fit; where it is a solver a ConfigError, and there is no such method."""
+        chosen = "adam" if isinstance(self.optimizer, str) and self.optimizer == "auto" else self.optimizer
+        optimizer: Optimizer = component("optimizer", OPTIMIZERS, chosen, tol=self.tol)
+        if optimizer.full_batch:
+            raise ConfigError(
+                f"optimizer={optimizer.name} needs the gradient of all rows, and partial_fit sees a part of them. "
+                "Take optimizer=sgd, adam or adamw, or auto, which is adam here; or use fit."
+            )
+        return optimizer
+
+    @available_if(_stepwise)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> "SoftmaxRegression":
         """One pass over X (N,D) by a first-order optimiser, whose state is kept; optimizer="auto" is adam here.
 
@@ -187,14 +204,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise ConfigError(
                     f"{name}={refused} needs all rows, and partial_fit sees a part. Leave it out, or use fit."
                 )
-        chosen = "adam" if isinstance(self.optimizer, str) and self.optimizer == "auto" else self.optimizer
-        optimizer = component("optimizer", OPTIMIZERS, chosen, tol=self.tol)
-        if optimizer.full_batch:
-            raise ConfigError(
-                f"optimizer={optimizer.name} needs the gradient of all rows, and partial_fit sees a part of them. "
-                "Take optimizer=sgd, adam or adamw, or auto, which is adam here; or use fit."
-            )
-        again = hasattr(self, "model_")
+        optimizer = self._stepwise()
+        again = hasattr(self, "_model")
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, order="C", reset=not again)
         check_classification_targets(y)
         known = self._named_classes(classes)
@@ -208,7 +219,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         objective = self._objective(train, rows, "rows")
         seed = before.seed if before else self._seed()
         state = self._start(objective.activation, optimizer, train, known, seed, again)
-        if before and type(before.optimizer) is type(optimizer):
+        if before and type(before.optimizer) is type(optimizer) and self.model_ is self._model:
             state = before.state
         if before is None:
             self.loss_curve_, self.val_loss_curve_ = [], []
@@ -218,25 +229,47 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._keep(w, objective, known, train.features, {"train_rows": rows, "valid_rows": 0})
 
     def decision_function(self, X: Any) -> Array:
-        """The scores z (N,K), or z_1 - z_0 (N,) with two classes, as scikit-learn's metrics want it."""
-        z = self._scores(X)
+        """The scores z (N,K), or z_1 - z_0 (N,) with two classes, as scikit-learn's metrics want it.
+
+        Of a = f(z) / sum f(z), where f may fall, they are log f(z): the largest one is always that of the largest a.
+        """
+        z = self._evidence(self._scores(X))
         return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
 
     def predict(self, X: Any) -> Array:
         """The class of the largest a (N,), and among equal ones that of the largest score."""
         z = self._scores(X)
-        a = self.model_.activation(z)
-        chosen: Array = self.classes_[np.where(a == a.max(axis=1, keepdims=True), z, -np.inf).argmax(axis=1)]
+        a = self._model.activation(z)
+        best = np.where(a == a.max(axis=1, keepdims=True), self._evidence(z), -np.inf).argmax(axis=1)
+        chosen: Array = self.classes_[best]
         return chosen
 
+    def _distribution(self) -> Activation:
+        """The activation whose rows are the probabilities; where there are none a ConfigError, and no such methods."""
+        activation: Activation = (
+            self._model.activation if hasattr(self, "_model") else component("activation", ACTIVATIONS, self.activation)
+        )
+        if activation.range == "unit":
+            return NormalizedSigmoid()
+        if activation.range not in DISTRIBUTIONS:
+            able = [name for name, cls in ACTIVATIONS.items() if cls.range in PROBABILITIES]
+            raise ConfigError(
+                f"activation={activation.name} gives {RANGES[activation.range]}, not probabilities. Use predict or "
+                f"decision_function, or take activation={' or '.join(able)}."
+            )
+        return activation
+
+    @available_if(_distribution)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> Array:
         """Probabilities (N,K), the activation's own.
 
-        Those of sigmoid answer K questions and are divided by their sum; ConfigError where the activation gives none.
+        Those of sigmoid answer K questions and are divided by their sum. Where the activation gives none, neither this
+        method nor predict_log_proba exists.
         """
         z = self._scores(X)
         return self._distribution()(z)
 
+    @available_if(_distribution)  # type: ignore[untyped-decorator]
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of predict_proba (N,K), exact where a probability underflows; -inf where it is zero."""
         z = self._scores(X)
@@ -248,7 +281,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def save(self, path: str | Path) -> Path:
         """Writes the file that ``python -m trainer.predict model=...`` reads; labels become integers or texts."""
-        check_is_fitted(self, "model_")
+        check_is_fitted(self, "_model")
         return self.model_.save(Path(path))
 
     @classmethod
@@ -259,30 +292,43 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         model = Model.load(Path(path))
         estimator = cls(activation=model.activation, **parameters)
-        estimator.model_, estimator.classes_ = model, np.asarray(model.classes)
+        estimator._set(model)
+        estimator.classes_ = np.asarray(model.classes)
         estimator.n_features_in_ = len(model.features)
         if model.features != numbered(len(model.features)):
             estimator.feature_names_in_ = np.asarray(model.features, dtype=object)
         return estimator
 
     @property
-    def coef_(self) -> Array:
-        """Weights (K,D) of the features as they are given."""
-        return self._w()[:-1].T
+    def model_(self) -> Model:
+        """The Model that save writes: that of the fit or of the file, or of coefficients set since."""
+        if "_model" not in vars(self):  # an AttributeError, so that hasattr tells of it what it tells of attributes
+            raise AttributeError("SoftmaxRegression has no model before fit, partial_fit or load.")
+        w = self._w()
+        if np.array_equal(w, _of_raw_features(self._model)):
+            return self._model
+        return replace(self._model, w=w, standardizer=Standardizer.none(len(w) - 1))
 
-    @property
-    def intercept_(self) -> Array:
-        """Biases (K,)."""
-        bias: Array = self._w()[-1]
-        return bias
+    def _set(self, model: Model) -> None:
+        """Makes it the fitted model."""
+        self._model = model
+        w = _of_raw_features(model)
+        self.coef_, self.intercept_ = w[:-1].T, w[-1]
 
     def _w(self) -> Array:
-        """w (D+1,K) of the features as they are given; a model of a run has it of standardised ones."""
-        if "model_" not in vars(self):  # an AttributeError, so that hasattr tells of coef_ what it tells of attributes
-            raise AttributeError("SoftmaxRegression has no coefficients before fit, partial_fit or load.")
-        w, (mean, scale) = self.model_.w, self.model_.standardizer
-        raw: Array = np.vstack([w[:-1] / scale[:, None], w[-1] - (mean / scale) @ w[:-1]])
-        return raw.astype(w.dtype)
+        """w (D+1,K), of coef_ and intercept_ as they are now."""
+        coef, intercept = np.asarray(self.coef_), np.asarray(self.intercept_)
+        features, classes = self._model.w.shape[0] - 1, self._model.w.shape[1]
+        if coef.shape != (classes, features) or intercept.shape != (classes,):
+            raise DataError(
+                f"coef_ and intercept_ have the shapes {coef.shape} and {intercept.shape}; {classes} classes and "
+                f"{features} features need {(classes, features)} and {(classes,)}."
+            )
+        w = np.vstack([coef.T, intercept])
+        w = w if w.dtype.kind == "f" else w.astype(np.float64)
+        if not np.isfinite(w).all():
+            raise DataError("coef_ or intercept_ holds numbers that are not finite. Set finite ones, or fit again.")
+        return w
 
     def _train(
         self,
@@ -330,7 +376,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             w = np.vstack([w[:-1], w[-1] - w[-1].mean()])
         self.classes_ = classes
         plain = Standardizer.none(len(w) - 1)
-        self.model_ = Model(w, plain, activation, tuple(map(name_of, classes)), features, None, rows)
+        self._set(Model(w, plain, activation, tuple(map(name_of, classes)), features, None, rows))
         return self
 
     def _features(self, X: Any) -> tuple[str, ...]:
@@ -340,21 +386,13 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _scores(self, X: Any) -> Array:
         """z (N,K) of features as they are given."""
-        check_is_fitted(self, "model_")
+        check_is_fitted(self, "_model")
         return scores(self._w(), validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False))
 
-    def _distribution(self) -> Activation:
-        """The activation whose rows are the probabilities."""
-        activation = self.model_.activation
-        if activation.range == "unit":
-            return NormalizedSigmoid()
-        if activation.range not in DISTRIBUTIONS:
-            able = [name for name, cls in ACTIVATIONS.items() if cls.range in PROBABILITIES]
-            raise ConfigError(
-                f"activation={activation.name} gives {RANGES[activation.range]}, not probabilities. Use predict or "
-                f"decision_function, or take activation={' or '.join(able)}."
-            )
-        return activation
+    def _evidence(self, z: Array) -> Array:
+        """What says which class it is, the largest one (N,K): the scores z, or what they are to a softmax."""
+        log_f: Callable[[Array], Array] | None = getattr(self._model.activation, "log_f", None)
+        return z if log_f is None else log_f(z)
 
     def _objective(self, train: Data, total: float, reduction: str) -> Objective:
         """What is minimised on the rows, with the penalty's strength from C where the penalty is given by its name."""
@@ -374,9 +412,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not again:
             return TrainState.start(optimizer, data, getattr(activation, "start_scale", 0.0), seed)
         shape = (data.x.shape[1] + 1, len(classes))
-        if self.model_.w.shape != shape or not np.array_equal(self.classes_, classes):
+        if self._model.w.shape != shape or not np.array_equal(self.classes_, classes):
             raise DataError(
-                f"The fit before had {self.model_.w.shape[0] - 1} features and the classes {shown(self.classes_)}; "
+                f"The fit before had {self._model.w.shape[0] - 1} features and the classes {shown(self.classes_)}; "
                 f"these data have {shape[0] - 1} and {shown(classes)}. Set warm_start=False to begin anew."
             )
         w = self._w().astype(data.x.dtype)
@@ -384,7 +422,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _named_classes(self, classes: Any) -> Array:
         """The classes (K,) of this call of partial_fit, which are those of the call before."""
-        before: Array | None = self.classes_ if hasattr(self, "model_") else None
+        before: Array | None = self.classes_ if hasattr(self, "_model") else None
         if classes is None:
             if before is None:
                 raise ConfigError("The first call of partial_fit needs classes=, all labels that will ever occur.")
@@ -404,3 +442,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _of_raw_features(model: Model) -> Array:
+    """w (D+1,K) of the features as they are given; a model of a run has it of standardised ones."""
+    w, (mean, scale) = model.w, model.standardizer
+    raw: Array = np.vstack([w[:-1] / scale[:, None], w[-1] - (mean / scale) @ w[:-1]])
+    return raw.astype(w.dtype)
