@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -5,6 +7,7 @@ from numpy.testing import assert_allclose
 from tests.conftest import targets
 from trainer.activations import Identity, LogSoftmax, Sigmoid, Softmax
 from trainer.arrays import one_hot
+from trainer.errors import ConfigError
 from trainer.gradients import (
     FUSED,
     GRADIENTS,
@@ -19,7 +22,14 @@ from trainer.gradients import (
     takes_labels,
     vjp,
 )
-from trainer.losses import BinaryCrossEntropy, CrossEntropy, NegativeLogLikelihood, SquaredError
+from trainer.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    MeanAbsoluteError,
+    NegativeLogLikelihood,
+    SquaredError,
+)
+from trainer.pairs import check_pair
 
 CE, BCE, NLL, SQUARES = CrossEntropy(), BinaryCrossEntropy(), NegativeLogLikelihood(), SquaredError()
 
@@ -93,6 +103,38 @@ def test_a_temperature_divides_the_scores_and_the_derivative(z, y):
     warm, plain = fused(Softmax(4.0), CE, z, y), fused(Softmax(), CE, z / 4, y)
     assert_allclose(warm.loss, plain.loss, rtol=1e-15)
     assert_allclose(warm.dl_dz, plain.dl_dz / 4, rtol=1e-14)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """a = exp z, from outside the package: its logarithm is known, and its rows sum to anything."""
+
+    name = "exponential"
+    range = "real"
+
+    def __call__(self, z):
+        return np.exp(z)
+
+    def jacobian(self, z, a):
+        return a[:, :, None] * np.eye(a.shape[1])
+
+    def vjp(self, z, a, dl_da):
+        return a * dl_da
+
+    def log(self, z):
+        return z
+
+    def log_vjp(self, z, h):
+        return h
+
+
+@pytest.mark.parametrize("loss", [MeanAbsoluteError(), SQUARES], ids=repr)
+def test_where_rows_do_not_sum_to_one_there_is_no_log_and_auto_agrees_with_central_differences(loss, z):
+    pair, y = (Exponential(), loss), targets("one-hot", 7, 4)
+    assert not has_strategy("log", *pair)
+    assert_allclose(auto(*pair, z, y).dl_dz, numeric(*pair, z, y).dl_dz, rtol=1e-6, atol=2e-9)
+    with pytest.raises(ConfigError, match=r"gradient=log has no formula for activation=exponential.*Use gradient=vjp"):
+        check_pair(*pair, "log")
 
 
 def test_auto_takes_the_first_of_fused_log_and_vjp_that_the_pair_has(pair, z):

@@ -145,11 +145,14 @@ def auto(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
 
 
 def has_strategy(name: str, activation: Activation, loss: Loss) -> bool:
-    """Whether the pair has what the strategy needs: a formula for fused, logarithms on both sides for log."""
+    """Whether the pair has what the strategy needs: a formula for fused, logarithms on both sides for log.
+
+    log needs rows of a that sum to one, too: h is known up to a multiple of a, which only they do not notice.
+    """
     if name == "fused":
         return (type(activation), type(loss)) in FUSED
     if name == "log":
-        return isinstance(activation, LogActivation) and isinstance(loss, LogLoss)
+        return activation.range == "simplex" and isinstance(activation, LogActivation) and isinstance(loss, LogLoss)
     return True
 
 

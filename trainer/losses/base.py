@@ -27,7 +27,7 @@ class LogLoss(Protocol):
         """loss (N,)."""
 
     def grad_log(self, log_a: Array, y: Array) -> Array:
-        """h = dl/dlog a (N,K), up to a multiple of a in each row, which no activation with rows of sum one notices."""
+        """h = dl/dlog a (N,K), up to a multiple of a in each row, which rows that sum to one do not notice."""
 
 
 @runtime_checkable
