@@ -83,11 +83,11 @@ def dies(activation, loss):
     return np.linalg.norm(auto(activation, loss, z, y).dl_dz) < 1e-3
 
 
-def jumps(activation, loss):
+def jumps(activation, loss, soft=False):
     """Whether, on any of 1,000 random lines, halving the part with the largest change 30 times leaves a change."""
     n = 1000
     low, high = rng().normal(scale=2, size=(2, n, K))
-    y = one_hot(n)
+    y = rng().dirichlet(np.ones(K), size=n) if soft else one_hot(n)
 
     def slope(z):
         return auto(activation, loss, z, y).dl_dz

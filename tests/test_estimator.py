@@ -385,6 +385,7 @@ def test_a_solver_that_is_cut_short_warns():
         ({"class_weight": [1, 2]}, r"class_weight must be None, 'balanced' or \{label: weight\} with .*, got \[1, 2\]"),
         ({"class_weight": {0: -1}}, r"with finite weights of at least 0, got \{0: -1\}"),
         ({"class_weight": {5: 1}}, "class_weight has a weight for 5, which is no class"),
+        ({"label_smoothing": 0.1, "loss": "mae", "optimizer": "auto"}, "mae jumps on targets between zero and one"),
         ({"label_smoothing": 0.1, "loss": "crammer_singer", "activation": "identity"}, r"label_smoothing=0\.1"),
     ],
     ids=str,

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.registry import MEASURES
+from tests.registry import MEASURES, jumps
 from trainer.activations import ACTIVATIONS
 from trainer.gradients import GRADIENTS
 from trainer.losses import LOSSES, TARGETS
-from trainer.pairs import PROPERTIES, allowed, markdown, reason, registry, table
+from trainer.pairs import PROPERTIES, allowed, kinked, markdown, reason, registry, table
 
 PAIRS = registry()
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -23,6 +23,15 @@ def test_a_claim_is_made_just_where_it_holds(pair, name):
     with np.errstate(all="ignore"):
         holds = MEASURES[name](ACTIVATIONS[pair.activation](), LOSSES[pair.loss]())
     assert getattr(pair, name) == holds
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.activation}+{pair.loss}")
+def test_the_gradient_jumps_on_soft_targets_just_where_that_is_claimed(pair):
+    activation, loss = ACTIVATIONS[pair.activation](), LOSSES[pair.loss]()
+    if loss.targets == "one_hot":
+        pytest.skip("stated on one-hot rows")
+    with np.errstate(all="ignore"):
+        assert kinked(activation, loss, soft=True) == jumps(activation, loss, soft=True)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.activation}+{pair.loss}")

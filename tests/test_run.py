@@ -13,11 +13,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from trainer.config import Settings
 from trainer.data import split
-from trainer.errors import ConfigError, FileError
+from trainer.errors import ConfigError, FileError, Incompatible
 from trainer.fit import Diverged, columns
 from trainer.metrics import ACCURACY
 from trainer.model import Model
+from trainer.optimizers import OPTIMIZERS
 from trainer.outputs import Table, read_record, versions
+from trainer.parts import assemble
 from trainer.run import resume, run
 from trainer.sources import SOURCES
 from trainer.training import drawn
@@ -222,6 +224,24 @@ def test_what_is_refused_leaves_no_folder(change, tmp_path):
     with pytest.raises((ConfigError, FileError)):
         run(replace(SETTINGS, **change), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+MAE = replace(SETTINGS, loss={"name": "mae"}, epochs=1)
+
+
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if OPTIMIZERS[name].full_batch])
+def test_a_solver_refuses_mae_on_soft_targets_where_they_become_known(optimizer, tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(60, 3)), np.random.default_rng(1).dirichlet(np.ones(3), size=60)
+    np.savez(tmp_path / "soft.npz", x=x, y=y)
+    soft = replace(MAE, data={"name": "file", "path": str(tmp_path / "soft.npz")})
+    solver, jumps = {"name": optimizer}, rf"optimizer={optimizer} .* loss=mae jumps on targets between zero and one"
+    with pytest.raises(Incompatible, match=jumps):
+        assemble(replace(MAE, optimizer=solver, label_smoothing=0.1))
+    with pytest.raises(Incompatible, match=jumps):
+        run(replace(soft, optimizer=solver), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert run(replace(MAE, optimizer=solver), tmp_path / "one-hot").status == "finished"
+    assert run(replace(soft, label_smoothing=0.1), tmp_path / "by-steps").status == "finished"
 
 
 def test_metrics_are_columns_in_the_order_of_the_list(tmp_path):

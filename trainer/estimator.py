@@ -157,6 +157,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 optimizer.name,
                 component("activation", ACTIVATIONS, self.activation),
                 component("loss", LOSSES, self.loss),
+                self.label_smoothing > 0,
             )
         all_at_once = samples_a_step(self.batch_size, optimizer, Constant()) is None
         data, seed = data_of(X, labels, classes, self._features(X), sample_weight), self._seed()

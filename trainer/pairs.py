@@ -104,10 +104,19 @@ def canonical(activation: Activation, loss: Loss) -> bool:
     return (activation.name, loss.name) in CANONICAL or loss.name == "fenchel_young"
 
 
-def kinked(activation: Activation, loss: Loss) -> bool:
-    """Whether dl_dz jumps; alpha-entmax itself has a kink from alpha = 2 on, which is sparsemax."""
+def kinked(activation: Activation, loss: Loss, soft: bool = False) -> bool:
+    """Whether dl_dz jumps; alpha-entmax itself has a kink from alpha = 2 on, which is sparsemax.
+
+    On soft targets |a - y| has its corner where a can be, and not at the border, which is the limit of a.
+    """
     steep = activation.name == "sparsemax" or getattr(activation, "alpha", 1.0) >= 2
-    return (activation.name, loss.name) in KINKED or (steep and loss.name != "fenchel_young")
+    cornered = (activation.name, loss.name) in KINKED or (soft and loss.name == "mae")
+    return cornered or (steep and loss.name != "fenchel_young")
+
+
+def is_soft(y: Array) -> bool:
+    """Whether target rows (N,K) hold numbers between zero and one; labels (N,) do not."""
+    return y.ndim == 2 and bool(((y > 0) & (y < 1)).any())
 
 
 def reason(activation: type[Activation], loss: type[Loss]) -> str:
@@ -157,12 +166,13 @@ def strategy_of(activation: Activation, loss: Loss, choice: GradientChoice) -> t
     return strategy, precise if choice.precise else GRADIENTS[strategy]
 
 
-def check_smooth(optimizer: str, activation: Activation, loss: Loss) -> None:
-    """ConfigError where a solver, by its name, is to follow a gradient that jumps."""
-    if kinked(activation, loss):
+def check_smooth(optimizer: str, activation: Activation, loss: Loss, soft: bool = False) -> None:
+    """ConfigError where a solver, by its name, is to follow a gradient that jumps; on soft targets where they are."""
+    if kinked(activation, loss, soft):
+        where = "" if kinked(activation, loss) else " on targets between zero and one, which smoothing makes"
         raise Incompatible(
             f"optimizer={optimizer} needs a smooth loss, and the gradient of activation={activation.name} with "
-            f"loss={loss.name} jumps. Use optimizer=adam, or another pair: python -m trainer.pairs lists them."
+            f"loss={loss.name} jumps{where}. Use optimizer=adam, or another pair: python -m trainer.pairs lists them."
         )
 
 

@@ -57,7 +57,7 @@ def assemble(settings: Settings) -> Parts:
     )
     check_penalty(optimizer.name, penalty)
     if optimizer.full_batch:
-        check_smooth(optimizer.name, activation, loss)
+        check_smooth(optimizer.name, activation, loss, settings.label_smoothing > 0)
     return Parts(
         Objective(activation, loss, function, penalty, threads, settings.reduction),
         strategy,

@@ -31,7 +31,7 @@ from trainer.outputs import (
     versions,
     write_record,
 )
-from trainer.pairs import check_targets
+from trainer.pairs import check_smooth, check_targets, is_soft
 from trainer.parts import Parts, title_of
 from trainer.sources import File
 
@@ -232,6 +232,8 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
     for part in (data.train, data.valid):
         if part is not None:
             check_targets(parts.objective.loss, part.y, part.smoothing)
+    if parts.optimizer.full_batch:
+        check_smooth(parts.optimizer.name, parts.objective.activation, parts.objective.loss, is_soft(data.train.y))
     if parts.batch_size is not None and parts.batch_size > len(data.train):
         warnings.warn(
             f"batch_size={parts.batch_size} is more than the {len(data.train)} training samples; all are used.",
