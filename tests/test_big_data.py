@@ -318,3 +318,20 @@ def test_four_gibibytes_take_less_than_half_of_one(tmp_path, kind, batch_size):
     assert os.path.getsize(path) >= 4 << 30
     assert result["mib"] < 512
     print(kind, batch_size, result)
+
+
+@pytest.mark.parametrize("name", ["newton", "lbfgs", "fista", "auto"])
+@pytest.mark.parametrize("rows", [500, 40_000], ids=["one block", "many blocks"])
+def test_a_solver_has_the_same_bits_from_a_file_as_in_memory(name, rows, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(rows, 6)) * 10 ** np.linspace(-3, 3, 6) + 5
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", (x[:, 3] > x[:, 2] / 10 + 5).astype(int) + (x[:, 4] > 9))
+    ends = []
+    for in_memory in (True, False):
+        source = {"name": "file", "path": str(tmp_path / "x.npy"), "target": str(tmp_path / "y.npy")}
+        settings = replace(SETTINGS, data={**source, "in_memory": in_memory}, optimizer={"name": name}, epochs=30)
+        settings = replace(settings, penalty={"name": "l2", "strength": 1e-4})
+        ends.append(run(settings, tmp_path / str(in_memory)).folder / "model.npz")
+    first, second = (Model.load(path).w for path in ends)
+    assert_array_equal(first, second)

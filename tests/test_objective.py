@@ -139,20 +139,6 @@ def test_the_strategy_never_changes_the_objective(name):
     )
 
 
-def test_what_was_computed_for_an_array_is_not_computed_again():
-    calls = []
-
-    def counting(*arguments):
-        calls.append(1)
-        return fused(*arguments)
-
-    objective, w = problem(sample(), gradient=counting), parameters()
-    first = objective.value_and_grad(w)
-    assert objective.value_and_grad(w) is first
-    objective.value_and_grad(w.copy())
-    assert len(calls) == 2
-
-
 def test_unlabelled_rows_count_in_the_mean_loss_but_not_in_the_accuracy():
     data, w = sample(), parameters()
     half = np.eye(K)[data.y] * (np.arange(len(data)) % 2)[:, None]

@@ -26,7 +26,7 @@ BOWL = Bowl(np.array([[1.0, 2.0], [0.5, 1.0], [1.0, 3.0]]))
 def run(optimizer, steps, problem=BOWL, w=W):
     state = optimizer.init(w)
     for _ in range(steps):
-        w, state, _, _ = optimizer.step(problem, w, state)
+        w, state, *_ = optimizer.step(problem, w, state)
     return w
 
 

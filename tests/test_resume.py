@@ -412,7 +412,7 @@ def test_a_checkpoint_that_is_of_no_path_is_refused(interrupted_path, tmp_path):
     config = checkpoint.load(interrupted_path / NAMES[0]).config
     for name in NAMES:
         checkpoint.save(interrupted_path / name, replace(found, config=config))
-    with pytest.raises(DataError, match="has no state of optimizer=newton, but NewtonState"):
+    with pytest.raises(DataError, match="has no state of optimizer=newton, but State"):
         resume(walk(WALKS["newton"]), interrupted_path)
     state = replace(found.state, optimizer=((found.state.w, "yes"),) * 2)
     for name in NAMES:

@@ -1,7 +1,7 @@
 """What the estimator is given, checked and turned into what ``fit`` takes: parameters, labels and weights."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -55,7 +55,7 @@ def component(group: str, registry: Mapping[str, Any], choice: Any, **settings: 
     return choice
 
 
-def data_of(x: Array, labels: Array, classes: Array, features: tuple[str, ...], sample_weight: Any) -> Data:
+def data_of(x: Array, labels: Array, classes: Array, features: Sequence[str], sample_weight: Any) -> Data:
     """The rows with their weights, which are not negative, and names that a model file can hold."""
     if sample_weight is not None:
         sample_weight = check_array(sample_weight, ensure_2d=False, dtype=x.dtype, input_name="sample_weight")
@@ -65,7 +65,6 @@ def data_of(x: Array, labels: Array, classes: Array, features: tuple[str, ...], 
             raise DataError(f"sample_weight holds {sample_weight.min()}; give weights of at least 0.")
     names = tuple(map(name_of, classes))
     require_text(names, "The label")
-    require_text(features, "The feature")
     return Data(x, labels, names, features, weight=sample_weight)
 
 
@@ -108,11 +107,6 @@ def places_of(y: Array, classes: Array) -> Array:
 def name_of(label: Any) -> int | str:
     """A label as a model file keeps it: an integer where it is one, also as 1.0 or True, else a text."""
     return str(label) if isinstance(label, str) or label != int(label) else int(label)
-
-
-def numbered(count: int) -> tuple[str, ...]:
-    """The names of features that have none, as in trainer.files."""
-    return tuple(f"x{d}" for d in range(count))
 
 
 def shown(classes: Array) -> str:

@@ -21,12 +21,14 @@ from trainer import archive
 from trainer.arrays import Array
 from trainer.errors import ConfigError, DataError, FileError, TrainerError
 from trainer.fit import TrainState
+from trainer.optimizers.auto import Turn
+from trainer.optimizers.descent import State
 from trainer.optimizers.first_order import Moments
-from trainer.optimizers.lbfgs import LbfgsState
-from trainer.optimizers.newton import NewtonState
 from trainer.optimizers.protocols import Optimizer
 from trainer.optimizers.proximal import Memory
 from trainer.outputs import check_plain, writing
+from trainer.preconditioner import Preconditioner
+from trainer.view import Evaluated
 
 FORMAT, VERSION = "softmax-trainer checkpoint", 1
 NAMES = ("checkpoint.npz", "checkpoint.previous.npz")
@@ -233,6 +235,8 @@ def fingerprint(paths: Sequence[Path]) -> str:
 
 def encode(value: Any, arrays: list[Array]) -> Any:
     """A state as JSON; its arrays go to the list, and their numbers into the JSON."""
+    if isinstance(value, Evaluated | Preconditioner):  # which are made again, to the same bits
+        return None
     if value is None or isinstance(value, bool | str) or type(value) is int:
         return value
     if type(value) is float:
@@ -241,7 +245,7 @@ def encode(value: Any, arrays: list[Array]) -> Any:
         arrays.append(np.asarray(value))
         return {"array" if isinstance(value, np.ndarray) else "scalar": len(arrays) - 1}
     name = type(value).__name__
-    if isinstance(value, tuple) and (name == "tuple" or _states().get(name) is type(value)):
+    if isinstance(value, tuple) and (name == "tuple" or STATES.get(name) is type(value)):
         return {name: [encode(item, arrays) for item in value]}
     raise TypeError(f"A checkpoint cannot hold a {name}; add it to the states of trainer.checkpoint.")
 
@@ -260,14 +264,10 @@ def decode(node: Any, arrays: Sequence[Array]) -> Any:
     if name == "scalar":
         return arrays[content][()]
     items = [decode(item, arrays) for item in content]
-    return tuple(items) if name == "tuple" else _states()[name](*items)
+    return tuple(items) if name == "tuple" else STATES[name](*items)
 
 
-def _states() -> dict[str, Callable[..., Any]]:
-    """The tuples with names that a state may consist of; a file can name no other class."""
-    from trainer.curvature import Metric  # only solvers need it
-
-    return {cls.__name__: cls for cls in (Moments, NewtonState, LbfgsState, Memory, Metric)}
+STATES: dict[str, Callable[..., Any]] = {cls.__name__: cls for cls in (Moments, State, Memory, Turn)}  # and no others
 
 
 MISSING, KINDS = 0, {1: float, 2: int, 3: bool}  # of cells; epoch is an integer and stays one

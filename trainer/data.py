@@ -1,6 +1,6 @@
 """Data: rows and their targets, the split by seed, and the standardisation fitted on training rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +20,23 @@ class Source(Protocol):
     def __call__(self, seed: int) -> "Data": ...
 
 
+@dataclass(frozen=True, eq=False)
+class Numbered(Sequence[str]):
+    """The names x0, x1, ... of features that have none, each made when it is asked for: there may be millions."""
+
+    number: int
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: Any) -> Any:
+        numbers = range(self.number)[index]
+        return tuple(f"x{d}" for d in numbers) if isinstance(index, slice) else f"x{numbers}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+
 @dataclass(frozen=True)
 class Data:
     """N samples of D features in K classes.
@@ -37,7 +54,7 @@ class Data:
     x: Any
     y: Array
     classes: tuple[int | str, ...]
-    features: tuple[str, ...]
+    features: Sequence[str]
     target: str | None = None
     weight: Array | None = None
     smoothing: float = 0.0

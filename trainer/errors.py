@@ -38,7 +38,7 @@ class NonFiniteError(Diverged):
 
 
 class FileError(TrainerError, OSError):
-    """A file or a folder that cannot be read or written."""
+    """A file or a folder that cannot be read or written, or memory that the system does not have."""
 
     exit_code = 3
 

@@ -5,7 +5,7 @@ Labels of any kind become the places 0..K-1 of the sorted classes here, and scik
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,6 @@ from trainer._parameters import (
     data_of,
     name_of,
     named_weights,
-    numbered,
     places_of,
     shown,
     total_weight,
@@ -33,18 +32,19 @@ from trainer._parameters import (
 from trainer.activations import ACTIVATIONS, RANGES, Activation, LogActivation, NormalizedSigmoid
 from trainer.arrays import Array
 from trainer.callbacks import EarlyStopping
-from trainer.data import Data, Standardizer, for_training, split
-from trainer.errors import ConfigError, DataError, require
-from trainer.fit import Report, TrainState, fit, samples_a_step
+from trainer.data import Data, Numbered, Standardizer, for_training, split
+from trainer.errors import ConfigError, DataError, require, require_text
+from trainer.fit import Report, TrainState, fit, proved, samples_a_step
 from trainer.gradients import GradientChoice
 from trainer.hooks import Context
 from trainer.losses import LOSSES, Loss
+from trainer.memory import check_fit
 from trainer.metrics import DISTRIBUTIONS, PROBABILITIES
 from trainer.model import Model
 from trainer.objective import Objective, scores
 from trainer.optimizers import OPTIMIZERS, Optimizer
 from trainer.optimizers.schedules import Constant
-from trainer.pairs import check_smooth, check_targets, describe, strategy_of
+from trainer.pairs import check_exact, check_smooth, check_targets, shift_invariant, strategy_of
 from trainer.parts import available_cores
 from trainer.penalties import PENALTIES
 
@@ -75,7 +75,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     gradient            a name or a GradientChoice
     C                   positive; a large one is a weak penalty
     max_iter            iterations of a solver, passes over the data of another optimiser
-    tol                 when a solver has converged, of the norm of its gradient, and no less than 2e-6 for float32
+    tol                 when a solver looks whether it is at the optimum, of the norm of its gradient
     batch_size          rows a step; "auto" is all for a solver and else 32
     class_weight        None, "balanced" or {label: weight}, see data.for_training
     label_smoothing     epsilon in [0, 1), see data.Data
@@ -90,7 +90,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                         set here is what predicts, is saved and is gone on from
     classes_ (K,), n_features_in_, feature_names_in_
     model_              the Model that save writes
-    n_iter_, converged_ iterations done, and whether the solver says that they were enough
+    n_iter_, converged_ iterations done, and whether the solver ended at the optimum: certified to a millionth of E
+                        where that can be proved (see gap_), or else by its own rule
+    gap_                a proved bound on (E - min E) / E, or None where there is no proof: without a penalty, or for a
+                        pair that is not convex or whose gradient jumps; see trainer.certificate
     loss_curve_, val_loss_curve_   the mean loss after each iteration without the penalty; val_loss_curve_ is empty
                         without early_stopping
     """
@@ -159,25 +162,30 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 component("loss", LOSSES, self.loss),
                 self.label_smoothing > 0,
             )
-        all_at_once = samples_a_step(self.batch_size, optimizer, Constant()) is None
+            check_exact(optimizer.name, self.gradient if isinstance(self.gradient, str) else self.gradient.name)
+        size = samples_a_step(self.batch_size, optimizer, Constant())
+        all_at_once = size is None
         data, seed = data_of(X, labels, classes, self._features(X), sample_weight), self._seed()
         data, valid = split(data, self.validation_fraction, seed) if self.early_stopping else (data, None)
         train = for_training(data, self.label_smoothing, named_weights(self.class_weight))
         objective = self._objective(train, total_weight(train), "weights" if all_at_once else "rows")
+        check_fit(objective.on(train), optimizer, train.x.dtype, size)
         if not all_at_once:
             train, valid = with_mean_one(train), None if valid is None else with_mean_one(valid)
         state = self._start(objective.activation, optimizer, train, classes, seed, again)
         self.loss_curve_, self.val_loss_curve_ = [], []
         last, w, stopped = self._train(objective, optimizer, train, valid, state, seed, self.max_iter)
-        self.n_iter_, self.converged_ = last.state.epoch, bool(last.converged)
+        w = self._without_shift(w, objective)
+        proof = proved(objective, optimizer, train, w, last)
+        certain = optimizer.full_batch and proof.proves(optimizer.gap)
+        self.n_iter_, self.gap_ = last.state.epoch, proof.gap
+        self.converged_ = certain or (proof.gap is None and bool(last.converged))
         self._progress: _Progress | None = None
+        if optimizer.full_batch and not stopped:
+            self.loss_curve_[-1] = proof.value - objective.penalty.value(w)
         if optimizer.full_batch and not (self.converged_ or stopped):
-            warnings.warn(
-                f"optimizer={optimizer.name} has not converged within max_iter={self.max_iter}: the gradient still has "
-                f"the norm {last.metrics['grad_norm']:.1e}. Raise max_iter, or tol={tol:g}.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+            end = last.stalled or f"max_iter={self.max_iter} is too little; {proof.why.rstrip('.')}. Raise it."
+            warnings.warn(f"optimizer={optimizer.name} has not converged: {end}", ConvergenceWarning, stacklevel=2)
         rows = {"train_rows": len(train), "valid_rows": 0 if valid is None else len(valid)}
         return self._keep(w, objective, classes, data.features, rows)
 
@@ -218,6 +226,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         rows = len(train) + (before.rows if before else 0)
         objective = self._objective(train, rows, "rows")
+        check_fit(objective.on(train), optimizer, train.x.dtype, samples_a_step(self.batch_size, optimizer, Constant()))
         seed = before.seed if before else self._seed()
         state = self._start(objective.activation, optimizer, train, known, seed, again)
         if before and type(before.optimizer) is type(optimizer) and self.model_ is self._model:
@@ -225,8 +234,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if before is None:
             self.loss_curve_, self.val_loss_curve_ = [], []
         last, w, _ = self._train(objective, optimizer, train, None, state, seed, state.epoch + 1)
+        w = self._without_shift(w, objective)
         self._progress = _Progress(last.state, optimizer, seed, rows)
-        self.n_iter_, self.converged_ = len(self.loss_curve_), False
+        self.n_iter_, self.converged_, self.gap_ = len(self.loss_curve_), False, None
         return self._keep(w, objective, known, train.features, {"train_rows": rows, "valid_rows": 0})
 
     def decision_function(self, X: Any) -> Array:
@@ -296,7 +306,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         estimator._set(model)
         estimator.classes_ = np.asarray(model.classes)
         estimator.n_features_in_ = len(model.features)
-        if model.features != numbered(len(model.features)):
+        if model.features != Numbered(len(model.features)):
             estimator.feature_names_in_ = np.asarray(model.features, dtype=object)
         return estimator
 
@@ -347,7 +357,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             context = Context(["loss", "val_loss"], objective, train, seed)
             stop = EarlyStopping(patience=self.n_iter_no_change).start(context)
         size = samples_a_step(self.batch_size, optimizer, Constant())
-        budget: dict[str, Any] = {"epochs": epochs, "batch_size": size, "seed": seed, "metrics": {}}
+        budget: dict[str, Any] = {"epochs": epochs, "batch_size": size, "seed": seed}
+        budget["metrics"] = None if optimizer.full_batch else {}
         w, stopped = state.w, False
         for report in fit(objective, optimizer, train, valid, state, **budget):
             self.loss_curve_.append(report.metrics["loss"])
@@ -362,28 +373,29 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return report, w, stopped
 
     def _keep(
-        self, w: Array, objective: Objective, classes: Array, features: tuple[str, ...], rows: dict[str, int]
+        self, w: Array, objective: Objective, classes: Array, features: Sequence[str], rows: dict[str, int]
     ) -> "SoftmaxRegression":
-        """Makes w (D+1,K) the fitted model.
-
-        Where a number added to the scores of a row changes nothing, the sum of the biases is arbitrary and made zero.
-        """
-        activation, loss = objective.activation, objective.loss
-        if (
-            activation.name in ACTIVATIONS
-            and loss.name in LOSSES
-            and describe(activation.name, loss.name).shift_invariant
-        ):
-            w = np.vstack([w[:-1], w[-1] - w[-1].mean()])
+        """Makes w (D+1,K) the fitted model."""
+        activation = objective.activation
         self.classes_ = classes
         plain = Standardizer.none(len(w) - 1)
         self._set(Model(w, plain, activation, tuple(map(name_of, classes)), features, None, rows))
         return self
 
-    def _features(self, X: Any) -> tuple[str, ...]:
+    def _without_shift(self, w: Array, objective: Objective) -> Array:
+        """w with biases of the sum zero where their sum means nothing."""
+        mean, rounding = w[-1].mean(), 4 * np.finfo(w.dtype).eps * np.abs(w[-1]).max()
+        if not shift_invariant(objective.activation, objective.loss) or abs(mean) <= rounding:
+            return w
+        return np.vstack([w[:-1], w[-1] - mean])
+
+    def _features(self, X: Any) -> Sequence[str]:
         """The names (D,) of the columns of X, their numbers where they have none."""
         names = getattr(self, "feature_names_in_", None)
-        return numbered(X.shape[1]) if names is None else tuple(map(str, names))
+        if names is None:
+            return Numbered(X.shape[1])
+        require_text(names, "The feature")
+        return tuple(map(str, names))
 
     def _scores(self, X: Any) -> Array:
         """z (N,K) of features as they are given."""

@@ -16,7 +16,7 @@ import difflib
 import io
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import IO, Any
@@ -25,7 +25,7 @@ import numpy as np
 
 from trainer.array_files import read_npy, read_npz
 from trainer.arrays import Array
-from trainer.data import Data
+from trainer.data import Data, Numbered
 from trainer.errors import ConfigError, DataError
 from trainer.features import Features
 from trainer.reading import (
@@ -72,12 +72,12 @@ def read(path: str, target: str | None, in_memory: bool | None = None) -> Data:
         raise DataError(f"{name}: all labels are {quoted(str(classes[0]))}; at least 2 classes are needed.")
     if isinstance(x, Features) and y.ndim == 1:
         y = y.astype(np.min_scalar_type(len(classes) - 1))  # labels stay in memory, so they are to be small
-    names = content.names or tuple(f"x{column}" for column in range(x.shape[1]))
+    names = content.names or Numbered(x.shape[1])
     return Data(x, y, classes, names, target if kind in NAMED else None)
 
 
 def read_features(
-    path: str, features: tuple[str, ...], target: str | None, in_memory: bool | None = None
+    path: str, features: Sequence[str], target: str | None, in_memory: bool | None = None
 ) -> tuple[Any, Raw | None]:
     """x (N,D), N >= 0, for a model trained on these D features, and the N raw labels if the file has them.
 
@@ -197,7 +197,7 @@ def _split_columns(path: str, target: str | None, names: list[str]) -> Choice:
     return [column for column in range(len(names)) if column != label], label
 
 
-def _match_columns(path: str, features: tuple[str, ...], target: str | None, names: list[str]) -> Choice:
+def _match_columns(path: str, features: Sequence[str], target: str | None, names: list[str]) -> Choice:
     """The features by their names; beside them there may be the target, and nothing else."""
     place = {name: column for column, name in enumerate(names)}
     known = set(features)

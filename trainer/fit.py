@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from trainer.arrays import Array
+from trainer.certificate import Certificate
 from trainer.data import Data, batches
 from trainer.errors import Diverged, Incompatible
 from trainer.metrics import ACCURACY, Metric
-from trainer.objective import BlockSum, Evaluation, Objective, blas_on_one_thread
+from trainer.objective import Objective, blas_on_one_thread
 from trainer.optimizers import Optimizer, Schedule
 from trainer.optimizers.schedules import Constant
 from trainer.penalties import subgradient
@@ -41,6 +42,15 @@ class Report:
     metrics: Mapping[str, float]
     converged: str = ""
     stalled: str = ""
+    proof: Certificate | None = None  # where a solver has looked
+
+
+def proved(objective: Objective, optimizer: Optimizer, train: Data, w: Array, report: Report | None) -> Certificate:
+    """How far w (D+1,K) is from the minimum of the objective on these data, at most; that of a report if it is of w."""
+    if report is not None and report.proof is not None and report.state.w is w:
+        return report.proof
+    with blas_on_one_thread(), np.errstate(all="ignore"):
+        return objective.on(train).certify(w, getattr(optimizer, "gap", math.inf))
 
 
 def samples_a_step(size: int | str | None, optimizer: Optimizer, schedule: Schedule) -> int | None:
@@ -75,29 +85,31 @@ def fit(
     batch_size: int | None = None,
     seed: int = 0,
     schedule: Schedule = Constant(),  # noqa: B008 - frozen and without state
-    metrics: Mapping[str, Metric] = ACCURACY,
+    metrics: Mapping[str, Metric] | None = ACCURACY,
 ) -> Iterator[Report]:
     """Trains from state up to so many epochs in all and yields a report after each; a solver's epoch is an iteration.
 
     loss is the mean loss on the training data without the penalty, at the parameters that the epoch ends with, and
     val_loss that on the validation data, each by the weights and the smoothing of its own data;
+    metrics=None leaves the loss, too, to what the optimiser knows of it, a solver to about 1e-7 on its way.
     grad_norm is the norm of dE_dw there (with l1 of the smallest subgradient), lr the learning rate of the last step,
     which solvers have not.  Raises Diverged within one step.
     """
-    whole = objective.on(train, curved=optimizer.full_batch)
+    whole = objective.on(train)
     checked = None if valid is None else objective.on(valid)
     full_lr = getattr(optimizer, "lr", None)
     steps = 1 if batch_size is None else -(-len(train) // batch_size)
     for epoch in range(state.epoch, epochs):
         with blas_on_one_thread(), np.errstate(all="ignore"):  # what is not finite ends in Diverged, below
-            w, memory = before, _ = state.w, state.optimizer
+            w, memory = state.w, state.optimizer
             for number, batch in enumerate(batches(train, batch_size, seed, epoch)):
                 problem = whole if batch is train else objective.on(batch)
                 if full_lr is not None:
                     lr = full_lr * schedule(epoch + (number + 0.5) / steps, epochs)
                     if lr != optimizer.lr:  # type: ignore[attr-defined]
                         optimizer = replace(optimizer, lr=lr)  # type: ignore[type-var]
-                w, memory, value, converged = optimizer.step(problem, w, memory)
+                step = optimizer.step(problem, w, memory)
+                w, memory, value = step.w, step.state, step.value
                 if not math.isfinite(value + float(w.sum())):
                     raise Diverged(
                         f"Diverged in epoch {epoch + 1}, step {number + 1} of {steps}: the objective is {value} and "
@@ -105,21 +117,19 @@ def fit(
                         + (f"Lower optimizer.lr={full_lr}." if full_lr else "Scale the features: standardize=true.")
                     )
             state = TrainState(epoch + 1, w, memory)
-            measured = whole.evaluate(w, metrics) if metrics or not optimizer.full_batch else _known(whole, w)
-            row = {"epoch": epoch + 1, "loss": measured.loss, **measured.metrics}
+            row: dict[str, float] = {"epoch": epoch + 1}
+            if metrics is not None:
+                measured = whole.evaluate(w, metrics)
+                row |= {"loss": measured.loss, **measured.metrics}
             if checked is not None:
-                held_out = checked.evaluate(w, metrics)
+                held_out = checked.evaluate(w, metrics or {})
                 row |= {"val_loss": held_out.loss, **{f"val_{k}": v for k, v in held_out.metrics.items()}}
-            grad = subgradient(w, whole.known(w)[1], objective.penalty.lasso)
-            row["grad_norm"] = float(np.linalg.norm(grad))
+            value, g = whole.value_and_grad(w) if step.after is None else step.after[0].known(step.after[1])
+            row["grad_norm"] = float(np.linalg.norm(subgradient(w, g, objective.penalty.lasso)))
+            if metrics is None:
+                row["loss"] = value - objective.penalty.value(w)
             if full_lr is not None:
                 row["lr"] = lr
-        stalled = "" if converged or w is not before else f"{optimizer.name} found no lower point along its direction."
-        yield Report(state, row, converged, stalled)
-        if converged or stalled:
+        yield Report(state, row, step.converged, step.stalled, step.proof)
+        if step.converged or step.stalled:
             return
-
-
-def _known(problem: BlockSum, w: Array) -> Evaluation:
-    """The loss alone, from the value that a solver has asked for already."""
-    return Evaluation(problem.known(w)[0] - problem.penalty.value(w), {})

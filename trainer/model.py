@@ -1,6 +1,6 @@
 """The trained model as one file (trainer.archive): parameters, classes, standardisation and activation."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Model:
     standardizer: Standardizer
     activation: Activation
     classes: tuple[int | str, ...]
-    features: tuple[str, ...]
+    features: Sequence[str]
     target: str | None
     split: Mapping[str, Any]
 

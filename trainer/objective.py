@@ -21,30 +21,33 @@ from trainer.activations import Activation, LogSoftmax, Softmax
 from trainer.arrays import Array
 from trainer.data import Data
 from trainer.errors import NonFiniteError
-from trainer.features import is_sparse, numbers_a_row
+from trainer.features import numbers_a_row
 from trainer.gradients import (
     GRADIENTS,
     GradientStrategy,
     LossGrad,
     auto,
+    fused,
     has_strategy,
+    log,
     numbers_per_row,
+    precise,
     takes_labels,
 )
-from trainer.losses import Loss
+from trainer.losses import FenchelYoung, Loss
 from trainer.metrics import Metric
-from trainer.pairs import canonical
+from trainer.pairs import canonical, shift_invariant
 from trainer.penalties import Penalty
 
 if TYPE_CHECKING:
-    from trainer.curvature import Copies, Curvature
+    from trainer.certificate import Certificate
+    from trainer.view import Sample, View
 
 # A block's temporaries are freed and allocated again many times a second. glibc hands each back to the system, at
 # the price of a page fault every 4 KiB, until a larger allocation has been freed once; so free one (31 MiB, untouched).
 np.empty(31 << 20, dtype=np.uint8)
 
-COPIED = 1 << 27  # features (N,D) that are kept in single precision
-KEPT = 1 << 24  # numbers (N,K) that are kept from a gradient for the Hessian products at the same w
+KEPT = 1 << 25  # numbers (N,K) that are kept from a gradient for the Hessian products at the same w
 RUN_AWAY = 1e30  # scores above it are those of a diverging training, whatever the strategy
 
 T = TypeVar("T")
@@ -70,9 +73,9 @@ class Objective:
     reduction: str = "weights"
     progress: Callable[[int], object] = field(default=lambda rows: None, repr=False, compare=False)  # rows just done
 
-    def on(self, data: Data, curved: bool = False) -> "BlockSum":
-        """The problem of minimising E on these data; curved keeps with each gradient what its curvature will need."""
-        return BlockSum(self, data, curved)
+    def on(self, data: Data) -> "BlockSum":
+        """The problem of minimising E on these data."""
+        return BlockSum(self, data)
 
 
 class Evaluation(NamedTuple):
@@ -82,108 +85,113 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float]
 
 
-class _Evaluated(NamedTuple):
-    """E and dE_dw at w, and dl_dz of each block in single precision, by its first row, where a curvature will ask."""
-
-    w: Array
-    result: tuple[float, Array]
-    slopes: dict[int, Array]
-
-
 class BlockSum:
     """An objective on data: a Problem (see trainer.optimizers) whose value and gradient are sums over blocks."""
 
-    def __init__(self, objective: Objective, data: Data, curved: bool = False) -> None:
+    def __init__(self, objective: Objective, data: Data) -> None:
         self.objective = objective
         self.data = data
-        self._last: dict[bool, list[_Evaluated]] = {False: [], True: []}  # the last two, by whether in single precision
-        self._curvature: Curvature | None = None  # the last one
-        self._curved = curved and data.x.shape[0] * len(data.classes) <= KEPT
+        self._views: dict[Any, View] = {}
 
     @property
     def penalty(self) -> Penalty:
         """What is added to the mean loss; a proximal optimiser takes its share in |w|_1 by itself."""
         return self.objective.penalty
 
-    @property
+    @cached_property
     def canonical(self) -> bool:
         """Whether the rows' Hessians are known in closed form."""
         return canonical(self.objective.activation, self.objective.loss)
 
-    def value_and_grad(self, w: Array, single: bool = False) -> tuple[float, Array]:
-        """E and dE_dw (D+1,K).  What was computed for this very array is not computed again.
+    @cached_property
+    def softmax_like(self) -> bool:
+        """Whether dl_dz is softmax(z/T) - y up to factors, so that what is known of one row serves several ends."""
+        return self.canonical and isinstance(self.objective.activation, Softmax | LogSoftmax)
 
-        single computes the rows in single precision, in half the time and to about 1e-7 of E, where ``copied`` says
-        that it can.
-        """
-        found = self._found(w, single)
-        if found is None:
-            found = self._evaluated(w, single)
-            self._last[single] = [*self._last[single][-1:], found]
-        return found.result
+    @cached_property
+    def shift_invariant(self) -> bool:
+        """Whether a number added to all scores of a row changes nothing."""
+        return shift_invariant(self.objective.activation, self.objective.loss)
 
-    def known(self, w: Array) -> tuple[float, Array]:
-        """The same, in single precision where only that is known."""
-        return self.value_and_grad(w, self._found(w, False) is None and self._found(w, True) is not None)
+    @property
+    def entropic(self) -> tuple[Activation, Loss]:
+        """The activation of a canonical pair with its Fenchel-Young loss."""
+        activation = self.objective.activation
+        return Softmax() if isinstance(activation, LogSoftmax) else activation, FenchelYoung()
 
-    def _found(self, w: Array, single: bool) -> "_Evaluated | None":
-        return next((one for one in self._last[single] if one.w is w), None)
+    @property
+    def rough(self) -> bool:
+        """Whether the slopes may be taken in single precision: by strategies that keep their digits there."""
+        return self.canonical and self.objective.gradient in (auto, fused, log, precise)
 
-    def _evaluated(self, w: Array, single: bool) -> "_Evaluated":
+    @cached_property
+    def short(self) -> bool:
+        """Whether the strategy takes labels in the place of one-hot rows."""
+        return self.data.one_hot and takes_labels(
+            self.objective.gradient, self.objective.activation, self.objective.loss
+        )
+
+    @cached_property
+    def short_exactly(self) -> bool:
+        """The same of the fastest exact strategy."""
+        return self.data.one_hot and takes_labels(auto, self.objective.activation, self.objective.loss)
+
+    @cached_property
+    def blocks(self) -> list[slice]:
+        """The rows of each block of a sum over all of the data."""
+        return blocks(self.data, numbers_per_row(self.objective.gradient, len(self.data.classes)))
+
+    def value_and_grad(self, w: Array) -> tuple[float, Array]:
+        """E and dE_dw (D+1,K)."""
         objective = self.objective
         pair = (objective.activation, objective.loss)
-        width = numbers_per_row(objective.gradient, w.shape[1])
-        short = self.data.one_hot and takes_labels(objective.gradient, *pair)
-        dtype = np.float32 if single else w.dtype
-        v = self.copies.inner(w).astype(dtype) if single else w
-        slopes: dict[int, Array] = {}
 
         def partial(rows: slice) -> tuple[float, Array, float]:
-            part = self.targets.rows(rows) if single else self._part(rows)
-            y = part.y if short else part.targets(dtype)
+            part = self._part(rows)
+            y = part.y if self.short else part.targets(w.dtype)
             with np.errstate(all="ignore"):  # what is not finite is seen in the sums
-                z = times(self.copies.blocks[rows.start], v) if single else scores(w, part.x)
-                loss, dl_dz = objective.gradient(*pair, z, y)
-                if self._curved:
-                    slopes[rows.start] = dl_dz.astype(np.float32, copy=False)
+                loss, dl_dz = objective.gradient(*pair, scores(w, part.x), y)
                 if part.weight is not None:
-                    weight = part.weight.astype(dtype, copy=False)
+                    weight = part.weight.astype(w.dtype, copy=False)
                     loss, dl_dz = weight * loss, weight[:, None] * dl_dz
-                if single:
-                    dl_dw = against(self.copies.blocks[rows.start], dl_dz)
-                else:
-                    dl_dw = np.concatenate([against(part.x, dl_dz), dl_dz.sum(axis=0, keepdims=True)])  # (D+1,K)
+                dl_dw = np.concatenate([against(part.x, dl_dz), dl_dz.sum(axis=0, keepdims=True)])  # (D+1,K)
                 return float(loss.sum(dtype=np.float64)), dl_dw, self._total(part)
 
-        loss_sum, dl_dw, total = 0.0, np.zeros(w.shape, dtype=np.float64 if single else w.dtype), 0.0
-        for loss_part, grad_part, total_part in self._each(partial, width):
+        loss_sum, dl_dw, total = 0.0, np.zeros(w.shape, dtype=w.dtype), 0.0
+        for loss_part, grad_part, total_part in self.each_block(partial):
             loss_sum += loss_part
             dl_dw += grad_part
             total += total_part
         if not math.isfinite(loss_sum + float(dl_dw.sum())):
-            self._name_the_row(w)
+            self.name_the_row(w)
         penalty = objective.penalty
         total = total or 1.0  # of a batch whose rows all weigh nothing
-        dl_dw = self.copies.outer(dl_dw).astype(w.dtype) if single else dl_dw
-        return _Evaluated(w, (loss_sum / total + penalty.value(w), dl_dw / total + penalty.grad(w)), slopes)
+        return loss_sum / total + penalty.value(w), dl_dw / total + penalty.grad(w)
 
-    def curvature(self, w: Array, single: bool = True) -> "Curvature":
-        """Hessian products and the preconditioner at w; single takes the products in single precision."""
-        from trainer.curvature import Curvature  # which is made of what stands here
+    def view(self, dtype: Any) -> "View":
+        """The same problem as solvers see it, in this precision; see trainer.view."""
+        from trainer.view import View  # which is made of what stands here
 
-        if self._curvature is None or self._curvature.key != (id(w), single):
-            known = self._found(w, False) or self._found(w, True)
-            self._curvature = Curvature(self, w, single, known.slopes if known and single else {})
-        return self._curvature
+        dtype = np.dtype(dtype)
+        if dtype not in self._views:
+            self._views[dtype] = View(self, dtype)
+        return self._views[dtype]
+
+    def certify(self, w: Array, wanted: float = math.inf) -> "Certificate":
+        """How far E(w) is from its minimum at most, as far as that can be proved; see trainer.certificate."""
+        from trainer.certificate import certify
+
+        return certify(self, w, wanted)
 
     def start(self, w: Array) -> Array:
         """w, or where it is all zero the best prediction without features, if that is known in closed form.
 
-        For a loss whose dl_dz is softmax(z/T) - y it is z = T log of the mean of y.
+        For a loss whose dl_dz is softmax(z/T) - y it is z = T log of the mean of y.  Weights of all classes together
+        that mean nothing are made zero, which lowers an l2 penalty.
         """
         activation, data = self.objective.activation, self.data
-        if w.any() or not (self.canonical and isinstance(activation, Softmax | LogSoftmax)):
-            return w
+        if w.any() or not self.softmax_like:
+            return w - w.mean(axis=1, keepdims=True) if self.shift_invariant and self.penalty.lasso == 0 else w
         weight = np.ones(len(data)) if data.weight is None else data.weight
         sums: Array = np.bincount(data.y, weight, w.shape[1]) if data.y.ndim == 1 else weight @ data.y
         sums = data.smooth(sums[None, :])[0].astype(np.float64)
@@ -192,19 +200,12 @@ class BlockSum:
         started[-1] = b - b.mean()
         return started
 
-    @property
-    def copied(self) -> bool:
-        """Whether the features are held in single precision, too, as a solver sees them."""
-        x = self.data.x
-        in_memory = isinstance(x, np.ndarray) or is_sparse(x)
-        return in_memory and x.shape[0] * numbers_a_row(x) <= COPIED
-
     @cached_property
-    def copies(self) -> "Copies":
-        """How solvers see the features, the same for every w."""
-        from trainer.curvature import Copies
+    def sample(self) -> "Sample":
+        """Some of the rows, of which coordinates and preconditioners are made."""
+        from trainer.view import Sample
 
-        return Copies.of(self)
+        return Sample.of(self.data)
 
     @cached_property
     def targets(self) -> Data:
@@ -218,34 +219,9 @@ class BlockSum:
 
     def each_block(self, function: Callable[[slice], R]) -> Iterator[R]:
         """function(rows) of each block, in order."""
-        return self._each(function, len(self.data.classes))
+        return self._each(function, self.blocks)
 
-    def second_moment(self) -> Array:
-        """sum_n weight_n [x_n 1]^T [x_n 1] / total (D+1,D+1), in float64.
-
-        Of a sparse matrix, and of more than 1,000 features, it is the diagonal (D+1,) alone.
-        """
-        data = self.data
-
-        def partial(rows: slice) -> tuple[Array, float]:
-            part = data.rows(rows)
-            x, weight = part.x, np.ones(len(part)) if part.weight is None else part.weight
-            if hasattr(x, "power"):  # a sparse matrix of scipy's
-                return np.append(x.power(2).T @ weight, weight.sum()), self._total(part)
-            if x.shape[1] > 1000:
-                return np.append(weight @ (x * x), weight.sum()), self._total(part)
-            x = np.concatenate([x, np.ones((len(part), 1), dtype=x.dtype)], axis=1)
-            if part.weight is not None:
-                x *= np.sqrt(weight)[:, None]
-            return x.T @ x, self._total(part)
-
-        moment, total = np.zeros(()), 0.0
-        for moment_part, total_part in self._each(partial, numbers_a_row(data.x)):  # one at a time: they are D^2 large
-            moment = moment + moment_part
-            total += total_part
-        return moment / (total or 1.0)
-
-    def _name_the_row(self, w: Array) -> None:
+    def name_the_row(self, w: Array) -> None:
         """NonFiniteError for the first row that the strategy fails at, unless the scores themselves have run away."""
         objective, data = self.objective, self.data
         pair = (objective.activation, objective.loss)
@@ -294,7 +270,7 @@ class BlockSum:
                 sums = [np.atleast_1d(np.where(labelled > 0, rows.T, 0.0) @ labelled) for rows in statistics]
             return [np.array([weight @ loss, self._total(part), labelled.sum()], dtype=np.float64), *sums]
 
-        parts = list(self._each(partial, w.shape[1]))
+        parts = list(self._each(partial, blocks(self.data, w.shape[1])))
         (loss, total, labelled), *sums = (np.sum(column, axis=0) for column in zip(*parts, strict=True))
         with np.errstate(invalid="ignore"):  # without any target a metric is nan
             values = [metric.finish(rows / labelled) for metric, rows in zip(metrics.values(), sums, strict=True)]
@@ -305,9 +281,8 @@ class BlockSum:
         whole = rows.stop - rows.start == len(self.data) and isinstance(self.data.x, np.ndarray)
         return self.data if whole else self.data.rows(rows)
 
-    def _each(self, partial: Callable[[slice], R], width: int) -> Iterator[R]:
+    def _each(self, partial: Callable[[slice], R], rows: list[slice]) -> Iterator[R]:
         """What partial makes of each block, in order; the rows that are done are reported."""
-        rows = blocks(self.data, width)
         if len(rows) == 1:  # the common case of small batches, by the shortest way
             result = partial(rows[0])
             self.objective.progress(rows[0].stop)

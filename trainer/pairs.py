@@ -72,18 +72,14 @@ class Pair:
 def describe(activation: str, loss: str) -> Pair:
     """The registry's entry of an allowed pair."""
     instance, other = ACTIVATIONS[activation](), LOSSES[loss]()
-    pair = (activation, loss)
-    matched = canonical(instance, other)
-    on_scores = activation == "identity"
     return Pair(
         activation,
         loss,
         tuple(name for name in GRADIENTS if name != "auto" and has_strategy(name, instance, other)),
         proper=loss in PROPER,
-        convex=matched or on_scores or pair in CONVEX,
-        shift_invariant=(activation in SHIFT_INVARIANT and loss != "z_loss")
-        or (on_scores and loss in SHIFT_INVARIANT_ON_SCORES),
-        canonical=matched,
+        convex=convex(instance, other),
+        shift_invariant=shift_invariant(instance, other),
+        canonical=canonical(instance, other),
         dead=activation in SATURATING and loss in BOUNDED,
         kinked=kinked(instance, other),
     )
@@ -102,6 +98,19 @@ def allowed(activation: type[Activation], loss: type[Loss]) -> bool:
 def canonical(activation: Activation, loss: Loss) -> bool:
     """Whether dl_dz is a - y, up to one factor, or s a - y."""
     return (activation.name, loss.name) in CANONICAL or loss.name == "fenchel_young"
+
+
+def convex(activation: Activation, loss: Loss) -> bool:
+    """Whether the loss is convex in the scores; poly1 is for an epsilon between those of ce and of its own default."""
+    pair = (activation.name, loss.name)
+    named = pair in CONVEX and 0 <= getattr(loss, "epsilon", 0.0) <= 1
+    return canonical(activation, loss) or activation.name == "identity" or named
+
+
+def shift_invariant(activation: Activation, loss: Loss) -> bool:
+    """Whether a number added to every score of a row changes nothing."""
+    on_scores = activation.name == "identity" and loss.name in SHIFT_INVARIANT_ON_SCORES
+    return (activation.name in SHIFT_INVARIANT and loss.name != "z_loss") or on_scores
 
 
 def kinked(activation: Activation, loss: Loss, soft: bool = False) -> bool:
@@ -173,6 +182,15 @@ def check_smooth(optimizer: str, activation: Activation, loss: Loss, soft: bool 
         raise Incompatible(
             f"optimizer={optimizer} needs a smooth loss, and the gradient of activation={activation.name} with "
             f"loss={loss.name} jumps{where}. Use optimizer=adam, or another pair: python -m trainer.pairs lists them."
+        )
+
+
+def check_exact(optimizer: str, gradient: str) -> None:
+    """Incompatible where a solver, by its name, is to follow slopes that are known in part."""
+    if gradient == "numeric":
+        raise Incompatible(
+            f"gradient=numeric is known to about 1e-10, and optimizer={optimizer} needs exact slopes. "
+            "Use gradient=auto, or optimizer=sgd."
         )
 
 

@@ -17,7 +17,7 @@ from trainer.metrics import Metric, choose_metrics
 from trainer.objective import Objective
 from trainer.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from trainer.optimizers.proximal import check_penalty
-from trainer.pairs import check_smooth, strategy_of
+from trainer.pairs import check_exact, check_smooth, strategy_of
 from trainer.penalties import PENALTIES, Penalty, expand, strengths
 from trainer.sources import SOURCES
 
@@ -58,6 +58,7 @@ def assemble(settings: Settings) -> Parts:
     check_penalty(optimizer.name, penalty)
     if optimizer.full_batch:
         check_smooth(optimizer.name, activation, loss, settings.label_smoothing > 0)
+        check_exact(optimizer.name, strategy)
     return Parts(
         Objective(activation, loss, function, penalty, threads, settings.reduction),
         strategy,

@@ -161,12 +161,13 @@ def expand(penalty: Penalty) -> list[Penalty]:
     return [replace(penalty, strength=strength) for strength in sorted(path, reverse=True)]  # type: ignore[type-var]
 
 
-def subgradient(w: Array, gradient: Array, lasso: float) -> Array:
+def subgradient(w: Array, gradient: Array, lasso: Any) -> Array:
     """The subgradient of f + lasso |w[:-1]|_1 of smallest norm (D+1,K), from f's gradient; zero at the minimum of both.
 
-    It is the gradient where lasso is zero. Where a weight is zero, |w| offers any slope of [-1, 1].
+    It is the gradient where lasso, one number or one a weight (D,1), is zero. Where a weight is zero, |w| offers any
+    slope of [-1, 1].
     """
-    if lasso == 0:
+    if not np.any(lasso):
         return gradient
     weights, slopes = w[:-1], gradient[:-1]
     inside = slopes - np.clip(slopes, -lasso, lasso)

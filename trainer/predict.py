@@ -10,6 +10,7 @@ from trainer.interrupts import importing
 with importing(__name__ == "__main__"):
     from omegaconf import DictConfig
 
+    from trainer import memory
     from trainer.arrays import Array
     from trainer.config import build, read_settings
     from trainer.data import Data, Source
@@ -59,6 +60,9 @@ def predict(config: DictConfig) -> None:
         name = Path(source.path).stem
     else:
         x, name = _checked(source(0), model), settings.data["name"]
+    rows, classes = x.shape[0], len(model.classes)
+    what = f"Predicting {classes:,} classes of {rows:,} rows"
+    memory.check(memory.of_predictions(rows, classes), what, "Predict fewer rows at once.")
     a = model.predict(x, settings.threads or available_cores())
     output = Path(settings.output) if settings.output else path.with_name(f"{name}-predictions.csv")
     write_whole(output, lambda file: file.write(table(model, a).encode()))

@@ -240,7 +240,7 @@ def _finish(
             pass
     points = path.points_of(point.state, rows, parts.path) if parts.path else []
     state, reason, converged, last = point.state, point.reason, point.converged, rows[-1] if rows else {}
-    where, more = "", {}
+    where, more = "", dict[str, Any]()
     if points:
         kept, why = path.best(points)
         state, last = kept.state, kept.metrics
@@ -250,6 +250,11 @@ def _finish(
             reason = kept.converged
         strengths = [fitted.strength for fitted in points]
         more = {"path": {"strength": kept.strength, "chosen_by": why, "strengths": strengths}}
+    proof = training.proof(state, kept.strength if points else None) if status in ("finished", "stopped") else None
+    if proof is not None:
+        more |= {"gap": proof.gap, "gap_reason": proof.why}
+        if parts.optimizer.full_batch and not points and proof.proves(parts.optimizer.gap):  # type: ignore[attr-defined]
+            reason, converged = reason or f"the last of epochs={settings.epochs} is enough; {proof.why}.", True
     if parts.optimizer.full_batch and status == "finished":
         reason = reason or f"No convergence within epochs={settings.epochs}{where}; raise it."
         log.info(f"Converged: {reason}" if converged else reason)
@@ -271,6 +276,8 @@ def _finish(
     training.record(result, state, seconds, reason, converged, more)
     for line in summary(result, parts.metrics, seconds, files):
         log.info(line)
+    if proof is not None and proof.gap is not None:
+        log.info(f"  distance to the minimum of the training objective E: {proof.why}")
     if failure is not None:
         raise failure
     return result

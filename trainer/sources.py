@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from trainer import files
-from trainer.data import Data, random_state
+from trainer.data import Data, Numbered, random_state
 from trainer.errors import ConfigError
 from trainer.reading import MAX_BYTES
 
@@ -237,8 +237,7 @@ def _check_samples(samples: int, classes: int, features: int) -> None:
 
 def _generated(x: Any, y: Any, classes: int) -> Data:
     """Features x (N,D) called x0, x1, ... and labels y (N,) of classes 0..K-1."""
-    names = tuple(f"x{column}" for column in range(x.shape[1]))
-    return Data(np.ascontiguousarray(x, np.float64), y.astype(np.intp), tuple(range(classes)), names)
+    return Data(np.ascontiguousarray(x, np.float64), y.astype(np.intp), tuple(range(classes)), Numbered(x.shape[1]))
 
 
 def _bundled(bunch: Any) -> Data:

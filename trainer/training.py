@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer import __version__, checkpoint, path
+from trainer import __version__, checkpoint, memory, path
 from trainer.arrays import Array
+from trainer.certificate import Certificate
 from trainer.checkpoint import Checkpoint
 from trainer.config import Settings
 from trainer.data import Data, Prepared, Source, for_training, prepare
 from trainer.errors import DataError
-from trainer.fit import TrainState, columns
+from trainer.fit import TrainState, columns, proved
 from trainer.hooks import Callback, Context
 from trainer.model import Model
 from trainer.outputs import (
@@ -161,6 +162,14 @@ class Training:
         names = (self.raw.classes, self.raw.features, self.raw.target)
         return Model(state.w, standardizer, self.parts.objective.activation, *names, split=chosen | rows)
 
+    def proof(self, state: TrainState, strength: float | None) -> Certificate:
+        """How far a state is from the minimum on the training rows, with the penalty of this strength on a path."""
+        objective = self.parts.objective
+        for penalty in self.parts.path:
+            if penalty.strength == strength:  # type: ignore[attr-defined]
+                objective = replace(objective, penalty=penalty)
+        return proved(objective, self.parts.optimizer, self.data.train, state.w, None)
+
     def record(
         self,
         result: Result,
@@ -213,6 +222,8 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
     """The run with its data, all checked."""
     fingerprint = _fingerprint(parts.source)
     raw = parts.source(seed)
+    beside = memory.of_run(raw, len(parts.path))
+    memory.check_fit(parts.objective.on(raw), parts.optimizer, settings.dtype, parts.batch_size, beside)
     data = prepare(
         raw,
         valid_fraction=settings.valid_fraction,

@@ -1,7 +1,7 @@
-"""optimizer=auto: the solver that fits the problem, by a rule in one line."""
+"""optimizer=auto: the solver that fits the problem, by a rule in one line, or the other one if it does not get on."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from trainer.arrays import Array
 from trainer.optimizers.lbfgs import Lbfgs
@@ -11,30 +11,45 @@ from trainer.optimizers.proximal import Fista
 from trainer.optimizers.stopping import check_tol
 
 
+class Turn(NamedTuple):
+    """Whose turn it is: the iterations so far, and the solver's state."""
+
+    steps: int
+    state: Any
+
+
 @dataclass(frozen=True)
 class Auto:
     """fista where the penalty has a share in |w|_1; else newton for canonical pairs of three or more classes, or lbfgs.
 
     A Hessian product of a canonical pair costs less than a gradient, that of another pair as much as two. Two classes
-    have one curvature a row, so that lbfgs begins with the Hessian itself and has little left to learn.
+    have one curvature a row, so that lbfgs begins with the Hessian itself and has little left to learn. Where it has
+    not converged within newton's patience, careful newton goes on.
     """
 
     name: ClassVar[str] = "auto"
     full_batch: ClassVar[bool] = True
     tol: float = 1e-6
+    gap: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_tol(self.tol)
+        check_tol(self.tol, self.gap)
 
-    def choose(self, problem: Problem, classes: int) -> Optimizer:
-        """The solver that runs."""
+    def choose(self, problem: Problem, classes: int, steps: int = 0) -> Optimizer:
+        """The solver that runs after so many iterations."""
         if problem.penalty.lasso > 0:
-            return Fista(tol=self.tol)
-        return Newton(tol=self.tol) if problem.canonical and classes > 2 else Lbfgs(tol=self.tol)
+            return Fista(tol=self.tol, gap=self.gap)
+        newton = (problem.canonical and classes > 2) or steps >= Newton.patience
+        return Newton(tol=self.tol, gap=self.gap) if newton else Lbfgs(tol=self.tol, gap=self.gap)
+
+    def copies(self, problem: Problem, classes: int) -> int:
+        return self.choose(problem, classes).copies(problem, classes)
 
     def init(self, w: Array) -> Any:
         return None
 
-    def step(self, problem: Problem, w: Array, state: Any) -> Step:
-        solver = self.choose(problem, w.shape[1])
-        return solver.step(problem, w, solver.init(w) if state is None else state)
+    def step(self, problem: Problem, w: Array, state: Turn | None) -> Step:
+        steps = 0 if state is None else state.steps
+        solver = self.choose(problem, w.shape[1], steps)
+        found = solver.step(problem, w, solver.init(w) if state is None else state.state)
+        return found._replace(state=Turn(steps + 1, found.state))

@@ -32,6 +32,9 @@ class Sgd:
         ok = self.momentum > 0 or not self.nesterov
         require(ok, "optimizer.nesterov=true needs optimizer.momentum greater than 0; set one of the two.")
 
+    def copies(self, problem: Problem, classes: int) -> int:
+        return 16
+
     def init(self, w: Array) -> Array:
         return np.zeros_like(w)
 
@@ -74,6 +77,9 @@ class Adam:
         _check(self.lr, beta1=self.beta1, beta2=self.beta2)
         require(0 < self.eps < math.inf, f"optimizer.eps must be finite and greater than 0, got {self.eps}.")
 
+    def copies(self, problem: Problem, classes: int) -> int:
+        return 18
+
     def init(self, w: Array) -> Moments:
         return Moments(np.zeros_like(w), np.zeros_like(w), 0)
 
@@ -99,6 +105,9 @@ class AdamW:
         require(0 < self.eps < math.inf, f"optimizer.eps must be finite and greater than 0, got {self.eps}.")
         ok = 0 <= self.weight_decay < math.inf
         require(ok, f"optimizer.weight_decay must be finite and at least 0, got {self.weight_decay}.")
+
+    def copies(self, problem: Problem, classes: int) -> int:
+        return 18
 
     def init(self, w: Array) -> Moments:
         return Moments(np.zeros_like(w), np.zeros_like(w), 0)

@@ -1,86 +1,72 @@
-"""optimizer=lbfgs: the quasi-Newton method of limited memory, whose first metric is the curvature's preconditioner."""
+"""optimizer=lbfgs: the quasi-Newton method of limited memory, whose first metric is the preconditioner."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
 from trainer.arrays import Array
 from trainer.errors import require
-from trainer.optimizers.line_search import wolfe
-from trainer.optimizers.precision import too_near, with_start_and_precision
+from trainer.optimizers.descent import State, iterate
+from trainer.optimizers.line_search import Line, Trial, wolfe
 from trainer.optimizers.protocols import Problem, Step
-from trainer.optimizers.stopping import check_tol, converged, exhausted
+from trainer.optimizers.stopping import check_tol
+from trainer.preconditioner import Preconditioner
+from trainer.view import Evaluated, View
 
 RENEWED = 10  # iterations between two preconditioners
-
-
-class LbfgsState(NamedTuple):
-    """|g|_P^2 at the start, pairs (w' - w, g' - g) from the oldest, where P was made, with the features' share.
-
-    exact tells that single precision has had its day.
-    """
-
-    first: float
-    pairs: tuple[tuple[Array, Array], ...]
-    made: int
-    at: Array | None
-    metric: Any
-    exact: bool
 
 
 @dataclass(frozen=True)
 class Lbfgs:
     """w <- w - t H g with the inverse Hessian H that the last pairs of steps and gradients make of the metric P.
 
-    Two-loop recursion  (Nocedal & Wright 2006, alg. 7.4) from P of trainer.curvature, renewed every ten iterations and
-    scaled by <s, y> / <y, P y> of the last pair; a line search for the strong Wolfe conditions from t = 1. Start, end
-    and the use of single precision are those of optimizer=newton.
+    Two-loop recursion  (Nocedal & Wright 2006, alg. 7.4) from P of trainer.preconditioner, renewed every ten iterations
+    and scaled by <s, y> / <y, P y> of the last pair; a line search for the strong Wolfe conditions from t = 1. Start,
+    end and the use of single precision are those of optimizer=newton.
     """
 
     name: ClassVar[str] = "lbfgs"
     full_batch: ClassVar[bool] = True
+    patience: ClassVar[float] = math.inf
     tol: float = 1e-6
     memory: int = 20
+    gap: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_tol(self.tol)
+        check_tol(self.tol, self.gap)
         require(self.memory >= 1, f"optimizer.memory must be at least 1, got {self.memory}.")
 
-    def init(self, w: Array) -> LbfgsState:
-        return LbfgsState(0.0, (), 0, None, None, False)
+    def copies(self, problem: Problem, classes: int) -> int:
+        return 2 * self.memory + 24  # the pairs
 
-    def step(self, problem: Problem, w: Array, state: LbfgsState) -> Step:
-        return with_start_and_precision(self._step, problem, w, state)
+    def init(self, w: Array) -> State:
+        return State()
 
-    def _step(self, problem: Problem, w: Array, state: LbfgsState, single: bool) -> Step | None:
-        value, g = problem.value_and_grad(w, single)
-        g = g.astype(np.float64)
-        at, metric = state.at, state.metric
-        if at is None or state.made % RENEWED == 0:
-            at, metric = w, problem.curvature(w).metric()
-        precondition = problem.curvature(at).inverse(metric)
-        size = float(np.vdot(g, precondition(g)))  # |g|_P^2
-        if single and too_near(size, value):
-            return None
-        first = max(state.first, size)
-        state = state._replace(first=first, made=state.made + 1, at=at, metric=metric)
-        if reason := converged(size, first, value, self.tol):
-            return Step(w, state, value, reason)
-        for pairs in (state.pairs, ()) if state.pairs else ((),):  # where the pairs mislead, from the metric alone
-            d = -_two_loops(g, pairs, precondition)
-            found = wolfe(problem, w, value, g, d, single)
-            if found is not None:
-                break
-        else:
-            return None if single else Step(w, state, value, exhausted(g, d, value, w))
-        s, y = found - w, problem.value_and_grad(found, single)[1] - g
+    def step(self, problem: Problem, w: Array, state: State) -> Step:
+        return iterate(self, problem, w, state)
+
+    def stale(self, problem: Problem, here: Evaluated, metric: Preconditioner, age: int) -> bool:
+        return age >= RENEWED
+
+    def directions(
+        self, view: View, here: Evaluated, metric: Preconditioner, y: Array, eta: float, state: State
+    ) -> list[Callable[[], Array]]:
+        return [lambda: -two_loops(here.g, state.pairs, metric)] if state.pairs else []  # or from the metric alone
+
+    def search(self, line: Line, start: Trial, rounding: float) -> Evaluated | None:
+        return wolfe(line, start, rounding)
+
+    def learn(self, state: State, before: Evaluated, after: Evaluated) -> State:
+        s, y = after.v - before.v, after.g - before.g
         if np.vdot(s, y) > 1e-10 * np.linalg.norm(s) * np.linalg.norm(y):
-            pairs = (*pairs, (s.astype(np.float64), y.astype(np.float64)))[-self.memory :]
-        return Step(found, state._replace(pairs=pairs), value, exhausted(g, d, value, w))
+            return state._replace(pairs=(*state.pairs, (s, y))[-self.memory :])
+        return state
 
 
-def _two_loops(g: Array, pairs: tuple[tuple[Array, Array], ...], precondition: Any) -> Array:
+def two_loops(g: Array, pairs: tuple[tuple[Array, Array], ...], precondition: Callable[[Array], Array]) -> Array:
     """H g (D+1,K)."""
     q, shares = g, []
     for s, y in reversed(pairs):

@@ -1,12 +1,18 @@
-"""Line searches: how far to go along a direction of descent."""
+"""Line searches: how far to go along a direction of descent, from t = 1.
+
+Where E has no digits left to tell whether it fell, its slope tells.
+"""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from trainer.arrays import Array
-from trainer.optimizers.protocols import Problem
+from trainer.errors import NonFiniteError
 from trainer.optimizers.stopping import noise
+from trainer.view import Evaluated, View
 
 SUFFICIENT = 1e-4  # of the decrease that the slope promises (Armijo)
 LEFT = 0.9  # of the slope may be left (Wolfe)
@@ -14,86 +20,104 @@ MUCH = 0.3  # of the slope
 TRIALS = 40
 
 
-def armijo(problem: Problem, w: Array, value: float, g: Array, d: Array, single: bool) -> Array | None:
-    """w + t d for the first t = 1, 1/2, 1/4 ... with E(w + t d) <= E(w) + 1e-4 t <g, d>; None if no t has that.
+class Trial(NamedTuple):
+    """A point of the line: the step t, E and its slope along the line there; point is None where E is not finite."""
+
+    t: float
+    value: float
+    slope: float
+    point: Evaluated | None
+
+
+Line = Callable[[float], Trial]
+
+
+def along(view: View, here: Evaluated, d: Array) -> Line:
+    """t -> the trial at v + t d (D+1,K), rounded to what the problem's own w can say."""
+
+    def trial(t: float) -> Trial:
+        w = view.leave(here.v + t * d).astype(here.w.dtype)
+        try:
+            point = view.at(w)
+        except NonFiniteError:  # a trial may go too far, where the strategy fails
+            return Trial(t, math.inf, math.inf, None)
+        return Trial(t, point.value, float(np.vdot(point.g, d)), point)
+
+    return trial
+
+
+def armijo(line: Line, start: Trial, rounding: float) -> Evaluated | None:
+    """The first of t = 1, 1/2, 1/4 ... with E(t) <= E(0) + 1e-4 t E'(0); None if no t has that.
 
     From t = 1 it quadruples as long as E falls and more than 3/10 of the slope are left: where the loss is nearly
     exponential, as on data that a plane separates, Newton's steps are far too short.
     """
-    slope, t = float(np.vdot(g, d)), 1.0
-    rounding = noise(value, np.float32 if single else w.dtype)
+    t = 1.0
     for _ in range(TRIALS):
-        there = (w + t * d).astype(w.dtype)
-        e, after = _along(problem, there, d, single)
-        if _falls(e, after, value, slope, t, rounding):
+        found = line(t)
+        if _falls(found, start, rounding):
             break
-        if -t * slope < rounding:
+        if -t * start.slope < rounding:
             return None  # what a shorter step could gain cannot be seen
         t /= 2
     else:
         return None
-    while t >= 1 and after < MUCH * slope:
-        t *= 4
-        further = (w + t * d).astype(w.dtype)
-        before, (e, after) = e, _along(problem, further, d, single)
-        if not e < before:
+    while found.t >= 1 and found.slope < MUCH * start.slope:
+        further = line(4 * found.t)
+        if not further.value < found.value:
             break
-        there = further
-    return there
+        found = further
+    return found.point
 
 
-def wolfe(problem: Problem, w: Array, value: float, g: Array, d: Array, single: bool) -> Array | None:
-    """w + t d that falls as for backtrack and leaves at most 9/10 of the slope, so that a secant along d is positive.
+def wolfe(line: Line, start: Trial, rounding: float) -> Evaluated | None:
+    """A t that falls as for armijo and leaves at most 9/10 of the slope, so that a secant along the line is positive.
 
-    From t = 1 the step doubles until the minimum along d is bracketed; the bracket then shrinks by the minimiser of
-    the cubic through both ends, kept inside its middle four fifths  (Nocedal & Wright 2006, alg. 3.5).
+    The step doubles until the minimum along the line is bracketed; the bracket then shrinks by the minimiser of the
+    cubic through both ends, kept inside its middle four fifths  (Nocedal & Wright 2006, alg. 3.5).
     """
-    slope, t = float(np.vdot(g, d)), 1.0
-    rounding = noise(value, np.float32 if single else w.dtype)
-    low, high = (0.0, value, slope), None  # t, E and slope there
+    t, low, high = 1.0, start, None
     for _ in range(TRIALS):
-        there = (w + t * d).astype(w.dtype)
-        e, after = _along(problem, there, d, single)
-        if not _falls(e, after, value, slope, t, rounding):
-            if -t * slope < rounding:
+        found = line(t)
+        if not _falls(found, start, rounding):
+            if -t * start.slope < rounding:
                 return None
-            high = (t, e, after)
-        elif abs(after) <= -LEFT * slope:
-            return there
-        elif after > 0:
-            high = (t, e, after)
+            high = found
+        elif abs(found.slope) <= -LEFT * start.slope:
+            return found.point
+        elif found.slope > 0:
+            high = found
         else:
-            low = (t, e, after)
+            low = found
         t = 2 * t if high is None else _between(low, high)
-    return (w + low[0] * d).astype(w.dtype) if low[0] else None
+    return low.point if low.t else None
 
 
-def _along(problem: Problem, there: Array, d: Array, single: bool) -> tuple[float, float]:
-    """E there, and its slope along d."""
-    e, g = problem.value_and_grad(there, single)
-    return e, float(np.vdot(g.astype(np.float64), d))
+def rounding_of(view: View, value: float) -> float:
+    """How much of E its rounding hides in a view."""
+    return noise(value, view.dtype)
 
 
-def _falls(e: float, after: float, value: float, slope: float, t: float, rounding: float) -> bool:
+def _falls(trial: Trial, start: Trial, rounding: float) -> bool:
     """Whether E has fallen enough; where it has no digits left to tell, whether its slope has."""
-    if not math.isfinite(e):
+    if not math.isfinite(trial.value):
         return False
-    if -t * slope > 2 * rounding:
-        return e <= value + SUFFICIENT * t * slope
-    return e <= value + rounding and abs(after) <= -LEFT * slope
+    if -trial.t * start.slope > 2 * rounding:
+        return trial.value <= start.value + SUFFICIENT * trial.t * start.slope
+    return trial.value <= start.value + rounding and abs(trial.slope) <= -LEFT * start.slope
 
 
-def _between(low: tuple[float, float, float], high: tuple[float, float, float]) -> float:
+def _between(low: Trial, high: Trial) -> float:
     """The minimiser of the cubic with these values and slopes, inside the middle of the bracket; else its middle."""
-    (a, f, p), (b, h, q) = low, high
+    a, b = low.t, high.t
     inside = b - a
-    if math.isfinite(h) and math.isfinite(q):
-        one = p + q - 3 * (f - h) / (a - b)
-        root = one * one - p * q
+    if math.isfinite(high.value) and math.isfinite(high.slope):
+        one = low.slope + high.slope - 3 * (low.value - high.value) / (a - b)
+        root = one * one - low.slope * high.slope
         if root >= 0:
             two = math.copysign(math.sqrt(root), inside)
-            bottom = q - p + 2 * two
+            bottom = high.slope - low.slope + 2 * two
             if bottom != 0:
-                t = b - inside * (q + two - one) / bottom
+                t = b - inside * (high.slope + two - one) / bottom
                 return float(min(max(t, a + 0.1 * inside), a + 0.9 * inside))
     return a + inside / 2

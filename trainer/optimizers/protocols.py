@@ -3,27 +3,12 @@
 State goes in and comes out; nothing is kept between two steps, so a run can be stopped and resumed at any of them.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from trainer.arrays import Array
+from trainer.certificate import Certificate
 from trainer.penalties import Penalty
-
-
-class Curvature(Protocol):
-    """The Hessian of E at a point; trainer.curvature has the only one, and its documentation."""
-
-    def hvp(self, v: Array) -> Array:
-        """H v (D+1,K) for v (D+1,K)."""
-
-    def level(self) -> float:
-        """The mean curvature of the rows, which says how much it has changed."""
-
-    def metric(self) -> Any:
-        """The features' share of the preconditioner, which changes slowly and may serve at later points."""
-
-    def inverse(self, metric: Any) -> Callable[[Array], Array]:
-        """g (D+1,K) -> P g (D+1,K), with P close to the inverse of the Hessian."""
+from trainer.view import Evaluated, View
 
 
 class Problem(Protocol):
@@ -38,29 +23,39 @@ class Problem(Protocol):
         """Whether dl_dz is a - y, up to a factor, and the rows' Hessians therefore known in closed form."""
 
     @property
-    def copied(self) -> bool:
-        """Whether single precision is to be had."""
+    def rough(self) -> bool:
+        """Whether single precision will do for the way to the minimum."""
 
     def start(self, w: Array) -> Array:
         """w, or where it is all zero a better place to start from."""
 
-    def value_and_grad(self, w: Array, single: bool = False) -> tuple[float, Array]:
-        """E and dE_dw (D+1,K) at w (D+1,K); single takes about 1e-7 of E for half the time."""
+    def value_and_grad(self, w: Array) -> tuple[float, Array]:
+        """E and dE_dw (D+1,K) at w (D+1,K)."""
 
-    def curvature(self, w: Array) -> Curvature:
-        """Hessian products at w, and what preconditions them."""
+    def view(self, dtype: Any) -> View:
+        """The problem in standardised coordinates and a precision."""
 
-    def second_moment(self) -> Array:
-        """The weighted mean of [x 1]^T [x 1] over the rows (D+1,D+1), or its diagonal (D+1,) where D is large."""
+    def certify(self, w: Array, wanted: float) -> Certificate:
+        """How far E(w) is from its minimum at most; wanted is worth some work."""
 
 
 class Step(NamedTuple):
-    """The new parameters w (D+1,K), the new state, the value of E before the step, and why no more steps are needed."""
+    """What came of a step.
+
+    w (D+1,K), state   the new ones
+    value              E before the step
+    converged, stalled why no more steps are needed, or can be made; at most one is not empty
+    proof              how far w is from the minimum, where a solver has looked
+    after              E and its derivative at the new w, where the step knows them, in the view that it took
+    """
 
     w: Array
     state: Any
     value: float
     converged: str = ""
+    stalled: str = ""
+    proof: Certificate | None = None
+    after: tuple[View, Evaluated] | None = None
 
 
 class Optimizer(Protocol):
@@ -72,6 +67,12 @@ class Optimizer(Protocol):
 
     name: ClassVar[str]
     full_batch: ClassVar[bool]
+
+    def copies(self, problem: Problem, classes: int) -> int:
+        """Arrays (D+1,K) that a training holds at most: state, temporaries, and the last points and gradients.
+
+        A solver's are in double precision, those of the others in that of w. Tests compare it with what is allocated.
+        """
 
     def init(self, w: Array) -> Any:
         """The state before the first step."""

@@ -18,7 +18,6 @@ correct B along the steps that were taken (Byrd, Nocedal & Schnabel 1994, eq. 3.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,8 +26,10 @@ import numpy as np
 from trainer.arrays import Array
 from trainer.errors import Incompatible, NonFiniteError
 from trainer.optimizers.protocols import Problem, Step
-from trainer.optimizers.stopping import check_tol
+from trainer.optimizers.stopping import check_tol, told, unproved
 from trainer.penalties import Penalty, subgradient
+from trainer.preconditioner import DENSE
+from trainer.view import Evaluated, View
 
 PAIRS = 20  # pairs of steps and gradient differences that are kept
 INNER_STEPS = 1000  # of FISTA on one model
@@ -37,6 +38,7 @@ SOLVED = 600  # unknowns at most of a dense solution
 FORCING = 0.05  # the share of the residual that the model's minimisation may leave
 SUFFICIENT = 1e-4  # Armijo's share of the predicted decrease
 HALVINGS = 30
+PATIENCE = 5  # looks at the certificate that may bring nothing
 
 
 def check_penalty(optimizer: str, penalty: Penalty) -> None:
@@ -49,100 +51,316 @@ def check_penalty(optimizer: str, penalty: Penalty) -> None:
 
 
 class Memory(NamedTuple):
-    """The state: what is known of f's curvature without the ridge.
+    """The state: what is known of f's curvature without the ridge, in standardised coordinates.
 
-    moment  (D+1,D+1), or its diagonal (D+1,) where there are very many features; None before the first step
-    inverse of the moment, with its directions without any data left small
     scale   (K,), the mean curvature c of each class
-    steps   (m,D+1,K), differences s of w
+    steps   (m,D+1,K), differences s of v
     changes (m,D+1,K), the differences y of the gradient that belong to them, without the ridge's
+    gap     the best certificate so far, and how many since brought none that is half of it
+    looks
+    here    what was evaluated at w, which can be computed again
     """
 
-    moment: Array | None
-    inverse: Array | None
     scale: Array
     steps: Array
     changes: Array
+    gap: float = math.inf
+    looks: int = 0
+    here: Evaluated | None = None
 
 
 @dataclass(frozen=True)
 class Fista:
     """Proximal quasi-Newton for smooth losses and penalties of any kind; E never rises but by rounding.
 
-    It has converged when the smallest subgradient r of E is small in the metric of the diagonal h of the curvature:
-    ``sqrt(sum r^2 / h) <= tol * sqrt(|E|)``, which is about ``E - min E <= tol^2/2 * |E|`` and blind to the scale of
-    the features. In float32 tol is at least 5e-6.
+    It believes that it has converged when the smallest subgradient r of E is small in the metric of the diagonal h of
+    the curvature, ``sqrt(sum r^2 / h) <= tol * sqrt(|E|)``, which is about ``E - min E <= tol^2/2 * |E|``; and it has,
+    where the certificate is then at most gap. All in standardised coordinates, and in double precision.
     """
 
     name: ClassVar[str] = "fista"
     full_batch: ClassVar[bool] = True
     tol: float = 1e-6
+    gap: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_tol(self.tol)
+        check_tol(self.tol, self.gap)
+
+    def copies(self, problem: Problem, classes: int) -> int:
+        return 12 * PAIRS + 12  # the pairs, and five matrices of twice as many rows
 
     def init(self, w: Array) -> Memory:
         none = np.empty((0, *w.shape))
-        return Memory(None, None, np.full(w.shape[1], 0.5), none, none)  # 1/2 bounds softmax's (Böhning 1992)
+        return Memory(np.full(w.shape[1], 0.5), none, none)  # 1/2 bounds softmax's (Böhning 1992)
 
     def step(self, problem: Problem, w: Array, state: Memory) -> Step:
-        penalty = problem.penalty
-        value, gradient = problem.value_and_grad(w)
-        if not math.isfinite(value):
-            return Step(w, state, value)
-        if state.moment is None:
-            moment = problem.second_moment()
-            state = state._replace(moment=moment, inverse=_inverse(moment))
-        x, g = w.astype(np.float64), gradient.astype(np.float64)
-        shrink = _rows(penalty.lasso, len(x))
-        h = _diagonal(state, penalty.ridge)
-        before = _residual(x, g, value, penalty.lasso, h)
-        tol = max(self.tol, 40 * float(np.finfo(w.dtype).eps))
-        if before <= tol:
-            return Step(w, state, value, _sentence(before, tol))
+        view = problem.view(np.float64)
+        here = state.here or view.at(w)
+        if not math.isfinite(here.value):
+            return Step(w, state, here.value)
+        moments = second_moment(view)
+        model = _Model(view, moments, state)
+        left = model.residual(here)
+        if left <= self.tol or state.looks:
+            proof = problem.certify(w, self.gap)
+            why = f"the optimality conditions hold to {left:.1e} in relative terms, tol is {self.tol:.1e}"
+            if proof.proves(self.gap) or (proof.gap is None and left <= self.tol):
+                return Step(w, state, here.value, told(why, proof), proof=proof, after=(view, here))
+            if proof.gap is not None:
+                better = proof.gap < state.gap / 2
+                state = state._replace(gap=min(state.gap, proof.gap), looks=1 if better else state.looks + 1)
+            if state.looks > PATIENCE:
+                return Step(w, state, here.value, stalled=unproved(proof, self.gap), proof=proof, after=(view, here))
+        found = model.search(here)
+        if found is None:
+            if len(state.steps):  # the memory is of another place; start again from the features' moments
+                again = self.init(w)._replace(gap=state.gap, looks=state.looks, here=here)
+                return Step(w, again, here.value, after=(view, here))
+            proof = problem.certify(w, self.gap)
+            if proof.proves(self.gap) or (proof.gap is None and left <= 1e-4):
+                why = f"the objective's rounding hides any further decrease; the conditions hold to {left:.1e}"
+                return Step(w, state, here.value, told(why, proof), proof=proof, after=(view, here))
+            return Step(w, state, here.value, stalled=unproved(proof, self.gap), proof=proof, after=(view, here))
+        s, y = found.v - here.v, found.g - here.g - view.ridge * (found.v - here.v)
+        return Step(found.w, model.learnt(s, y)._replace(here=found), here.value, after=(view, found))
 
-        target = _fista(x, g, _metric(state, penalty.ridge), penalty.lasso, h)
-        predicted = float(np.sum(g * (target - x)) + np.sum(shrink * (np.abs(target) - np.abs(x))))
+
+class Moments(NamedTuple):
+    """The second moment M of the sample's u (D+1,D+1), or its diagonal (D+1,), and its inverse.
+
+    In units of the diagonal, M's directions without any data count as 1e-8 instead of nothing.
+    """
+
+    moment: Array
+    inverse: Array
+
+    def times(self, v: Array) -> Array:
+        """M v for v (...,D+1,K)."""
+        result: Array = self.moment[:, None] * v if self.moment.ndim == 1 else self.moment @ v
+        return result
+
+    def over(self, v: Array) -> Array:
+        """M^-1 v (D+1,K)."""
+        return self.inverse[:, None] * v if self.inverse.ndim == 1 else self.inverse @ v
+
+    @property
+    def diagonal(self) -> Array:
+        return self.moment if self.moment.ndim == 1 else np.diag(self.moment)
+
+
+def second_moment(view: View) -> Moments:
+    """That of a view's problem, which is the same at every step."""
+    found: Moments = view.moments(_moments)
+    return found
+
+
+def _moments(u: Any, weight: Array) -> Moments:
+    if not isinstance(u, np.ndarray) or u.shape[1] > DENSE:
+        square = u.multiply(u) if hasattr(u, "multiply") else np.square(u)
+        moment = np.asarray(square.T @ weight).ravel().astype(np.float64)
+        return Moments(moment, 1 / np.where(moment > 0, moment, 1.0))
+    rows = u * np.sqrt(weight)[:, None]
+    moment = rows.T @ rows
+    unit = np.sqrt(np.diag(moment))
+    unit = np.where(unit > 0, unit, 1.0)
+    units = unit[:, None] * unit
+    return Moments(moment, np.linalg.inv(moment / units + 1e-8 * np.eye(len(unit))) / units)
+
+
+class Inner(NamedTuple):
+    """FISTA's state on a model: u, the extrapolated point, the model's gradients at both, momentum t and 1/step."""
+
+    u: Array
+    ahead: Array
+    g_u: Array
+    g_ahead: Array
+    t: float
+    size: float
+
+
+class _Model:
+    """E around a point: ``E + <g, d> + <d, B d>/2 + |lasso (v + d)|_1``, B = M x diag(c) + ridge - basis^T left.
+
+    basis, left  (2m,(D+1)K), the low-rank correction of limited-memory BFGS in its compact form
+    h            (D+1,K), the diagonal of M x diag(c) + ridge, positive
+    """
+
+    def __init__(self, view: View, moments: Moments, state: Memory) -> None:
+        self.view, self.moments, self.state = view, moments, state
+        h = moments.diagonal[:, None] * state.scale + view.ridge
+        # A feature that is always zero has no curvature and no gradient either; any positive number will do.
+        self.h = np.maximum(h, np.finfo(np.float64).tiny ** 0.5)
+        m, rows, classes = state.steps.shape
+        if m == 0:
+            self.basis = self.left = np.empty((0, rows * classes))
+            return
+        s, y = state.steps.reshape(m, -1), state.changes.reshape(m, -1)
+        self.basis = np.concatenate([self._base(state.steps).reshape(m, -1), y])
+        products = s @ y.T  # (m,m), s_i y_j
+        lower = np.tril(products, -1)
+        middle = np.block([[self.basis[:m] @ s.T, lower], [lower.T, -np.diag(np.diag(products))]])
+        unit = 1 / np.sqrt(np.abs(np.diag(middle)))[:, None]  # pairs of very different lengths
+        self.left = unit * np.linalg.lstsq(middle * unit * unit.T, unit * self.basis, rcond=1e-14)[0]
+
+    def _base(self, d: Array) -> Array:
+        return self.moments.times(d * self.state.scale)
+
+    def __call__(self, d: Array, ridge: bool = True) -> Array:
+        """B d (D+1,K)."""
+        low_rank = ((self.left @ d.ravel()) @ self.basis).reshape(d.shape)
+        result: Array = self._base(d) - low_rank + (self.view.ridge * d if ridge else 0.0)
+        return result
+
+    def part(self, free: Array) -> Array:
+        """The rows and columns (F,F) of B where free (D+1,K) is true."""
+        rows, classes = np.nonzero(free)
+        moment, scale = self.moments.moment, self.state.scale
+        places = rows * free.shape[1] + classes
+        if moment.ndim == 1:
+            base = np.diag(moment[rows] * scale[classes])
+        else:
+            base = moment[rows[:, None], rows] * scale[classes] * (classes[:, None] == classes)
+        result: Array = base - self.basis[:, places].T @ self.left[:, places]
+        result[np.diag_indices_from(result)] += self.view.ridge[rows, 0]
+        return result
+
+    def distance(self, v: Array, g: Array) -> float:
+        """sum r^2 / h of the smallest subgradient r; zero at the optimum."""
+        r = subgradient(v, g, self.view.lasso[:-1])
+        return float(np.sum(r * r / self.h))
+
+    def residual(self, here: Evaluated) -> float:
+        """The root of that, in units of the root of E."""
+        return math.sqrt(self.distance(here.v, here.g) / max(abs(here.value), float(np.finfo(np.float64).tiny)))
+
+    def search(self, here: Evaluated) -> Evaluated | None:
+        """The point on the way to the model's minimum where E has fallen enough; None if there is none."""
+        v, g = here.v, here.g
+        target = self.minimum(v, g)
+        predicted = self._predicted(v, g, target)
         if not predicted < 0:  # the inner steps ran out in a bad moment
-            target = _soft(x - g / h, shrink / h)
-            predicted = float(np.sum(g * (target - x)) + np.sum(shrink * (np.abs(target) - np.abs(x))))
-        rounding = float(np.finfo(w.dtype).eps) * abs(value)
+            target = _soft(v - g / self.h, self.view.lasso / self.h)
+            predicted = self._predicted(v, g, target)
+        rounding = float(np.finfo(np.float64).eps) * abs(here.value)
         share = 1.0
         for _ in range(HALVINGS):
             # At the whole step the zeros of the model's minimum are kept exactly.
-            new = (target if share == 1 else x + share * (target - x)).astype(w.dtype)
+            new = self.view.leave(target if share == 1 else v + share * (target - v)).astype(here.w.dtype)
             try:
-                after, gradient = problem.value_and_grad(new)
+                found = self.view.at(new)
+                after = found.value
             except NonFiniteError:  # a trial may go too far, where the strategy fails
                 after = math.inf
-            if after <= value + SUFFICIENT * share * predicted + rounding:
-                break
-            share *= _shorter(share, value, after, predicted)
-        else:
-            if len(state.steps):  # the memory is of another place; start again from the features' moments
-                return Step(w, self.init(w)._replace(moment=state.moment, inverse=state.inverse), value)
-            return Step(w, state, value, _no_decrease(before, -predicted, rounding, w.dtype))
+            if after <= here.value + SUFFICIENT * share * predicted + rounding:
+                return found if (new != here.w).any() else None
+            share *= _shorter(share, here.value, after, predicted)
+        return None
 
-        s = new.astype(np.float64) - x
-        y = gradient.astype(np.float64) - g
-        y[:-1] -= penalty.ridge * s[:-1]
-        state = _learn(state, s, y)
-        h = _diagonal(state, penalty.ridge)
-        left = _residual(new.astype(np.float64), gradient.astype(np.float64), after, penalty.lasso, h)
-        return Step(new, state, value, _sentence(left, tol) if left <= tol else "")
+    def _predicted(self, v: Array, g: Array, target: Array) -> float:
+        return float(np.sum(g * (target - v)) + np.sum(self.view.lasso * (np.abs(target) - np.abs(v))))
 
+    def minimum(self, v: Array, g: Array) -> Array:
+        """About the minimum u of the model, from v.
 
-def _residual(w: Array, g: Array, value: float, lasso: float, h: Array) -> float:
-    """sqrt(sum r^2 / h) / sqrt(|E|) of the smallest subgradient r; zero at the optimum."""
-    r = subgradient(w, g, lasso)
-    return math.sqrt(float(np.sum(r * r / h)) / max(abs(value), float(np.finfo(np.float64).tiny)))
+        Beck & Teboulle 2009 with steps in the diagonal metric ``size h``, where size grows as far as B needs it, and
+        with the momentum restarted when it points uphill (O'Donoghue & Candès 2015, the gradient scheme). It finds soon
+        which weights are zero, and slowly, where B is ill-conditioned, what the others are; so now and then those are
+        solved for.
+        """
+        enough = FORCING**2 * self.distance(v, g)
+        at = Inner(v, v, g, g, 1.0, 1.0)
+        for count in range(1, INNER_STEPS + 1):
+            new, g_new, size = self._forward_backward(v, g, at)
+            if self.distance(new, g_new) <= enough:
+                return new
+            if count % SOLVE_EVERY == 0:
+                solved = self._solve(new, g_new)
+                g_solved = g + self(solved - v)
+                if self._value(v, g, solved, g_solved) < self._value(v, g, new, g_new):
+                    if self.distance(solved, g_solved) <= enough:
+                        return solved
+                    at = Inner(solved, solved, g_solved, g_solved, 1.0, size)
+                    continue
+            t = 1.0 if float(np.sum(self.h * (new - at.ahead) * (new - at.u))) < 0 else at.t
+            following = (1 + math.sqrt(1 + 4 * t**2)) / 2
+            weight = (t - 1) / following
+            at = Inner(new, new + weight * (new - at.u), g_new, g_new + weight * (g_new - at.g_u), following, size)
+        return at.u
 
+    def _forward_backward(self, v: Array, g: Array, at: Inner) -> tuple[Array, Array, float]:
+        """A gradient step and the soft threshold, with the model's gradient there and the size that it needed."""
+        size = at.size
+        while True:
+            step = 1 / (size * self.h)
+            new = _soft(at.ahead - step * at.g_ahead, self.view.lasso * step)
+            move = new - at.ahead
+            g_new = g + self(new - v)
+            length = float(np.sum(self.h * move * move))
+            bend = float(np.sum(move * (g_new - at.g_ahead)))
+            if length == 0 or not bend > size * length * (1 + 1e-9):
+                return new, g_new, size
+            size = max(1.1 * bend / length, 1.3 * size)
 
-def _rows(number: float, rows: int) -> Array:
-    """The number for every row of w but the bias, which has zero (D+1,1)."""
-    column = np.full((rows, 1), number)
-    column[-1] = 0.0
-    return column
+    def _value(self, v: Array, g: Array, u: Array, g_u: Array) -> float:
+        return float(np.sum((u - v) * (g + g_u))) / 2 + float(np.sum(self.view.lasso * np.abs(u)))
+
+    def _solve(self, u: Array, g_u: Array) -> Array:
+        """u with its weights other than zero, and the bias, at the minimum for their signs; what crosses zero stays.
+
+        A Newton step on the model where it is smooth; u itself where there are too many of them for a dense solution.
+        """
+        free = u != 0
+        free[-1] = True
+        if free.sum() > SOLVED:
+            return u
+        r = (g_u + self.view.lasso * np.sign(u))[free]
+        matrix = self.part(free)
+        unit = 1 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), np.finfo(np.float64).tiny))
+        matrix = matrix * unit[:, None] * unit
+        matrix[np.diag_indices_from(matrix)] += 1e-12  # features that are copies of each other make it singular
+        try:
+            delta = unit * np.linalg.solve(matrix, unit * r)
+        except np.linalg.LinAlgError:
+            return u
+        solved = u.copy()
+        solved[free] -= delta
+        crossed = (solved * u < 0) & (self.view.lasso > 0)
+        return np.where(crossed, 0.0, solved)
+
+    def learnt(self, s: Array, y: Array) -> Memory:
+        """The state with one more pair; where the change y shows too little curvature it is damped to keep B positive.
+
+        Powell 1978 (Nocedal & Wright, procedure 18.2): y is moved towards B s until s y is a fifth of s B s.
+        """
+        state = self.state
+        bs = self(s, ridge=False)
+        sbs, sy = float(np.sum(s * bs)), float(np.sum(s * y))
+        if not sbs > 0:
+            return state
+        if sy < 0.2 * sbs:
+            keep = 0.8 * sbs / (sbs - sy)
+            y = keep * y + (1 - keep) * bs
+        steps = np.concatenate([state.steps[-PAIRS + 1 :], s[None]])
+        changes = np.concatenate([state.changes[-PAIRS + 1 :], y[None]])
+        return state._replace(scale=self._scale(s, y), steps=steps, changes=changes)
+
+    def _scale(self, s: Array, y: Array) -> Array:
+        """c (K,) from ``y_k ~ c_k M s_k``: the geometric mean of the two estimates, <s, y>/<s, M s>, <y, y/M>/<s, y>.
+
+        Along a step the first is the mean curvature and the second, as in L-BFGS, leans to the larger ones. Alone the
+        first makes steps too long and the second too short.
+        """
+        low = np.sum(s * self.moments.times(s), axis=0)  # (K,)
+        high = np.maximum(np.sum(y * self.moments.over(y), axis=0), 0.0)
+        if not (low.sum() > 0 and high.sum() > 0):
+            return self.state.scale
+        mean = math.sqrt(high.sum() / low.sum())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.where(
+                low > 0, np.sqrt(high / low), mean
+            )  # a class whose weights stand still has none of its own
+        clipped: Array = np.clip(scale, 0.1 * mean, 10 * mean)
+        return clipped
 
 
 def _soft(v: Array, threshold: Array) -> Array:
@@ -151,205 +369,7 @@ def _soft(v: Array, threshold: Array) -> Array:
     return u
 
 
-def _sentence(residual: float, tol: float) -> str:
-    return f"the optimality conditions hold to {residual:.1e} in relative terms, tol is {tol:.1e}."
-
-
-def _no_decrease(residual: float, predicted: float, rounding: float, dtype: np.dtype[Any]) -> str:
-    """Why a step that finds no decrease is the last: rounding; not a sentence where it is not."""
-    if predicted > 100 * rounding:
-        return ""
-    return f"the objective's rounding in {dtype} hides any further decrease; the conditions hold to {residual:.1e}."
-
-
 def _shorter(share: float, value: float, after: float, predicted: float) -> float:
     """The factor of the next trial: the minimum of the parabola through what is known, within [0.1, 0.5]."""
     bend = after - value - share * predicted
     return min(0.5, max(0.1, -share * predicted / (2 * bend))) if math.isfinite(bend) and bend > 0 else 0.1
-
-
-def _inverse(moment: Array) -> Array:
-    """1/M; in units of the diagonal, M's directions without any data count as 1e-8 instead of nothing."""
-    unit = np.sqrt(moment if moment.ndim == 1 else np.diag(moment))
-    unit = np.where(unit > 0, unit, 1.0)
-    if moment.ndim == 1:
-        return 1 / (unit * unit)
-    units = unit[:, None] * unit
-    inverse: Array = np.linalg.inv(moment / units + 1e-8 * np.eye(len(unit))) / units
-    return inverse
-
-
-def _base(state: Memory) -> Callable[[Array], Array]:
-    """v -> M v diag(c), for v (...,D+1,K)."""
-    moment, scale = state.moment, state.scale
-    assert moment is not None  # set in the first step
-    if moment.ndim == 1:
-        return lambda v: moment[:, None] * v * scale
-    return lambda v: moment @ (v * scale)
-
-
-def _diagonal(state: Memory, ridge: float) -> Array:
-    """The diagonal of M x diag(c) + ridge (D+1,K), positive."""
-    assert state.moment is not None
-    moment = state.moment if state.moment.ndim == 1 else np.diag(state.moment)
-    h = moment[:, None] * state.scale
-    h[:-1] += ridge
-    # A feature that is always zero has no curvature and no gradient either; any positive number will do.
-    positive: Array = np.maximum(h, np.finfo(np.float64).tiny ** 0.5)
-    return positive
-
-
-class Metric(NamedTuple):
-    """B as an operator and, in part, as a matrix: ``M x diag(c) + ridge - basis^T left``.
-
-    basis, left  (2m,(D+1)K), the low-rank correction of limited-memory BFGS in its compact form
-    """
-
-    state: Memory
-    ridges: Array  # (D+1,1)
-    basis: Array
-    left: Array
-
-    def __call__(self, v: Array) -> Array:
-        """B v (D+1,K)."""
-        low_rank = (self.left @ v.ravel()) @ self.basis
-        result: Array = _base(self.state)(v) + self.ridges * v - low_rank.reshape(v.shape)
-        return result
-
-    def part(self, free: Array) -> Array:
-        """The rows and columns (F,F) of B where free (D+1,K) is true."""
-        moment, scale = self.state.moment, self.state.scale
-        assert moment is not None  # set in the first step
-        rows, classes = np.nonzero(free)
-        whole = np.diag(moment) if moment.ndim == 1 else moment
-        places = rows * free.shape[1] + classes
-        base = whole[rows[:, None], rows] * scale[classes] * (classes[:, None] == classes)
-        result: Array = base - self.basis[:, places].T @ self.left[:, places]
-        result[np.diag_indices_from(result)] += self.ridges[rows, 0]
-        return result
-
-
-def _metric(state: Memory, ridge: float) -> Metric:
-    """B of the state and the ridge."""
-    m, rows, classes = state.steps.shape
-    ridges = _rows(ridge, rows)
-    if m == 0:
-        none = np.empty((0, rows * classes))
-        return Metric(state, ridges, none, none)
-    s, y = state.steps.reshape(m, -1), state.changes.reshape(m, -1)
-    basis = np.concatenate([_base(state)(state.steps).reshape(m, -1), y])
-    products = s @ y.T  # (m,m), s_i y_j
-    lower = np.tril(products, -1)
-    middle = np.block([[basis[:m] @ s.T, lower], [lower.T, -np.diag(np.diag(products))]])
-    return Metric(state, ridges, basis, np.linalg.solve(middle, basis))
-
-
-def _learn(state: Memory, s: Array, y: Array) -> Memory:
-    """The state with one more pair; where the change y shows too little curvature it is damped to keep B positive.
-
-    Powell 1978 (Nocedal & Wright, procedure 18.2): y is moved towards B s until s y is a fifth of s B s.
-    """
-    bs = _metric(state, 0.0)(s)
-    sbs, sy = float(np.sum(s * bs)), float(np.sum(s * y))
-    if not sbs > 0:
-        return state
-    if sy < 0.2 * sbs:
-        keep = 0.8 * sbs / (sbs - sy)
-        y = keep * y + (1 - keep) * bs
-    steps = np.concatenate([state.steps[-PAIRS + 1 :], s[None]])
-    changes = np.concatenate([state.changes[-PAIRS + 1 :], y[None]])
-    return state._replace(scale=_scale(state, s, y), steps=steps, changes=changes)
-
-
-def _scale(state: Memory, s: Array, y: Array) -> Array:
-    """c (K,) from ``y_k ~ c_k M s_k``: the geometric mean of the two estimates, <s, y>/<s, M s> and <y, y/M>/<s, y>.
-
-    Along a step the first is the mean curvature and the second, as in L-BFGS, leans to the larger ones. Alone the first
-    makes steps too long and the second too short.
-    """
-    moment, inverse = state.moment, state.inverse
-    assert moment is not None  # set in the first step
-    assert inverse is not None
-    wide = moment.ndim == 1
-    low = np.sum(s * (moment[:, None] * s if wide else moment @ s), axis=0)  # (K,)
-    high = np.sum(y * (inverse[:, None] * y if wide else inverse @ y), axis=0)
-    mean = math.sqrt(high.sum() / low.sum())
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.where(low > 0, np.sqrt(high / low), mean)  # a class whose weights stand still has none of its own
-    clipped: Array = np.clip(scale, 0.1 * mean, 10 * mean)
-    return clipped
-
-
-def _fista(w: Array, g: Array, metric: Metric, lasso: float, h: Array) -> Array:
-    """About the minimum u of ``<g, u - w> + <u - w, B (u - w)>/2 + lasso |u[:-1]|_1``, from w.
-
-    Beck & Teboulle 2009 with steps in the diagonal metric ``size * h``, where size grows as far as B needs it, and with
-    the momentum restarted when it points uphill (O'Donoghue & Candès 2015, the gradient scheme). It finds soon which
-    weights are zero, and slowly, where B is ill-conditioned, what the others are; so now and then those are solved for.
-    """
-
-    def distance(u: Array, gradient: Array) -> float:
-        r = subgradient(u, gradient, lasso)
-        return float(np.sum(r * r / h))
-
-    def value(u: Array, gradient: Array) -> float:
-        return float(np.sum((u - w) * (g + gradient))) / 2 + lasso * float(np.sum(np.abs(u[:-1])))
-
-    shrink = _rows(lasso, len(w))
-    enough = FORCING**2 * distance(w, g)
-    size, momentum = 1.0, 1.0
-    u = ahead = w
-    gradient = gradient_ahead = g  # of the quadratic, at u and ahead
-    for count in range(1, INNER_STEPS + 1):
-        while True:
-            step = 1 / (size * h)
-            new = _soft(ahead - step * gradient_ahead, shrink * step)
-            move = new - ahead
-            gradient_new = g + metric(new - w)
-            length = float(np.sum(h * move * move))
-            bend = float(np.sum(move * (gradient_new - gradient_ahead)))
-            if length == 0 or not bend > size * length * (1 + 1e-9):
-                break
-            size = max(1.1 * bend / length, 1.3 * size)
-        if distance(new, gradient_new) <= enough:
-            return new
-        if count % SOLVE_EVERY == 0:
-            solved = _solve(new, gradient_new, metric, lasso)
-            gradient_solved = g + metric(solved - w)
-            if value(solved, gradient_solved) < value(new, gradient_new):
-                if distance(solved, gradient_solved) <= enough:
-                    return solved
-                u = ahead = solved
-                gradient = gradient_ahead = gradient_solved
-                momentum = 1.0
-                continue
-        if float(np.sum(h * move * (new - u))) < 0:
-            momentum = 1.0
-        following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-        weight = (momentum - 1) / following
-        ahead = new + weight * (new - u)
-        gradient_ahead = gradient_new + weight * (gradient_new - gradient)
-        u, gradient, momentum = new, gradient_new, following
-    return u
-
-
-def _solve(u: Array, gradient: Array, metric: Metric, lasso: float) -> Array:
-    """u with its weights other than zero, and the bias, at the minimum for their signs; what crosses zero stays there.
-
-    A Newton step on the model where it is smooth; u itself where there are too many of them for a dense solution.
-    """
-    free = u != 0
-    free[-1] = True
-    if free.sum() > SOLVED:
-        return u
-    r = (gradient + _rows(lasso, len(u)) * np.sign(u))[free]
-    matrix = metric.part(free)
-    matrix[np.diag_indices_from(matrix)] *= 1 + 1e-12  # features that are copies of each other make it singular
-    try:
-        delta = np.linalg.solve(matrix, r)
-    except np.linalg.LinAlgError:
-        return u
-    solved = u.copy()
-    solved[free] -= delta
-    crossed = (solved * u < 0) & (_rows(lasso, len(u)) > 0)
-    return np.where(crossed, 0.0, solved)

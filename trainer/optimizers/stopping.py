@@ -1,43 +1,52 @@
-"""When a solver has converged: an honest rule, the same for all of them, and its reason in a sentence."""
+"""When a solver may believe that it is done, and what it has to show before it says so.
+
+Its own rule, the size of the gradient in the metric of its preconditioner, only asks the question. The answer is the
+certificate, which knows nothing of the solver; where there can be none, the rule must do, in double precision.
+"""
 
 import math
 from typing import Any
 
 import numpy as np
 
-from trainer.arrays import Array
+from trainer.certificate import Certificate
 from trainer.errors import require
 
 
-def check_tol(tol: float) -> None:
-    """ConfigError for a tolerance that cannot be."""
+def check_tol(tol: float, gap: float) -> None:
+    """ConfigError for tolerances that cannot be."""
     require(0 < tol < math.inf, f"optimizer.tol must be finite and greater than 0, got {tol}.")
+    require(0 < gap < math.inf, f"optimizer.gap must be finite and greater than 0, got {gap}.")
 
 
-def converged(size: float, first: float, value: float, tol: float) -> str:
-    """Why to stop, if there is a reason: size = |g|_P^2, first its largest value so far, value = E(w).
+def believes(size: float, value: float, fell: float, tol: float) -> str:
+    """Why a solver may be done, if there is a reason: half of size = |g|_P^2 is about the gap to the minimum.
 
-    The second bound is for a start near the optimum, whose first value says nothing: half of |g|_P^2 is about the gap
-    to the minimum, and E itself is a scale for that.
+    value = E(w), which fell by so much in the last step.
     """
-    length = math.sqrt(max(size, 0.0))
-    for scale, of in ((math.sqrt(first), "its first value"), (math.sqrt(2 * max(value, 0.0)), "(2 E)^(1/2)")):
-        if length <= tol * scale:
-            return f"the preconditioned gradient norm is {length:.1e}, at most tol={tol:g} of {of}, {scale:.1e}."
+    length, scale = math.sqrt(max(size, 0.0)), math.sqrt(2 * max(value, 0.0))
+    if length <= tol * scale:
+        return f"the preconditioned gradient norm is {length:.1e}, at most tol={tol:g} of (2 E)^(1/2), {scale:.1e}"
+    if min(size / 2, fell) <= noise(value, np.float64):
+        return f"a step lowers the objective by {min(size / 2, fell):.0e}, within its rounding"
     return ""
-
-
-def exhausted(g: Array, d: Array, value: float, w: Array) -> str:
-    """The reason where the fall of E that a step d promises, half of its slope, is within the rounding of E.
-
-    Such a step is still worth taking, as the gradient has more digits than E, and is the last.
-    """
-    promised = -float(np.vdot(g, d)) / 2
-    if promised > noise(value, w.dtype):
-        return ""
-    return f"the next step promises to lower the objective by {promised:.0e}, within its rounding in {w.dtype}."
 
 
 def noise(value: float, dtype: Any) -> float:
     """The rounding of E, which is a sum over many rows."""
     return 4 * float(np.finfo(dtype).eps) * abs(value)
+
+
+def told(why: str, proof: Certificate) -> str:
+    """The reason of an end, with what was proved."""
+    return f"{why}; {proof.why}" + ("" if proof.why.endswith(".") else ".")
+
+
+def unproved(proof: Certificate, gap: float) -> str:
+    """What a solver says that can do no more."""
+    if proof.gap is None:
+        return f"no lower point can be found; {proof.why}"
+    return (
+        f"{proof.why}, where optimizer.gap={gap:g} is asked for; rounding allows no more. Standardise the features, or "
+        "take a stronger penalty."
+    )

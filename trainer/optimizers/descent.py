@@ -1,0 +1,160 @@
+"""The iteration that newton and lbfgs share: precondition, ask whether it is over, choose a direction, search along it.
+
+single precision   until the estimated gap to the minimum, half of |g|_P^2, is a millionth of E
+double precision   until the solver's own rule is met, and then until the certificate holds
+careful            once that has failed, or a direction was none of descent: products in double precision, too
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.conjugate_gradients import conjugate_gradients
+from trainer.optimizers.line_search import Line, Trial, along, rounding_of
+from trainer.optimizers.protocols import Problem, Step
+from trainer.optimizers.stopping import believes, told, unproved
+from trainer.preconditioner import Preconditioner, preconditioner
+from trainer.view import Evaluated, View
+
+NEAR = 1e-6  # of E: the gap at which single precision has nothing more to say
+PATIENCE = 4  # looks at the certificate that may bring nothing
+SINGLE, DOUBLE, CAREFUL = range(3)
+
+
+class State(NamedTuple):
+    """What an iteration leaves for the next.
+
+    first    the largest |g|_P^2 so far
+    stage    SINGLE, DOUBLE or CAREFUL
+    steps    iterations so far
+    value    E before the last one
+    made     w where the preconditioner was made, and number of iterations since
+    age
+    pairs    (v' - v, g' - g) from the oldest, of lbfgs
+    gap      the best certificate so far, and how many since brought none that is half of it
+    looks
+    here     what was evaluated at w, and the preconditioner; both can be computed again
+    metric
+    """
+
+    first: float = 0.0
+    stage: int = SINGLE
+    steps: int = 0
+    value: float = np.inf
+    made: Array | None = None
+    age: int = 0
+    pairs: tuple[tuple[Array, Array], ...] = ()
+    gap: float = np.inf
+    looks: int = 0
+    here: Evaluated | None = None
+    metric: Preconditioner | None = None
+
+
+class Solver(Protocol):
+    """What the two differ in."""
+
+    @property
+    def patience(self) -> float:
+        """Iterations before it is careful."""
+
+    @property
+    def tol(self) -> float: ...
+
+    @property
+    def gap(self) -> float: ...
+
+    def stale(self, problem: Problem, here: Evaluated, metric: Preconditioner, age: int) -> bool:
+        """Whether the preconditioner, so many iterations old, is to be made anew."""
+
+    def directions(
+        self, view: View, here: Evaluated, metric: Preconditioner, y: Array, eta: float, state: State
+    ) -> "list[Callable[[], Array]]":
+        """Directions d (D+1,K) to try, the best one first; y = P g, and eta is how much of the gradient may be left."""
+
+    def search(self, line: Line, start: Trial, rounding: float) -> Evaluated | None:
+        """How far to go."""
+
+    def learn(self, state: State, before: Evaluated, after: Evaluated) -> State:
+        """The state after a step."""
+
+
+def iterate(solver: Solver, problem: Problem, w: Array, state: State) -> Step:
+    """One iteration from w; see Step."""
+    if state.first == 0:
+        w = problem.start(w)
+    if state.stage == SINGLE and not problem.rough:
+        state = state._replace(stage=DOUBLE)
+    if state.steps >= solver.patience:
+        state = state._replace(stage=CAREFUL)
+    while True:
+        view = problem.view(np.float32 if state.stage == SINGLE else np.float64)
+        here = state.here if state.here is not None and state.here.dtype == view.dtype else view.at(w)
+        value = here.value
+        if not np.isfinite(value):
+            return Step(w, state, value)
+        metric = state.metric
+        if metric is None and state.made is not None:  # of a run that goes on
+            metric = preconditioner(view, view.enter(state.made))
+        if metric is None or solver.stale(problem, here, metric, state.age):
+            metric, state = preconditioner(view, here.v), state._replace(made=w, age=0)
+        y = metric(here.g)
+        size = max(float(np.vdot(here.g, y)), 0.0)  # |g|_P^2
+        state = state._replace(first=max(state.first, size), here=here, metric=metric)
+        if state.stage == SINGLE and not size / 2 > NEAR * value:
+            state = state._replace(stage=DOUBLE)
+            continue
+        if state.stage != SINGLE and (why := believes(size, value, state.value - value, solver.tol)):
+            proof = problem.certify(w, solver.gap)
+            after = (view, here)
+            if proof.gap is None or proof.proves(solver.gap):
+                return Step(w, state, value, told(why, proof), proof=proof, after=after)
+            better = proof.gap < state.gap / 2
+            state = state._replace(gap=min(state.gap, proof.gap), looks=0 if better else state.looks + 1, stage=CAREFUL)
+            if state.looks > PATIENCE:
+                return Step(w, state, value, stalled=unproved(proof, solver.gap), proof=proof, after=after)
+        found = _search(solver, problem, view, here, metric, y, size, state)
+        if found is not None:
+            last = value if state.stage != SINGLE else np.inf  # in single precision it says nothing
+            state = state._replace(here=found, age=state.age + 1, steps=state.steps + 1, value=last)
+            state = solver.learn(state, here, found)
+            return Step(found.w, state, value, after=(view, found))
+        if state.stage != CAREFUL:
+            state = state._replace(stage=state.stage + 1)
+            continue
+        proof = problem.certify(w, solver.gap)
+        if proof.proves(solver.gap):
+            why = "no step lowers the objective by more than its rounding"
+            return Step(w, state, value, told(why, proof), proof=proof, after=(view, here))
+        return Step(w, state, value, stalled=unproved(proof, solver.gap), proof=proof, after=(view, here))
+
+
+def _search(
+    solver: Solver,
+    problem: Problem,
+    view: View,
+    here: Evaluated,
+    metric: Preconditioner,
+    y: Array,
+    size: float,
+    state: State,
+) -> Evaluated | None:
+    """The point of the first direction that leads down; None if none does."""
+    careful = state.stage == CAREFUL
+    products = view if careful else problem.view(np.float32)
+    eta = {SINGLE: 0.25, DOUBLE: min(0.25, (size / (state.first or 1.0)) ** 0.25), CAREFUL: 1e-3}[state.stage]
+
+    def newton() -> Array:
+        return conjugate_gradients(products.hessian(here), metric, here.g, y, eta)
+
+    directions = [newton] if careful else solver.directions(products, here, metric, y, eta, state)
+    rounding = rounding_of(view, here.value)
+    for direction in [*directions, None]:
+        d = -y if direction is None else direction()
+        start = Trial(0.0, here.value, float(np.vdot(here.g, d)), here)
+        if start.slope < 0:
+            found = solver.search(along(view, here, d), start, rounding)
+            if found is not None:
+                return found
+    return None
