@@ -111,9 +111,8 @@ def without_proof(problem: "BlockSum", here: "_Scores") -> str:
     objective = problem.objective
     activation, loss, penalty = objective.activation, objective.loss, objective.penalty
     if not convex(activation, loss):
-        return (
-            f"no proof: activation={activation.name} with loss={loss.name} is not convex, so the point is stationary."
-        )
+        pair = f"activation={activation.name} with loss={loss.name}"
+        return f"no proof: {pair} is not convex, where a point can be stationary and no more."
     if kinked(activation, loss):
         return f"no proof: the gradient of activation={activation.name} with loss={loss.name} jumps."
     if penalty.ridge == 0 and penalty.lasso == 0:
