@@ -25,8 +25,8 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.conjugate_gradients import conjugate_gradients
-from trainer.errors import NonFiniteError
-from trainer.gradients import auto, value
+from trainer.gradients import auto
+from trainer.gradients import value as loss_of
 from trainer.losses import FenchelYoung, ZLoss
 from trainer.objective import KEPT
 from trainer.pairs import convex, kinked
@@ -36,19 +36,24 @@ from trainer.preconditioner import measured, preconditioner
 if TYPE_CHECKING:
     from trainer.objective import BlockSum
 
-STEPS = 60  # to the best bias
+STEPS, SHORTEST = 100, 1e-6  # to the best bias, and the shortest of them
+ROUNDING, FLAT = 1e-15, 1e-10  # of the derivative by the bias: where it is rounding, and where it may count as zero
 REFINED = 5  # of Newton's steps
+
+
+class Unproved(Exception):
+    """Why there is no proof, in a sentence."""
 
 
 class Certificate(NamedTuple):
     """gap bounds (E(w) - min E) / E(w), or is None where nothing is proved; why says it in words.
 
-    value is E(w), in float64.
+    value is E(w) in double precision, nan without a proof.
     """
 
     gap: float | None
     why: str
-    value: float
+    value: float = math.nan
 
     def proves(self, gap: float) -> bool:
         return self.gap is not None and self.gap <= gap
@@ -61,11 +66,11 @@ def certify(problem: "BlockSum", w: Array, wanted: float = math.inf) -> Certific
     some of Newton's steps go on from w in double precision, and what is proved of E there is true of w, too.
     """
     penalty, view = problem.objective.penalty, problem.view(np.float64)
-    v = view.enter(w)
     try:
-        here = _Scores(problem, v)
-        if reason := without_proof(problem, here):
-            return Certificate(None, reason, here.value + penalty.value(view.leave(v)))
+        check_provable(problem)
+        here = _Scores(problem, view.enter(w))
+        if isinstance(problem.objective.loss, ZLoss) and not here.z_loss_is_convex():
+            raise Unproved("ce with z_loss is not convex at scores as low as these.")
         value, bound = _bound(here)
         for _ in range(REFINED if penalty.lasso == 0 and math.isfinite(wanted) else 0):
             if not bound > wanted * value:
@@ -75,11 +80,11 @@ def certify(problem: "BlockSum", w: Array, wanted: float = math.inf) -> Certific
             if not value - lower + rest < bound:
                 break
             here, bound = further, max(value - lower, 0.0) + rest
-    except NonFiniteError as error:
-        return Certificate(None, f"no proof: {error}", float("nan"))
+    except Unproved as reason:
+        return Certificate(None, f"no proof: {reason}")
     gap = bound / value if value > 0 else float(bound > 0)
     if not np.isfinite(gap):
-        return Certificate(None, "no proof: the bound is not finite.", value)
+        return Certificate(None, "no proof: the bound is not finite.")
     return Certificate(float(gap), f"certified to {gap:.1e} of E", value)
 
 
@@ -106,22 +111,19 @@ def _newton(problem: "BlockSum", v: Array) -> Array:
     return here.v + conjugate_gradients(view.hessian(here), p, here.g, p(here.g), 1e-6)
 
 
-def without_proof(problem: "BlockSum", here: "_Scores") -> str:
-    """Why nothing can be proved of a problem; empty where something can."""
+def check_provable(problem: "BlockSum") -> None:
+    """Unproved where nothing can be proved, whatever w is."""
     objective = problem.objective
     activation, loss, penalty = objective.activation, objective.loss, objective.penalty
+    pair = f"activation={activation.name} with loss={loss.name}"
     if not convex(activation, loss):
-        pair = f"activation={activation.name} with loss={loss.name}"
-        return f"no proof: {pair} is not convex, where a point can be stationary and no more."
+        raise Unproved(f"{pair} is not convex, where a point can be stationary and no more.")
     if kinked(activation, loss):
-        return f"no proof: the gradient of activation={activation.name} with loss={loss.name} jumps."
+        raise Unproved(f"the gradient of {pair} jumps.")
     if penalty.ridge == 0 and penalty.lasso == 0:
-        return "no proof: without a penalty no gradient tells how far the minimum is."
+        raise Unproved("without a penalty no gradient tells how far the minimum is.")
     if penalty.ridge == 0 and not problem.canonical:
-        return f"no proof: penalty={penalty.name} needs a canonical pair for it, or a share of l2."
-    if isinstance(loss, ZLoss) and not here.z_loss_is_convex():
-        return "no proof: ce with z_loss is not convex at scores as low as these."
-    return ""
+        raise Unproved(f"penalty={penalty.name} needs a canonical pair for it, or a share of l2.")
 
 
 def _conjugates(w: Array, v: Array, ridge: float, lasso: float) -> float:
@@ -136,13 +138,23 @@ def _conjugates(w: Array, v: Array, ridge: float, lasso: float) -> float:
     return float(np.sum(np.where(inside, ridge / 2 * w * w + against, (ridge * w + over) ** 2 / (2 * ridge) + equal)))
 
 
-def _inverse(c: Array) -> Callable[[Array], Array]:
-    """g (K,) -> C^-1 g for C (K,K), or its diagonal (K,)."""
-    if c.ndim == 1:
-        h = c + 1e-12 * c.mean()
-        return lambda g: g / np.where(h > 0, h, np.inf)
-    p = np.linalg.pinv(c + 1e-12 * np.trace(c) / len(c) * np.eye(len(c)), rcond=1e-13, hermitian=True)
-    return lambda g: p @ g
+def _damped(c: Array) -> Callable[[Array], Array]:
+    """g (K,) -> (C + |g| / 10)^-1 g for C (K,K), or its diagonal (K,), with |g| the largest entry.
+
+    Where the curvature vanishes, as of scores that have run away, a step is at most 10; near the best bias it is
+    Newton's own.
+    """
+    if not np.isfinite(c).all():
+        raise Unproved("the scores are too large.")
+    values, basis = (c, None) if c.ndim == 1 else np.linalg.eigh(c)
+    least = 1e-13 * float(values.max())
+
+    def step(g: Array) -> Array:
+        h = np.maximum(values + np.abs(g).max() / 10, least)
+        inside = (g if basis is None else basis.T @ g) / np.where(h > 0, h, np.inf)
+        return inside if basis is None else basis @ inside
+
+    return step
 
 
 class _Scores:
@@ -163,77 +175,72 @@ class _Scores:
                 self._kept[rows.start] = found
         return found
 
-    def _rows(self, rows: slice, shift: Array) -> tuple[Array, Array, Array, Array | None]:
-        """loss (B,), dl_dz (B,K), both without the weights, z, and the weights (B,)."""
+    def _rows(self, rows: slice, shift: Array) -> tuple[Array, Array]:
+        """The weighted loss (B,) and dl_dz (B,K) of a block."""
         part = self.problem.targets.rows(rows)
         pair = (self.problem.objective.activation, self.problem.objective.loss)
         z = self.z(rows) + shift
         y = part.y if self.problem.short_exactly else part.targets(np.float64)
         loss, dl_dz = auto(*pair, z, y)
-        return loss, dl_dz, z, part.weight
+        if part.weight is None:
+            return loss, dl_dz
+        weight = part.weight.astype(np.float64)
+        return weight * loss, weight[:, None] * dl_dz
 
     def at_bias(self, shift: Array) -> tuple[float, Array]:
         """The mean loss and its derivative (K,) by the bias, at a bias moved by shift."""
 
         def partial(rows: slice) -> tuple[float, Array]:
-            loss, dl_dz, _, weight = self._rows(rows, shift)
-            if weight is None:
-                return float(loss.sum()), dl_dz.sum(axis=0)
-            return float(weight @ loss), weight.astype(np.float64) @ dl_dz
+            loss, dl_dz = self._rows(rows, shift)
+            return float(loss.sum()), dl_dz.sum(axis=0)
 
-        value_at, g = 0.0, np.zeros(self.v.shape[1])
+        value, g, total = 0.0, np.zeros(self.v.shape[1]), self.problem.total
         with np.errstate(all="ignore"):
             for loss, share in self.problem.each_block(partial):
-                value_at += loss
+                value += loss
                 g += share
-        total = self.problem.total
-        if not np.isfinite(value_at + g.sum()):
-            raise NonFiniteError("the loss is not finite.")
-        return value_at / total, g / total
+        if not np.isfinite(value + g.sum()):
+            raise Unproved("the loss is not finite.")
+        return value / total, g / total
 
     def best_bias(self) -> tuple[Array, float]:
-        """The move (K,) to the best bias, and a bound on what it gained.
+        """The move (K,) to the best bias, and a bound on what it gained; Unproved where it is not found.
 
-        Newton's method with the mean Hessian of a sample of the rows, and steps halved until the loss falls.
+        Newton's method with the mean Hessian of a sample of the rows, and steps halved until the loss or its largest
+        derivative falls.
         """
-        shift, first, v = np.zeros(self.v.shape[1]), self._slope, self.v
-        here, g, inverse = self.value, first, None
-        best = float(np.abs(first).max())
+        shift, value, g, inverse = np.zeros(self.v.shape[1]), self.value, self._slope, None
         for _ in range(STEPS):
-            size = float(np.abs(g).max())
-            if size <= 1e-15 * max(1.0, abs(here)):
+            size = np.abs(g).max()
+            if size <= ROUNDING * max(1.0, value):
                 break
             if inverse is None:
-                moved = v.copy()
-                moved[-1] += shift
-                inverse = _inverse(measured(self.problem, moved)[0])
-            step = -inverse(g)
+                moved = np.concatenate([self.v[:-1], self.v[-1:] + shift])
+                inverse = _damped(measured(self.problem, moved)[0])
+            step, t = -inverse(g), 1.0
             if self.problem.shift_invariant:
                 step -= step.mean()
-            t = 1.0
-            while True:
-                after, slope = self.at_bias(shift + t * step)
-                lower = float(np.abs(slope).max())
-                if after < here or lower < size or t < 1e-6:
-                    break
+            after, slope = self.at_bias(shift + step)
+            while not (after < value or np.abs(slope).max() < size) and t > SHORTEST:
                 t /= 2
-            if not (after < here or lower < size):
+                after, slope = self.at_bias(shift + t * step)
+            if not (after < value or np.abs(slope).max() < size):
                 break
-            if lower > 0.3 * size:
-                inverse = None  # made anew
-            shift, here, g = shift + t * step, min(here, after), slope
-            if lower > 0.5 * best and lower < 1e-13:  # rounding
-                break
-            best = min(best, lower)
-        slack = max(0.0, -float(first @ shift)) + 2 * float(np.abs(g).sum()) * float(np.abs(shift).max(initial=0.0))
-        return shift, slack
+            if np.abs(slope).max() > 0.3 * size:
+                inverse = None  # made anew where the bias is now
+            shift, value, g = shift + t * step, min(value, after), slope
+        left = float(np.abs(g).sum())
+        if left > FLAT * max(1.0, value):
+            raise Unproved("the best bias for these weights was not found.")
+        # What is left of the derivative counts along a way that no bias beside the best one is from it.
+        way = 10 + float(np.abs(self.v[-1]).max() + np.abs(shift).max())
+        return shift, max(0.0, -float(self._slope @ shift)) + left * way
 
     def gradient(self, shift: Array) -> Array:
         """G (D,K), of the mean loss by the weights, at the bias moved by shift."""
 
         def partial(rows: slice) -> Array:
-            _, dl_dz, _, weight = self._rows(rows, shift)
-            return self.view.against(rows, dl_dz if weight is None else weight[:, None].astype(np.float64) * dl_dz)
+            return self.view.against(rows, self._rows(rows, shift)[1])
 
         sums = np.zeros(self.v.shape)
         with np.errstate(all="ignore"):
@@ -245,16 +252,15 @@ class _Scores:
     def divergence(self, shift: Array, c: float) -> float:
         """The weighted mean of L(z; a') at a' = y + c (a - y), for rows of any sum s: s L(z; a'/s)."""
         activation, loss = self.problem.entropic
-        scale = (
-            1.0 if isinstance(self.problem.objective.loss, FenchelYoung) else 1 / getattr(activation, "temperature", 1)
-        )
+        young = isinstance(self.problem.objective.loss, FenchelYoung)
+        scale = 1.0 if young else 1 / getattr(activation, "temperature", 1.0)
 
         def partial(rows: slice) -> float:
             part = self.problem.targets.rows(rows)
             z, y = self.z(rows) + shift, part.targets(np.float64)
             s = y.sum(axis=1) if self.problem.softmax_like else np.ones(len(y))
             q = y / np.where(s > 0, s, 1.0)[:, None]
-            row = s * value(activation, loss, z, q + c * (activation(z) - q))
+            row = s * loss_of(activation, loss, z, q + c * (activation(z) - q))
             return float(row.sum() if part.weight is None else part.weight @ row)
 
         return scale * sum(self.problem.each_block(partial)) / self.problem.total
@@ -265,10 +271,8 @@ class _Scores:
         A convex function that is nowhere above it, and equal where it rises, has no higher minimum.
         """
         objective = self.problem.objective
-        temperature, strength = (
-            getattr(objective.activation, "temperature", 1.0),
-            getattr(objective.loss, "weight", 0.0),
-        )
+        temperature = getattr(objective.activation, "temperature", 1.0)
+        strength = getattr(objective.loss, "weight", 0.0)
 
         def partial(rows: slice) -> bool:
             part, z = self.problem.targets.rows(rows), self.z(rows) / temperature

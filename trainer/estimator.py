@@ -41,7 +41,7 @@ from trainer.losses import LOSSES, Loss
 from trainer.memory import check_fit
 from trainer.metrics import DISTRIBUTIONS, PROBABILITIES
 from trainer.model import Model
-from trainer.objective import Objective, scores
+from trainer.objective import Objective, blas_on_one_thread, scores
 from trainer.optimizers import OPTIMIZERS, Optimizer
 from trainer.optimizers.schedules import Constant
 from trainer.pairs import check_exact, check_smooth, check_targets, shift_invariant, strategy_of
@@ -60,6 +60,11 @@ class _Progress(NamedTuple):
     rows: int  # that it has seen
 
 
+def _mean_loss(objective: Objective, train: Data, w: Array) -> float:
+    with blas_on_one_thread():
+        return objective.on(train).evaluate(w, {}).loss
+
+
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A linear classifier, the minimum over w (D+1,K) of a mean loss and a penalty.
 
@@ -75,7 +80,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     gradient            a name or a GradientChoice
     C                   positive; a large one is a weak penalty
     max_iter            iterations of a solver, passes over the data of another optimiser
-    tol                 when a solver looks whether it is at the optimum, of the norm of its gradient
+    tol                 when a solver looks whether it is at the optimum, of the norm of its gradient, and no less than
+                        2e-6 for float32
     batch_size          rows a step; "auto" is all for a solver and else 32
     class_weight        None, "balanced" or {label: weight}, see data.for_training
     label_smoothing     epsilon in [0, 1), see data.Data
@@ -182,7 +188,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.converged_ = certain or (proof.gap is None and bool(last.converged))
         self._progress: _Progress | None = None
         if optimizer.full_batch and not stopped:
-            self.loss_curve_[-1] = proof.value - objective.penalty.value(w)
+            exact = proof.value - objective.penalty.value(w)  # the others are what a solver knew on its way
+            self.loss_curve_[-1] = exact if proof.gap is not None else _mean_loss(objective, train, w)
         if optimizer.full_batch and not (self.converged_ or stopped):
             end = last.stalled or f"max_iter={self.max_iter} is too little; {proof.why.rstrip('.')}. Raise it."
             warnings.warn(f"optimizer={optimizer.name} has not converged: {end}", ConvergenceWarning, stacklevel=2)

@@ -55,16 +55,14 @@ def measured(problem: "BlockSum", v: Array) -> tuple[Array, Array]:
         return np.diag(moment.sum(axis=1)) - moment, t
     z = times(sample.u.astype(np.float64), v)
     few = slice(None, None, -(-len(z) * classes**2 // PROBED))  # R e_k for each class k, on fewer rows if many
-    # Where the loss is straight, as of sigmoid with mae at zero, a slope that may change within a hundred scores.
-    straight = 0.01 * np.abs(auto(objective.activation, objective.loss, z[few], y[few]).dl_dz).mean()
     product = row_hessian(objective.activation, objective.loss, z[few], y[few], np.float64)
     probes = [share[few] * product(np.tile(e, (len(z[few]), 1))) for e in np.eye(classes)]
     c = np.stack([probe.mean(axis=0) for probe in probes], axis=1)
     trace = np.abs(sum(probe[:, k] for k, probe in enumerate(probes)))
     t = trace if len(trace) == len(z) else np.full(len(z), trace.mean())
     if classes > MANY:
-        return np.diag(c) + straight, t
-    return (c + c.T) / 2 + straight * np.eye(classes), t
+        return np.diag(c), t
+    return (c + c.T) / 2, t
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +96,8 @@ def preconditioner(view: "View", v: Array) -> Preconditioner:
     """P for the problem of a view at v."""
     problem = view.problem
     mean_hessian, t = measured(problem, v)
+    if not problem.canonical:
+        mean_hessian = mean_hessian + _straight(problem, v) * (1 if mean_hessian.ndim == 1 else np.eye(v.shape[1]))
     level = float(t.mean())
     t = t / t.sum() if level > 0 else np.full(len(t), 1 / len(t))
     basis, curvatures = _of_classes(mean_hessian, view.sums_to_zero)
@@ -109,6 +109,14 @@ def preconditioner(view: "View", v: Array) -> Preconditioner:
         c = float(np.exp(np.log(curvatures[columns]).mean()))
         inverses.append((columns, _inverse(c, moment, rows, ridge)))
     return Preconditioner(level, mean, basis, curvatures, inverses, view.sums_to_zero)
+
+
+def _straight(problem: "BlockSum", v: Array) -> float:
+    """A curvature for where the loss is straight, as sigmoid with mae at zero: the slope may change in 100 scores."""
+    objective, sample = problem.objective, problem.sample
+    z = times(sample.u, v.astype(np.float32))
+    slope = auto(objective.activation, objective.loss, z, sample.data.targets(np.float32)).dl_dz
+    return 0.01 * float(np.abs(slope).mean())
 
 
 def _of_classes(c: Array, sums_to_zero: bool) -> tuple[Array | None, Array]:

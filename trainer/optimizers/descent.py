@@ -12,9 +12,9 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.conjugate_gradients import conjugate_gradients
-from trainer.optimizers.line_search import Line, Trial, along, rounding_of
+from trainer.optimizers.line_search import Line, Trial, along
 from trainer.optimizers.protocols import Problem, Step
-from trainer.optimizers.stopping import believes, told, unproved
+from trainer.optimizers.stopping import believes, noise, told, unproved
 from trainer.preconditioner import Preconditioner, preconditioner
 from trainer.view import Evaluated, View
 
@@ -149,7 +149,7 @@ def _search(
         return conjugate_gradients(products.hessian(here), metric, here.g, y, eta)
 
     directions = [newton] if careful else solver.directions(products, here, metric, y, eta, state)
-    rounding = rounding_of(view, here.value)
+    rounding = noise(here.value, view.dtype)
     for direction in [*directions, None]:
         d = -y if direction is None else direction()
         start = Trial(0.0, here.value, float(np.vdot(here.g, d)), here)

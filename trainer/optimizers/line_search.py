@@ -11,7 +11,6 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.errors import NonFiniteError
-from trainer.optimizers.stopping import noise
 from trainer.view import Evaluated, View
 
 SUFFICIENT = 1e-4  # of the decrease that the slope promises (Armijo)
@@ -91,11 +90,6 @@ def wolfe(line: Line, start: Trial, rounding: float) -> Evaluated | None:
             low = found
         t = 2 * t if high is None else _between(low, high)
     return low.point if low.t else None
-
-
-def rounding_of(view: View, value: float) -> float:
-    """How much of E its rounding hides in a view."""
-    return noise(value, view.dtype)
 
 
 def _falls(trial: Trial, start: Trial, rounding: float) -> bool:
