@@ -24,7 +24,7 @@ from trainer.outputs import content_sha256, tables_sha256, write_record
 from trainer.report import charts
 from trainer.report.__main__ import run as command
 from trainer.report.files import summarise
-from trainer.report.reading import flatten, natural, plain, read
+from trainer.report.reading import flatten, natural, plain, read, written
 from trainer.report.repeat import grammar
 from trainer.report.summary import cell, varied
 from trainer.run import run
@@ -195,6 +195,29 @@ def test_one_loss_ranks_by_val_loss_and_several_by_a_metric(tmp_path):
     assert "by loss" in "".join(page(tmp_path / "two").words)
     with pytest.raises(ConfigError, match="val_ece"):
         summarise([tmp_path / "two"], tmp_path / "two", "val_ece")
+
+
+@pytest.mark.parametrize(
+    ("gap", "reason", "marked"),
+    [
+        (1e-9, "certified to 1.0e-09 of E", False),
+        (1e-3, "certified to 1.0e-03 of E", True),
+        (None, "no proof: without a penalty no gradient tells how far the minimum is.", False),
+        (None, "", True),
+    ],
+)
+def test_a_solver_whose_gap_is_too_large_is_not_certified_also_where_it_is_the_best(gap, reason, marked, tmp_path):
+    for seed in (1, 2):
+        folder = make(tmp_path / str(seed), optimizer={"name": "newton", "tol": 1e-6, "gap": 1e-6}, seed=seed)
+        record = json.loads((folder / "run.json").read_text())
+        certain = {"gap": 1e-8, "gap_reason": "certified to 1.0e-08 of E"}
+        record |= certain if seed == 1 else {"gap": gap, "gap_reason": reason}
+        (folder / "run.json").write_text(json.dumps(record))
+        sign(folder)
+    summarise([tmp_path], tmp_path)
+    words = "".join(page(tmp_path).words)
+    assert ("best, 1 of 2 not certified" in words) == ("Not certified: a solver" in words) == marked
+    assert [row["gap"] for row in rows_of(tmp_path)] == ["1e-08", "" if gap is None else written(gap)]
 
 
 def test_each_data_set_has_a_best_of_its_own(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainer.outputs import inert
-from trainer.report.reading import DONE, Run, plain, written
+from trainer.report.reading import DONE, Run, number, plain, written
 
 LOWER = ("loss", "log_loss", "brier", "ece")  # the better, the lower; of the others the higher is the better
 HIGHER = ("accuracy", "top_k")
@@ -58,6 +58,11 @@ class Configuration:
         return [run for run in self.latest if run.status in DONE]
 
     @property
+    def uncertified(self) -> int:
+        """Runs of a solver that can be proved to be at the minimum, and are not."""
+        return sum(map(uncertified, self.done))
+
+    @property
     def broken(self) -> int:
         return sum(run.status in BROKEN for run in self.latest)
 
@@ -73,6 +78,14 @@ class Configuration:
         """The sample standard deviation over the seeds; nan of fewer than two."""
         values = self.numbers(metric)
         return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def uncertified(run: Run) -> bool:
+    """Whether a solver's gap is above optimizer.gap, or missing for another reason than that there is no proof."""
+    wanted, gap = number(run.flat.get("optimizer.gap")), number(run.record.get("gap"))
+    if math.isnan(wanted):
+        return False
+    return gap > wanted or (math.isnan(gap) and not str(run.record.get("gap_reason", "")).startswith("no proof"))
 
 
 def parent(key: str) -> str:
@@ -206,7 +219,7 @@ def table(runs: Sequence[Run], keys: Sequence[str]) -> str:
     """summary.csv: a row a run; text that a spreadsheet would take for a formula starts with an apostrophe."""
     names = measured(runs)
     head = ["folder", "status", *keys, "seed", *(f"final_{name}" for name in names)]
-    head += [f"best_{name}" for name in names if _known(name)] + ["epochs_done", "seconds", "reason"]
+    head += [f"best_{name}" for name in names if _known(name)] + ["epochs_done", "seconds", "gap", "reason"]
     lines = io.StringIO()
     out = csv.writer(lines, lineterminator="\n")
     out.writerow([cell(name) for name in head])
@@ -218,7 +231,8 @@ def table(runs: Sequence[Run], keys: Sequence[str]) -> str:
         ]
         given = [run.flat.get(key, "") for key in keys]
         numbers = [run.metrics.get(name) for name in names]
-        row = [run.folder, run.status, *given, run.seed, *numbers, *best, run.epochs, run.seconds, run.reason]
+        ends = [run.epochs, run.seconds, number(run.record.get("gap")), run.reason]
+        row = [run.folder, run.status, *given, run.seed, *numbers, *best, *ends]
         out.writerow([cell(value) for value in row])
     return lines.getvalue()
 
