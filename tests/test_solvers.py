@@ -186,7 +186,8 @@ SHAPES = {
 
 @pytest.mark.parametrize("strength", [1e-3, 1.0])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_preconditioner_is_symmetric_positive_definite_and_the_inverse_at_zero(shape, strength):
+def test_the_preconditioner_is_symmetric_positive_definite_and_the_inverse_at_zero(shape, strength, monkeypatch):
+    monkeypatch.setattr("trainer.preconditioner.FINE", 1e6)  # each class a factor of its own
     data = SHAPES[shape]
     view = replace(CE, penalty=L2(strength)).on(data).view(np.float64)
     rows = data.x.shape[1] + 1
@@ -206,6 +207,7 @@ def test_the_preconditioner_is_symmetric_positive_definite_and_the_inverse_at_ze
 
 
 def test_the_preconditioner_of_many_features_is_the_inverse_of_the_diagonal(monkeypatch):
+    monkeypatch.setattr("trainer.preconditioner.FINE", 1e6)  # each class a factor of its own
     monkeypatch.setattr("trainer.preconditioner.DENSE", 4)
     view = CE.on(sample(scale=18)).view(np.float64)
     w = np.zeros((D + 1, K))

@@ -75,7 +75,8 @@ def certify(problem: "BlockSum", w: Array, wanted: float = math.inf) -> Certific
         for _ in range(REFINED if penalty.lasso == 0 and math.isfinite(wanted) else 0):
             if not bound > wanted * value:
                 break
-            further = _Scores(problem, _newton(problem, here.v))
+            eta = 0.3 * math.sqrt(wanted * value / bound)  # the bound falls with its square
+            further = _Scores(problem, _newton(problem, here.v, min(max(eta, 1e-6), 0.1)))
             lower, rest = _bound(further)
             if not value - lower + rest < bound:
                 break
@@ -103,12 +104,12 @@ def _bound(here: "_Scores") -> tuple[float, float]:
     return here.value + penalty.value(w), bound + slack
 
 
-def _newton(problem: "BlockSum", v: Array) -> Array:
-    """v after one of Newton's steps, in double precision."""
+def _newton(problem: "BlockSum", v: Array, eta: float) -> Array:
+    """v after one of Newton's steps, in double precision, that leaves the share eta of the gradient."""
     view = problem.view(np.float64)
     here = view.at(view.leave(v))
     p = preconditioner(view, here.v)
-    return here.v + conjugate_gradients(view.hessian(here), p, here.g, p(here.g), 1e-6)
+    return here.v + conjugate_gradients(view.hessian(here), p, here.g, p(here.g), eta)
 
 
 def check_provable(problem: "BlockSum") -> None:

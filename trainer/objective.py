@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from threading import RLock, get_ident
@@ -176,6 +176,16 @@ class BlockSum:
         if dtype not in self._views:
             self._views[dtype] = View(self, dtype)
         return self._views[dtype]
+
+    @cached_property
+    def provable(self) -> bool:
+        """Whether there can be a certificate of a minimum."""
+        from trainer.certificate import Unproved, check_provable
+
+        with suppress(Unproved):
+            check_provable(self)
+            return True
+        return False
 
     def certify(self, w: Array, wanted: float = math.inf) -> "Certificate":
         """How far E(w) is from its minimum at most, as far as that can be proved; see trainer.certificate."""

@@ -29,7 +29,7 @@ SMALL = 1e-6  # eigenvalues of C below this share of the largest are raised to i
 JITTER = 1e-9  # of S's diagonal, for directions in which the features do not vary
 DENSE = 2000  # features up to which S is a whole matrix, and rows up to which their products are one
 FACTORS = 1 << 25  # numbers of all factors: 256 MiB
-FINE = 4  # classes whose curvatures differ by less than 2^(1/4) share a factor, or by more where memory asks for it
+FINE = 1  # classes whose curvatures differ by less than a factor of 2^(1/FINE) share one, or by more where memory asks
 
 
 def measured(problem: "BlockSum", v: Array) -> tuple[Array, Array]:
@@ -138,7 +138,7 @@ def _groups(curvatures: Array, shape: tuple[int, int]) -> list[Array]:
     size = d * d if d <= DENSE and not 2 * n < d else n * n if n <= DENSE else d  # at most
     most = max(1, FACTORS // max(1, size))
     level = np.log2(curvatures / curvatures.max())
-    for fine in (FINE, 2, 1, 0.5, 0.25, 0.05):
+    for fine in (FINE, 0.5, 0.25, 0.05):
         step = np.round(level * fine)
         names = np.unique(step)
         if len(names) <= most:
@@ -170,7 +170,8 @@ def _moment(u: Any, t: Array) -> tuple[Array, Array, Array | None]:
 
 def _inverse(c: float, moment: Array, rows: Array | None, ridge: Array) -> Callable[[Array], Array]:
     """r (D,M) -> (c S + ridge)^-1 r."""
-    from scipy.linalg import cho_factor, cho_solve  # type: ignore[import-untyped]  # slow to import
+    from scipy.linalg import cho_factor  # type: ignore[import-untyped]  # slow to import
+    from scipy.linalg.lapack import dpotrs  # type: ignore[import-untyped]  # cho_solve takes longer to look at its input
 
     diagonal = moment if moment.ndim == 1 else np.diag(moment)
     if moment.ndim == 1 and rows is None:
@@ -182,18 +183,18 @@ def _inverse(c: float, moment: Array, rows: Array | None, ridge: Array) -> Calla
         matrix = c * moment
         matrix[np.diag_indices_from(matrix)] += floor
         unit = 1 / np.sqrt(np.diag(matrix))[:, None]  # the factor is the same in any units, but for overflow
-        factor = cho_factor(matrix * unit * unit.T, lower=True, overwrite_a=True, check_finite=False)
-        return lambda r: unit * cho_solve(factor, unit * r, check_finite=False)
+        factor = cho_factor(matrix * unit * unit.T, lower=True, overwrite_a=True, check_finite=False)[0]
+        return lambda r: unit * dpotrs(factor, unit * r, lower=True)[0]
     # In the space of the rows B (n,D): F^-1 - F^-1 B^T (1/c + B F^-1 B^T)^-1 B F^-1  (Woodbury 1950).
     root = 1 / np.sqrt(floor)
     b = rows * root
     inner = b @ b.T
     inner[np.diag_indices_from(inner)] += 1 / c
-    small = cho_factor(inner, lower=True, overwrite_a=True, check_finite=False)
+    small = cho_factor(inner, lower=True, overwrite_a=True, check_finite=False)[0]
 
     def through_rows(r: Array) -> Array:
         s = root[:, None] * r
-        result: Array = root[:, None] * (s - b.T @ cho_solve(small, b @ s, check_finite=False))
+        result: Array = root[:, None] * (s - b.T @ dpotrs(small, b @ s, lower=True)[0])
         return result
 
     return through_rows

@@ -5,6 +5,7 @@ double precision   until the solver's own rule is met, and then until the certif
 careful            once that has failed, or a direction was none of descent: products in double precision, too
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -14,7 +15,7 @@ from trainer.arrays import Array
 from trainer.conjugate_gradients import conjugate_gradients
 from trainer.optimizers.line_search import Line, Trial, along
 from trainer.optimizers.protocols import Problem, Step
-from trainer.optimizers.stopping import believes, noise, told, unproved
+from trainer.optimizers.stopping import believes, enough, noise, told, unproved
 from trainer.preconditioner import Preconditioner, preconditioner
 from trainer.view import Evaluated, View
 
@@ -105,7 +106,8 @@ def iterate(solver: Solver, problem: Problem, w: Array, state: State) -> Step:
         if state.stage == SINGLE and not size / 2 > NEAR * value:
             state = state._replace(stage=DOUBLE)
             continue
-        if state.stage != SINGLE and (why := believes(size, value, state.value - value, solver.tol)):
+        near = enough(solver.tol, value, state.first, problem.provable)
+        if state.stage != SINGLE and (why := believes(math.sqrt(size), value, state.value - value, near)):
             proof = problem.certify(w, solver.gap)
             after = (view, here)
             if proof.gap is None or proof.proves(solver.gap):
@@ -114,7 +116,7 @@ def iterate(solver: Solver, problem: Problem, w: Array, state: State) -> Step:
             state = state._replace(gap=min(state.gap, proof.gap), looks=0 if better else state.looks + 1, stage=CAREFUL)
             if state.looks > PATIENCE:
                 return Step(w, state, value, stalled=unproved(proof, solver.gap), proof=proof, after=after)
-        found = _search(solver, problem, view, here, metric, y, size, state)
+        found = _search(solver, problem, view, here, metric, y, math.sqrt(size), near, state)
         if found is not None:
             last = value if state.stage != SINGLE else np.inf  # in single precision it says nothing
             state = state._replace(here=found, age=state.age + 1, steps=state.steps + 1, value=last)
@@ -137,13 +139,19 @@ def _search(
     here: Evaluated,
     metric: Preconditioner,
     y: Array,
-    size: float,
+    length: float,
+    near: float,
     state: State,
 ) -> Evaluated | None:
-    """The point of the first direction that leads down; None if none does."""
+    """The point of the first direction that leads down; None if none does.
+
+    length = |g|_P, and near is the length that would be enough.
+    """
     careful = state.stage == CAREFUL
     products = view if careful else problem.view(np.float32)
-    eta = {SINGLE: 0.25, DOUBLE: min(0.25, (size / (state.first or 1.0)) ** 0.25), CAREFUL: 1e-3}[state.stage]
+    # Superlinear, but no further than to half of what is enough.
+    double = max((length / math.sqrt(state.first or 1.0)) ** 0.5, near / (2 * length) if length else 0.0)
+    eta = {SINGLE: 0.25, DOUBLE: min(0.25, double), CAREFUL: 1e-3}[state.stage]
 
     def newton() -> Array:
         return conjugate_gradients(products.hessian(here), metric, here.g, y, eta)

@@ -23,9 +23,9 @@ class Newton:
 
     |g|_P^2 = <g, P g> with the preconditioner P of trainer.preconditioner, so half of it estimates the gap to the
     minimum. A direction of negative curvature ends the inner solver with what it has. The first step goes from the best
-    prediction without features, where that is known. Once |g|_P is at most tol (2 E)^(1/2), or a step gains no more
-    than the rounding of E, it asks for the certificate, and has converged where that is at most gap; see
-    trainer.optimizers.descent.
+    prediction without features, where that is known. Once |g|_P is at most tol (2 E)^(1/2), or tol times its first
+    value where there can be a certificate, or a step gains no more than the rounding of E, it asks for the certificate,
+    and has converged where that is at most gap; see trainer.optimizers.descent.
 
     In single precision eta = 1/4, which leaves a sixteenth of the gap and spends the fewest products in all. Then a
     gradient costs more than a product, and eta = min(1/4, (|g|_P / |g_0|_P)^(1/2)) makes the convergence superlinear.

@@ -26,6 +26,10 @@ class Problem(Protocol):
     def rough(self) -> bool:
         """Whether single precision will do for the way to the minimum."""
 
+    @property
+    def provable(self) -> bool:
+        """Whether there can be a certificate."""
+
     def start(self, w: Array) -> Array:
         """w, or where it is all zero a better place to start from."""
 

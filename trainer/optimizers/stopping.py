@@ -19,16 +19,22 @@ def check_tol(tol: float, gap: float) -> None:
     require(0 < gap < math.inf, f"optimizer.gap must be finite and greater than 0, got {gap}.")
 
 
-def believes(size: float, value: float, fell: float, tol: float) -> str:
-    """Why a solver may be done, if there is a reason: half of size = |g|_P^2 is about the gap to the minimum.
+def enough(tol: float, value: float, first: float, provable: bool) -> float:
+    """The length |g|_P at which a solver asks whether it is done: half of its square is about the gap to the minimum.
 
-    value = E(w), which fell by so much in the last step.
+    It is tol (2 E)^(1/2), or tol times the largest length so far, the root of first, where that is more and a
+    certificate can say that it was too soon.
     """
-    length, scale = math.sqrt(max(size, 0.0)), math.sqrt(2 * max(value, 0.0))
-    if length <= tol * scale:
-        return f"the preconditioned gradient norm is {length:.1e}, at most tol={tol:g} of (2 E)^(1/2), {scale:.1e}"
-    if min(size / 2, fell) <= noise(value, np.float64):
-        return f"a step lowers the objective by {min(size / 2, fell):.0e}, within its rounding"
+    return tol * math.sqrt(max(2 * max(value, 0.0), first if provable else 0.0))
+
+
+def believes(length: float, value: float, fell: float, enough: float) -> str:
+    """Why a solver may be done, if there is a reason; length = |g|_P, and value = E(w) fell by so much in a step."""
+    if length <= enough:
+        return f"the preconditioned gradient norm is {length:.1e}, at most {enough:.1e} as tol asks"
+    gain = min(length**2 / 2, fell)
+    if gain <= noise(value, np.float64):
+        return f"a step lowers the objective by {gain:.0e}, within its rounding"
     return ""
 
 
