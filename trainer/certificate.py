@@ -18,7 +18,8 @@ mean of many deviations costs no digits.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -59,8 +60,10 @@ class Certificate(NamedTuple):
         return self.gap is not None and self.gap <= gap
 
 
-def certify(problem: "BlockSum", w: Array, wanted: float = math.inf) -> Certificate:
-    """What can be proved of w (D+1,K).
+def certify(
+    problem: "BlockSum", w: Array, wanted: float = math.inf, scores: Mapping[int, Array] = MappingProxyType({})
+) -> Certificate:
+    """What can be proved of w (D+1,K); scores has the z of blocks that are known, by their first row.
 
     The bound is tight at the minimum and loose beside it. So where it is above what is wanted and a penalty is smooth,
     some of Newton's steps go on from w in double precision, and what is proved of E there is true of w, too.
@@ -68,7 +71,7 @@ def certify(problem: "BlockSum", w: Array, wanted: float = math.inf) -> Certific
     penalty, view = problem.objective.penalty, problem.view(np.float64)
     try:
         check_provable(problem)
-        here = _Scores(problem, view.enter(w))
+        here = _Scores(problem, view.enter(w), scores)
         if isinstance(problem.objective.loss, ZLoss) and not here.z_loss_is_convex():
             raise Unproved("ce with z_loss is not convex at scores as low as these.")
         value, bound = _bound(here)
@@ -161,10 +164,10 @@ def _damped(c: Array) -> Callable[[Array], Array]:
 class _Scores:
     """The rows at v, whose products with the features are made once where there is room for them."""
 
-    def __init__(self, problem: "BlockSum", v: Array) -> None:
+    def __init__(self, problem: "BlockSum", v: Array, scores: Mapping[int, Array] = MappingProxyType({})) -> None:
         self.problem, self.v = problem, v
         self.view = problem.view(np.float64)
-        self._kept: dict[int, Array] = {}
+        self._kept = dict(scores)
         self._keep = len(problem.data) * v.shape[1] <= KEPT
         self.value, self._slope = self.at_bias(np.zeros(v.shape[1]))  # the mean loss, and its derivative by the bias
 

@@ -41,7 +41,7 @@ from trainer.penalties import Penalty
 
 if TYPE_CHECKING:
     from trainer.certificate import Certificate
-    from trainer.view import Sample, View
+    from trainer.view import Evaluated, Sample, View
 
 # A block's temporaries are freed and allocated again many times a second. glibc hands each back to the system, at
 # the price of a page fault every 4 KiB, until a larger allocation has been freed once; so free one (31 MiB, untouched).
@@ -187,11 +187,14 @@ class BlockSum:
             return True
         return False
 
-    def certify(self, w: Array, wanted: float = math.inf) -> "Certificate":
-        """How far E(w) is from its minimum at most, as far as that can be proved; see trainer.certificate."""
+    def certify(self, w: Array, wanted: float = math.inf, here: "Evaluated | None" = None) -> "Certificate":
+        """How far E(w) is from its minimum at most, as far as that can be proved; see trainer.certificate.
+
+        here is what was evaluated at w, where that is known.
+        """
         from trainer.certificate import certify
 
-        return certify(self, w, wanted)
+        return certify(self, w, wanted, here.rows if here is not None and here.dtype == np.float64 else {})
 
     def start(self, w: Array) -> Array:
         """w, or where it is all zero the best prediction without features, if that is known in closed form.

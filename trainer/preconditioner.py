@@ -71,25 +71,24 @@ class Preconditioner:
 
     level: float
     mean: Array  # (D,) of u, by curvature
-    classes: Array | None  # (K,K), the basis of C; None for its own
+    classes: Array  # (K,K), the basis of C, without the direction of all classes where that means nothing; or (K,) ones
     curvatures: Array  # (K,)
-    inverses: list[tuple[Array, Callable[[Array], Array]]]  # the classes of each factor, and what it does to (D,M)
+    inverses: list[tuple[Any, Callable[[Array], Array]]]  # the classes of each factor, and what it does to (D,M)
     sums_to_zero: bool
 
     def __call__(self, g: Array) -> Array:
-        g = g - g.mean(axis=1, keepdims=True) if self.sums_to_zero else g
-        inner = g[:-1] - np.outer(self.mean, g[-1])
-        bias = g[-1]
-        if self.classes is not None:
-            inner, bias = inner @ self.classes, bias @ self.classes
-        weights = np.empty_like(inner)
+        inner = self._of_classes(g, self.classes)
+        inner[:-1] -= np.outer(self.mean, inner[-1])
         for columns, inverse in self.inverses:
-            weights[:, columns] = inverse(inner[:, columns])
-        bias = bias / self.curvatures
-        if self.classes is not None:
-            weights, bias = weights @ self.classes.T, bias @ self.classes.T
-        result = np.concatenate([weights, (bias - self.mean @ weights)[None]])
-        return result - result.mean(axis=1, keepdims=True) if self.sums_to_zero else result
+            inner[:-1, columns] = inverse(inner[:-1, columns])
+        inner[-1] /= self.curvatures
+        inner[-1] -= self.mean @ inner[:-1]
+        return self._of_classes(inner, self.classes.T)
+
+    def _of_classes(self, g: Array, basis: Array) -> Array:
+        if basis.ndim == 2:
+            return g @ basis
+        return g - g.mean(axis=1, keepdims=True) if self.sums_to_zero else g.copy()
 
 
 def preconditioner(view: "View", v: Array) -> Preconditioner:
@@ -107,7 +106,9 @@ def preconditioner(view: "View", v: Array) -> Preconditioner:
     inverses = []
     for columns in groups:
         c = float(np.exp(np.log(curvatures[columns]).mean()))
-        inverses.append((columns, _inverse(c, moment, rows, ridge)))
+        start, stop = int(columns[0]), int(columns[-1]) + 1
+        at = slice(start, stop) if stop - start == len(columns) else columns  # a slice is read faster
+        inverses.append((at, _inverse(c, moment, rows, ridge)))
     return Preconditioner(level, mean, basis, curvatures, inverses, view.sums_to_zero)
 
 
@@ -119,15 +120,17 @@ def _straight(problem: "BlockSum", v: Array) -> float:
     return 0.01 * float(np.abs(slope).mean())
 
 
-def _of_classes(c: Array, sums_to_zero: bool) -> tuple[Array | None, Array]:
-    """A basis (K,K) of C and its curvatures (K,), all positive."""
+def _of_classes(c: Array, sums_to_zero: bool) -> tuple[Array, Array]:
+    """A basis of C, as Preconditioner has it, and its curvatures (K,), all positive."""
     if c.ndim == 1:
-        basis, values = None, np.abs(c)
+        basis, values = np.ones_like(c), np.abs(c)
     else:
         if sums_to_zero:  # the direction of all classes has no curvature, and P takes nothing along it
             c = c + np.trace(c) / len(c) ** 2
         values, basis = np.linalg.eigh(c)
         values = np.abs(values)
+        if sums_to_zero:
+            basis = basis - basis.mean(axis=0)
     largest = float(values.max())
     return basis, np.maximum(values, SMALL * largest) if largest > 0 else np.ones_like(values)
 
@@ -183,8 +186,8 @@ def _inverse(c: float, moment: Array, rows: Array | None, ridge: Array) -> Calla
         matrix = c * moment
         matrix[np.diag_indices_from(matrix)] += floor
         unit = 1 / np.sqrt(np.diag(matrix))[:, None]  # the factor is the same in any units, but for overflow
-        factor = cho_factor(matrix * unit * unit.T, lower=True, overwrite_a=True, check_finite=False)[0]
-        return lambda r: unit * dpotrs(factor, unit * r, lower=True)[0]
+        factor = cho_factor(matrix * unit * unit.T, lower=True, overwrite_a=True, check_finite=False)[0] / unit
+        return lambda r: dpotrs(factor, r, lower=True)[0]
     # In the space of the rows B (n,D): F^-1 - F^-1 B^T (1/c + B F^-1 B^T)^-1 B F^-1  (Woodbury 1950).
     root = 1 / np.sqrt(floor)
     b = rows * root

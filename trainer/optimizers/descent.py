@@ -22,6 +22,7 @@ from trainer.view import Evaluated, View
 NEAR = 1e-6  # of E: the gap at which single precision has nothing more to say
 PATIENCE = 4  # looks at the certificate that may bring nothing
 SINGLE, DOUBLE, CAREFUL = range(3)
+Pair = tuple[Array, Array, float]
 
 
 class State(NamedTuple):
@@ -33,7 +34,7 @@ class State(NamedTuple):
     value    E before the last one
     made     w where the preconditioner was made, and number of iterations since
     age
-    pairs    (v' - v, g' - g) from the oldest, of lbfgs
+    pairs    s = v' - v, y = g' - g and 1 / <s, y> from the oldest, of lbfgs
     gap      the best certificate so far, and how many since brought none that is half of it
     looks
     here     what was evaluated at w, and the preconditioner; both can be computed again
@@ -46,7 +47,7 @@ class State(NamedTuple):
     value: float = np.inf
     made: Array | None = None
     age: int = 0
-    pairs: tuple[tuple[Array, Array], ...] = ()
+    pairs: tuple[Pair, ...] = ()
     gap: float = np.inf
     looks: int = 0
     here: Evaluated | None = None
@@ -108,7 +109,7 @@ def iterate(solver: Solver, problem: Problem, w: Array, state: State) -> Step:
             continue
         near = enough(solver.tol, value, state.first, problem.provable)
         if state.stage != SINGLE and (why := believes(math.sqrt(size), value, state.value - value, near)):
-            proof = problem.certify(w, solver.gap)
+            proof = problem.certify(w, solver.gap, here)
             after = (view, here)
             if proof.gap is None or proof.proves(solver.gap):
                 return Step(w, state, value, told(why, proof), proof=proof, after=after)
@@ -125,7 +126,7 @@ def iterate(solver: Solver, problem: Problem, w: Array, state: State) -> Step:
         if state.stage != CAREFUL:
             state = state._replace(stage=state.stage + 1)
             continue
-        proof = problem.certify(w, solver.gap)
+        proof = problem.certify(w, solver.gap, here)
         if proof.proves(solver.gap):
             why = "no step lowers the objective by more than its rounding"
             return Step(w, state, value, told(why, proof), proof=proof, after=(view, here))

@@ -9,23 +9,23 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.errors import require
-from trainer.optimizers.descent import State, iterate
+from trainer.optimizers.descent import Pair, State, iterate
 from trainer.optimizers.line_search import Line, Trial, wolfe
 from trainer.optimizers.protocols import Problem, Step
 from trainer.optimizers.stopping import check_tol
 from trainer.preconditioner import Preconditioner
 from trainer.view import Evaluated, View
 
-RENEWED = 10  # iterations between two preconditioners
+RENEWED = 16  # iterations between two preconditioners
 
 
 @dataclass(frozen=True)
 class Lbfgs:
     """w <- w - t H g with the inverse Hessian H that the last pairs of steps and gradients make of the metric P.
 
-    Two-loop recursion  (Nocedal & Wright 2006, alg. 7.4) from P of trainer.preconditioner, renewed every ten iterations
-    and scaled by <s, y> / <y, P y> of the last pair; a line search for the strong Wolfe conditions from t = 1. Start,
-    end and the use of single precision are those of optimizer=newton.
+    Two-loop recursion  (Nocedal & Wright 2006, alg. 7.4) from P of trainer.preconditioner, renewed every sixteen
+    iterations and scaled by <s, y> / <y, P y> of the last pair; a line search for the strong Wolfe conditions from
+    t = 1. Start, end and the use of single precision are those of optimizer=newton.
     """
 
     name: ClassVar[str] = "lbfgs"
@@ -62,20 +62,20 @@ class Lbfgs:
     def learn(self, state: State, before: Evaluated, after: Evaluated) -> State:
         s, y = after.v - before.v, after.g - before.g
         if np.vdot(s, y) > 1e-10 * np.linalg.norm(s) * np.linalg.norm(y):
-            return state._replace(pairs=(*state.pairs, (s, y))[-self.memory :])
+            return state._replace(pairs=(*state.pairs, (s, y, 1 / float(np.vdot(s, y))))[-self.memory :])
         return state
 
 
-def two_loops(g: Array, pairs: tuple[tuple[Array, Array], ...], precondition: Callable[[Array], Array]) -> Array:
+def two_loops(g: Array, pairs: tuple[Pair, ...], precondition: Callable[[Array], Array]) -> Array:
     """H g (D+1,K)."""
-    q, shares = g, []
-    for s, y in reversed(pairs):
-        shares.append(float(np.vdot(s, q) / np.vdot(s, y)))
-        q = q - shares[-1] * y
+    q, shares = g.copy(), []
+    for s, y, rho in reversed(pairs):
+        shares.append(rho * float(np.vdot(s, q)))
+        q -= shares[-1] * y
     r: Array = precondition(q)
     if pairs:
-        s, y = pairs[-1]
-        r = r * float(np.vdot(s, y) / np.vdot(y, precondition(y)))
-    for (s, y), share in zip(pairs, reversed(shares), strict=True):
-        r = r + (share - float(np.vdot(y, r) / np.vdot(s, y))) * s
+        _, y, rho = pairs[-1]
+        r *= 1 / (rho * float(np.vdot(y, precondition(y))))
+    for (s, y, rho), share in zip(pairs, reversed(shares), strict=True):
+        r += (share - rho * float(np.vdot(y, r))) * s
     return r

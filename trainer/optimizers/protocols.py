@@ -39,8 +39,8 @@ class Problem(Protocol):
     def view(self, dtype: Any) -> View:
         """The problem in standardised coordinates and a precision."""
 
-    def certify(self, w: Array, wanted: float) -> Certificate:
-        """How far E(w) is from its minimum at most; wanted is worth some work."""
+    def certify(self, w: Array, wanted: float, here: Evaluated | None) -> Certificate:
+        """How far E(w) is from its minimum at most; wanted is worth some work, and here may be known of w."""
 
 
 class Step(NamedTuple):

@@ -102,7 +102,7 @@ class Fista:
         model = _Model(view, moments, state)
         left = model.residual(here)
         if left <= self.tol or state.looks:
-            proof = problem.certify(w, self.gap)
+            proof = problem.certify(w, self.gap, here)
             why = f"the optimality conditions hold to {left:.1e} in relative terms, tol is {self.tol:.1e}"
             if proof.proves(self.gap) or (proof.gap is None and left <= self.tol):
                 return Step(w, state, here.value, told(why, proof), proof=proof, after=(view, here))
@@ -116,7 +116,7 @@ class Fista:
             if len(state.steps):  # the memory is of another place; start again from the features' moments
                 again = self.init(w)._replace(gap=state.gap, looks=state.looks, here=here)
                 return Step(w, again, here.value, after=(view, here))
-            proof = problem.certify(w, self.gap)
+            proof = problem.certify(w, self.gap, here)
             if proof.proves(self.gap) or (proof.gap is None and left <= 1e-4):
                 why = f"the objective's rounding hides any further decrease; the conditions hold to {left:.1e}"
                 return Step(w, state, here.value, told(why, proof), proof=proof, after=(view, here))
