@@ -19,15 +19,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trainer.activations import Softmax
-from trainer.data import Data
-from trainer.gradients import fused
-from trainer.losses import CrossEntropy
-from trainer.objective import BlockSum, Objective, blas_on_one_thread
+from trainer.chain.activations import Softmax
+from trainer.chain.losses import CrossEntropy
+from trainer.chain.strategies import fused
+from trainer.data.rows import Data
+from trainer.objective.objective import BlockSum, Objective
+from trainer.objective.penalties import L2
+from trainer.objective.threads import available_cores, blas_on_one_thread
 from trainer.optimizers.newton import Newton
-from trainer.parts import available_cores
-from trainer.penalties import L2
-from trainer.plots import COLORS, save, tidy
+from trainer.runs.plots import COLORS, save, tidy
 
 CORES = available_cores()
 BASE = {"N": 100_000, "D": 64, "K": 10, "threads": CORES}

@@ -41,16 +41,16 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from trainer import SoftmaxRegression
-from trainer.activations import Softmax
-from trainer.data import Data
-from trainer.fit import TrainState, fit
-from trainer.gradients import GradientChoice
-from trainer.losses import CrossEntropy
-from trainer.objective import BlockSum, Objective, blas_on_one_thread
+from trainer.chain.activations import Softmax
+from trainer.chain.losses import CrossEntropy
+from trainer.chain.pairs import strategy_of
+from trainer.chain.strategies import GradientChoice
+from trainer.data.rows import Data
+from trainer.objective.objective import BlockSum, Objective
+from trainer.objective.penalties import L2
+from trainer.objective.threads import available_cores, blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
-from trainer.pairs import strategy_of
-from trainer.parts import available_cores
-from trainer.penalties import L2
+from trainer.optimizers.fit import TrainState, fit
 
 OURS = ["newton", "lbfgs", "auto"]
 PEERS = {"lbfgs": 8, "newton-cholesky": 1, "newton-cg": 1, "sag": 4, "saga": 4}  # and the first max_iter that is tried

@@ -17,13 +17,13 @@ import numpy as np
 from sklearn._loss import HalfMultinomialLoss
 from sklearn.linear_model._linear_loss import LinearModelLoss
 
-from trainer.activations import Softmax
-from trainer.data import Data
-from trainer.gradients import fused
-from trainer.losses import CrossEntropy
-from trainer.objective import Objective, blas_on_one_thread
-from trainer.parts import available_cores
-from trainer.penalties import NoPenalty
+from trainer.chain.activations import Softmax
+from trainer.chain.losses import CrossEntropy
+from trainer.chain.strategies import fused
+from trainer.data.rows import Data
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import NoPenalty
+from trainer.objective.threads import available_cores, blas_on_one_thread
 
 SHAPES = [(100_000, 20, 4), (100_000, 64, 10), (60_000, 784, 10), (100_000, 512, 100)]
 WARM, ROUNDS = 2, 9

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.activations import (
+from trainer.chain.activations import (
     Entmax,
     Identity,
     LogSoftmax,
@@ -15,7 +15,7 @@ from trainer.activations import (
     Tanh,
     Taylor,
 )
-from trainer.losses import (
+from trainer.chain.losses import (
     BinaryCrossEntropy,
     Brier,
     CrammerSinger,
@@ -35,7 +35,7 @@ from trainer.losses import (
     WestonWatkins,
     ZLoss,
 )
-from trainer.pairs import allowed
+from trainer.chain.pairs import allowed
 
 ACTIVATIONS = [
     Softmax(),

@@ -3,7 +3,7 @@
 import mpmath
 import numpy as np
 
-from trainer.gradients import value
+from trainer.chain.strategies import value
 
 DIGITS = 300
 STEP = mpmath.mpf(10) ** -140  # central differences are then good to 160 digits beside the largest derivative

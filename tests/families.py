@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from tests.truth import Minimum, Truth, truth_of
 from trainer import SoftmaxRegression
-from trainer.activations import ACTIVATIONS
+from trainer.chain.activations import ACTIVATIONS
 
 GAP = 1e-6  # of E: what a claim of convergence says
 KNOWN = 1e-8  # of E: how well the minimum has to be known to judge a claim

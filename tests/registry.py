@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainer.gradients import auto, value
+from trainer.chain.strategies import auto, value
 
 K = 3
 

@@ -6,9 +6,9 @@ import pytest
 
 from tests.conftest import PAIRS, pair_id, targets
 from tests.exact import loss_and_dl_dz
-from trainer.activations import Sigmoid, Softmax, softmax_and_complement
-from trainer.gradients import GRADIENTS, auto, fused, has_strategy, jacobian, log, precise
-from trainer.losses import BinaryCrossEntropy, CrossEntropy
+from trainer.chain.activations import Sigmoid, Softmax, softmax_and_complement
+from trainer.chain.losses import BinaryCrossEntropy, CrossEntropy
+from trainer.chain.strategies import GRADIENTS, auto, fused, has_strategy, jacobian, log, precise
 
 mpmath.mp.dps = 60
 TINY = np.finfo(float).tiny

@@ -3,7 +3,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from tests.conftest import ACTIVATIONS
-from trainer.activations import (
+from trainer.chain.activations import (
     Entmax,
     LogActivation,
     LogSoftmax,

@@ -16,13 +16,13 @@ from omegaconf import OmegaConf
 
 from tests import big
 from tests.test_run import SETTINGS
-from trainer import reading, table_files
+from trainer.commands.predict import predict
+from trainer.data import reading, table_files
+from trainer.data.features import Features
+from trainer.data.files import read, read_features
 from trainer.errors import ConfigError, DataError, FileError
-from trainer.features import Features
-from trainer.files import read, read_features
-from trainer.model import Model
-from trainer.predict import predict
-from trainer.run import run
+from trainer.runs.model import Model
+from trainer.runs.run import run
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = importlib.import_module("pyarrow.parquet")
@@ -82,7 +82,7 @@ def test_rows_are_those_in_memory(write, kind, dtype):
 
 @pytest.mark.parametrize("kind", ["npy", "parquet", "arrow"])
 def test_training_on_a_file_is_training_in_memory_bit_for_bit(write, kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.features.AT_ONCE", 700 * D)  # several parts, so that their merging is seen
+    monkeypatch.setattr("trainer.data.features.AT_ONCE", 700 * D)  # several parts, so that their merging is seen
     path, target = write(kind, *sample())
     results = []
     for in_memory in (True, False):

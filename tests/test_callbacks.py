@@ -9,18 +9,20 @@ from omegaconf import open_dict
 
 from tests.test_check import missing_factor, rows, wrong_index
 from tests.test_run import SETTINGS
-from trainer.__main__ import composed
-from trainer.activations import LogSoftmax, Softmax
-from trainer.callbacks import Answer, Context, EarlyStopping, GradientCheck
-from trainer.config import Settings, read_settings
-from trainer.data import Data
+from trainer.chain.activations import LogSoftmax, Softmax
+from trainer.chain.losses import CrossEntropy, NegativeLogLikelihood
+from trainer.chain.strategies import GRADIENTS, fused, has_strategy
+from trainer.commands.composing import composed
+from trainer.data.rows import Data
 from trainer.errors import ConfigError
-from trainer.fit import Report, TrainState
-from trainer.gradients import GRADIENTS, fused, has_strategy
-from trainer.losses import CrossEntropy, NegativeLogLikelihood
-from trainer.objective import Objective
-from trainer.penalties import NoPenalty
-from trainer.run import run
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import NoPenalty
+from trainer.optimizers.fit import Report, TrainState
+from trainer.runs.callbacks.early_stopping import EarlyStopping
+from trainer.runs.callbacks.gradient_check import GradientCheck
+from trainer.runs.callbacks.protocol import Answer, Context
+from trainer.runs.config import Settings, read_settings
+from trainer.runs.run import run
 
 COLUMNS = ["epoch", "loss", "val_loss"]
 PAIR = Softmax(), CrossEntropy()
@@ -122,7 +124,7 @@ def test_a_wrong_strategy_stops_with_a_sentence(wrong, pair):
 
 def test_the_rows_follow_from_the_seed_and_the_epoch(monkeypatch):
     seen = []
-    monkeypatch.setattr("trainer.callbacks.deviations", lambda *args: seen.append(args[2]) or {})
+    monkeypatch.setattr("trainer.runs.callbacks.gradient_check.deviations", lambda *args: seen.append(args[2]) or {})
     for epoch in (1, 2, 1):
         assert GradientCheck(samples=3).start(context())(report(epoch)) == Answer()
     assert all(z.shape == (3, 4) and z.dtype == np.float64 for z in seen)
@@ -131,7 +133,9 @@ def test_the_rows_follow_from_the_seed_and_the_epoch(monkeypatch):
 
 
 def test_what_cannot_be_measured_stays_empty_and_stops_nothing(monkeypatch):
-    monkeypatch.setattr("trainer.callbacks.deviations", lambda *_: {"vjp": float("nan"), "numeric": 1e-9})
+    monkeypatch.setattr(
+        "trainer.runs.callbacks.gradient_check.deviations", lambda *_: {"vjp": float("nan"), "numeric": 1e-9}
+    )
     assert GradientCheck().start(context())(report(1)) == Answer({"check_numeric": 1e-9})
 
 

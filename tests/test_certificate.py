@@ -8,19 +8,19 @@ from numpy.testing import assert_allclose
 
 from tests.conftest import ACTIVATIONS, LOSSES, pair_id
 from tests.truth import truth_of
-from trainer.activations import ACTIVATIONS as ACTIVATION_NAMES
-from trainer.activations import Identity, Sigmoid, Softmax
-from trainer.certificate import certify
-from trainer.data import Data
-from trainer.fit import TrainState, fit
-from trainer.gradients import auto
-from trainer.losses import LOSSES as LOSS_NAMES
-from trainer.losses import Brier, CrossEntropy, FenchelYoung, MeanAbsoluteError, SquaredError, SquaredHinge, ZLoss
-from trainer.objective import Objective
+from trainer.chain.activations import ACTIVATIONS as ACTIVATION_NAMES
+from trainer.chain.activations import Identity, Sigmoid, Softmax
+from trainer.chain.losses import LOSSES as LOSS_NAMES
+from trainer.chain.losses import Brier, CrossEntropy, FenchelYoung, MeanAbsoluteError, SquaredError, SquaredHinge, ZLoss
+from trainer.chain.pairs import allowed, canonical, convex, kinked
+from trainer.chain.strategies import auto
+from trainer.data.rows import Data
+from trainer.objective.certificate import certify
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import L1, L2, ElasticNet, NoPenalty
+from trainer.optimizers.fit import TrainState, fit
 from trainer.optimizers.newton import Newton
 from trainer.optimizers.proximal import Fista
-from trainer.pairs import allowed, canonical, convex, kinked
-from trainer.penalties import L1, L2, ElasticNet, NoPenalty
 
 N, D, K = 60, 4, 3
 CONVEX = [
@@ -181,7 +181,7 @@ def test_a_bound_needs_the_best_bias_and_is_none_where_that_was_not_found(monkey
     w = best(problem)
     w[-1] += [5.0, 0.0, 0.0, -5.0][: len(w[-1])]
     assert certify(problem, w).gap is not None
-    monkeypatch.setattr("trainer.certificate.STEPS", 0)
+    monkeypatch.setattr("trainer.objective.certificate.STEPS", 0)
     found = certify(problem, w)
     assert (found.gap, found.why) == (None, "no proof: the best bias for these weights was not found.")
 

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import PAIRS, targets
-from trainer.activations import ACTIVATIONS, Identity, LogSoftmax, Softmax
-from trainer.check import STRATEGIES, TOLERANCE, batch, cells, check, deviations, main, table, witnesses
+from trainer.chain.activations import ACTIVATIONS, Identity, LogSoftmax, Softmax
+from trainer.chain.check import STRATEGIES, TOLERANCE, batch, cells, check, deviations, table, witnesses
+from trainer.chain.losses import LOSSES, CrossEntropy, NegativeLogLikelihood
+from trainer.chain.pairs import allowed
+from trainer.chain.strategies import GRADIENTS, LossGrad, has_strategy, jacobian, log, numeric, vjp
+from trainer.commands.check import main
 from trainer.errors import ConfigError
-from trainer.gradients import GRADIENTS, LossGrad, has_strategy, jacobian, log, numeric, vjp
-from trainer.losses import LOSSES, CrossEntropy, NegativeLogLikelihood
-from trainer.pairs import allowed
 
 ALLOWED = [
     f"{activation.name}+{loss.name}"
@@ -139,7 +140,7 @@ def test_a_wrong_strategy_fails_and_is_the_one_that_is_named(name, wrong, pair, 
     assert sentence in " ".join(row.failures)
     assert " FAIL\n" in table([row])
     assert table([row]).endswith("1 pairs failed.")
-    monkeypatch.setattr("trainer.check.cells", lambda: [[pair]])
+    monkeypatch.setattr("trainer.commands.check.cells", lambda: [[pair]])
     assert main(["seed=1"]) == 1
     assert sentence in capsys.readouterr().out
 

@@ -13,18 +13,18 @@ from numpy.testing import assert_array_equal
 from tests.test_model import Evil
 from tests.test_model import model as some_model
 from tests.test_run import SETTINGS
-from trainer import archive, checkpoint
-from trainer.checkpoint import NAMES, Checkpoint, checks, differences, fingerprint, keep, latest, load, save
-from trainer.config import build
-from trainer.data import prepare
+from trainer.data.rows import prepare
+from trainer.data.sources import Blobs
 from trainer.errors import DataError, FileError
-from trainer.fit import TrainState, fit
-from trainer.model import Model
+from trainer.objective.preconditioner import Preconditioner
+from trainer.objective.view import Evaluated
 from trainer.optimizers import OPTIMIZERS
-from trainer.parts import assemble
-from trainer.preconditioner import Preconditioner
-from trainer.sources import Blobs
-from trainer.view import Evaluated
+from trainer.optimizers.fit import TrainState, fit
+from trainer.runs import archive, checkpoint
+from trainer.runs.checkpoint import NAMES, Checkpoint, checks, differences, fingerprint, keep, latest, load, save
+from trainer.runs.model import Model
+from trainer.runs.parts import assemble
+from trainer.runs.schema import build
 
 ROWS = ({"epoch": 1, "loss": 0.1 + 0.2, "val_loss": float("nan")}, {"epoch": 2, "loss": float("inf"), "check": 1e-300})
 FLIPS = 2000

@@ -21,17 +21,17 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from numpy.testing import assert_allclose, assert_array_equal
 
-import trainer.__main__
-import trainer.config
-import trainer.predict
-from trainer.gradients import GRADIENTS
-from trainer.model import Model
+import trainer.commands.train
+from trainer.chain.strategies import GRADIENTS
+from trainer.commands import main
+from trainer.runs.config import Settings, config_folder
+from trainer.runs.model import Model
 
-CONF = trainer.__main__.config_folder()
+CONF = config_folder()
 LIMIT = 60  # seconds; only a command that hangs ever meets it
 COLUMNS = ["epoch", "loss", "val_loss", "accuracy", "val_accuracy", "lr", "grad_norm", "seconds"]
 SHORT = ["epochs=2", "plots=false"]
-EPOCHS = trainer.config.Settings.epochs
+EPOCHS = Settings.epochs
 
 
 class Outcome(NamedTuple):
@@ -64,14 +64,11 @@ def call(tmp_path, monkeypatch, capsys):
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 
-    def outcome(*arguments, main=trainer.__main__.main):
+    def outcome(*arguments, name="train"):
         monkeypatch.setattr(sys, "argv", ["trainer", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return Outcome(code, *capsys.readouterr())
+        with pytest.raises(SystemExit) as stop:
+            main(name)
+        return Outcome(stop.value.code, *capsys.readouterr())
 
     yield outcome
     for handler in root.handlers:
@@ -593,12 +590,12 @@ def test_help_names_every_group_option_and_key(call):
     for group in (folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra"):
         assert all(option.stem in shown[group.name] for option in group.glob("*.yaml"))
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-    for key in {field.name for field in fields(trainer.config.Settings)} - groups:
+    for key in {field.name for field in fields(Settings)} - groups:
         assert f"\n  {key}=" in outcome.out
     assert len(re.findall(r"^  python -m trainer ", outcome.out, re.MULTILINE)) == 4
 
 
-EXAMPLES = re.findall(r"python -m trainer ((?!-m).*)", trainer.__main__.HELP)
+EXAMPLES = re.findall(r"python -m trainer ((?!-m).*)", trainer.commands.train.HELP)
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -660,7 +657,7 @@ def predict(call, trained):
 
     def outcome(*arguments, model=trained.model):
         settings = [f"model={model}", "data=file", "data.path=new.csv", *arguments]
-        return call(*settings, main=trainer.predict.main)
+        return call(*settings, name="predict")
 
     return outcome
 

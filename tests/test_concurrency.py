@@ -12,15 +12,16 @@ from joblib.externals.loky import get_reusable_executor
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from trainer import SoftmaxRegression
-from trainer.activations import Softmax
-from trainer.data import Data
+from trainer.chain.activations import Softmax
+from trainer.chain.losses import CrossEntropy
+from trainer.chain.strategies import auto
+from trainer.data.rows import Data
 from trainer.errors import Diverged
-from trainer.fit import TrainState, fit
-from trainer.gradients import auto
-from trainer.losses import CrossEntropy
-from trainer.objective import Objective, blas_on_one_thread
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import L2, NoPenalty
+from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers.first_order import Adam, Sgd
-from trainer.penalties import L2, NoPenalty
+from trainer.optimizers.fit import TrainState, fit
 
 LIMIT = 120  # seconds that a process has before it counts as hanging
 

@@ -5,17 +5,18 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from trainer.activations import ACTIVATIONS
-from trainer.callbacks import CALLBACKS
-from trainer.config import Settings, build, read_settings, structured
+from trainer.chain.activations import ACTIVATIONS
+from trainer.chain.losses import LOSSES
+from trainer.chain.strategies import GRADIENTS
+from trainer.data.sources import SOURCES
 from trainer.errors import ConfigError
-from trainer.experiments import EXPERIMENTS
-from trainer.gradients import GRADIENTS
-from trainer.losses import LOSSES
+from trainer.objective.penalties import PENALTIES
 from trainer.optimizers import OPTIMIZERS, SCHEDULES
-from trainer.parts import assemble
-from trainer.penalties import PENALTIES
-from trainer.sources import SOURCES
+from trainer.runs.callbacks.registry import CALLBACKS
+from trainer.runs.config import Settings, read_settings
+from trainer.runs.experiments import EXPERIMENTS
+from trainer.runs.parts import assemble
+from trainer.runs.schema import build, structured
 
 CONF = Path(__file__).parents[1] / "conf"
 REGISTRIES = {

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
-from trainer.data import Data, Standardizer, batches, prepare, split
+from trainer.data.rows import Data, Standardizer, batches, prepare, split
 from trainer.errors import ConfigError, DataError
 
 

@@ -12,8 +12,8 @@ import time
 import pytest
 from numpy.testing import assert_array_equal
 
-import trainer.__main__
-import trainer.run  # what takes its time is not to be counted
+import trainer.commands.composing
+import trainer.runs.run
 from tests.test_command_line import (  # noqa: F401 - call and listening are fixtures
     LIMIT,
     assert_refused,
@@ -24,8 +24,9 @@ from tests.test_command_line import (  # noqa: F401 - call and listening are fix
     without_seconds,
 )
 from trainer.errors import ConfigError
-from trainer.model import Model
-from trainer.overrides import check_folder, tamed
+from trainer.runs.config import config_folder
+from trainer.runs.model import Model
+from trainer.runs.overrides import check_folder, tamed
 
 SLOW = bool(os.environ.get("TRAINER_SLOW"))
 SHORT = ["epochs=2", "data.samples=60", "plots=false"]
@@ -48,7 +49,7 @@ def limited(arguments, cwd, limits=(), **options):
     return subprocess.run([sys.executable, *arguments], cwd=cwd, preexec_fn=limit, **pipes, **options)
 
 
-STRICT = "import numpy, trainer.__main__ as m; numpy.seterr(all='raise'); m.main()"
+STRICT = "import numpy, trainer.commands.train as m; numpy.seterr(all='raise'); m.main()"
 ODD = {"LANG": "C", "LC_ALL": "C", "OMP_NUM_THREADS": "0", "OPENBLAS_NUM_THREADS": "abc"}  # no HOME, no TZ, no PATH
 
 
@@ -125,10 +126,10 @@ def written(tmp_path, monkeypatch):
     """A copy of conf/ for the command in this process, in which a file can be changed: conf/<name> by the function."""
 
     def change(name, new):
-        shutil.copytree(trainer.__main__.config_folder(), tmp_path / "conf")
+        shutil.copytree(config_folder(), tmp_path / "conf")
         path = tmp_path / "conf" / name
         path.write_bytes(new(path.read_bytes()))
-        monkeypatch.setattr(trainer.__main__, "config_folder", lambda: tmp_path / "conf")
+        monkeypatch.setattr(trainer.commands.composing, "config_folder", lambda: tmp_path / "conf")
 
     return change
 

@@ -29,17 +29,17 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests.conftest import ACTIVATIONS
 from tests.test_run import SETTINGS
 from trainer import SoftmaxRegression
-from trainer.activations import NormalizedSigmoid, Softmax
-from trainer.data import Standardizer
+from trainer.chain.activations import NormalizedSigmoid, Softmax
+from trainer.chain.pairs import describe, registry
+from trainer.chain.strategies import GradientChoice
+from trainer.data.rows import Standardizer
 from trainer.errors import ConfigError, DataError
-from trainer.gradients import GradientChoice
-from trainer.model import Model
-from trainer.objective import scores
+from trainer.objective.objective import scores
+from trainer.objective.penalties import L2
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.first_order import Adam, Sgd
-from trainer.pairs import describe, registry
-from trainer.penalties import L2
-from trainer.run import run
+from trainer.runs.model import Model
+from trainer.runs.run import run
 
 IRIS = load_iris(return_X_y=True)
 WEIGHT = np.random.default_rng(0).integers(0, 4, size=150).astype(float)
@@ -599,7 +599,7 @@ def test_a_saved_estimator_is_loaded_as_it_was(tmp_path):
         assert loaded.partial_fit(*IRIS).score(frame, IRIS[1]) > 0.3
 
 
-@pytest.mark.parametrize("code", ["import trainer", "import trainer.run", "import trainer.__main__"])
+@pytest.mark.parametrize("code", ["import trainer", "import trainer.runs.run", "import trainer.commands.train"])
 def test_scikit_learn_is_imported_with_the_estimator_only(code):
     check = f"{code}\nimport sys\nassert 'sklearn' not in sys.modules\nfrom trainer import SoftmaxRegression"
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, cwd=ROOT)

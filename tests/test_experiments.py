@@ -9,9 +9,13 @@ from matplotlib.image import imread
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.test_run import SETTINGS
-from trainer.activations import ACTIVATIONS, Identity, LogSoftmax, Softmax
+from trainer.chain.activations import ACTIVATIONS, Identity, LogSoftmax, Softmax
+from trainer.chain.losses import LOSSES, CrossEntropy, NegativeLogLikelihood, SquaredError
+from trainer.chain.strategies import GRADIENTS, auto, has_strategy
 from trainer.errors import ConfigError
-from trainer.experiments import (
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import NoPenalty
+from trainer.runs.experiments import (
     EXPERIMENTS,
     CompareLosses,
     CompareStrategies,
@@ -21,15 +25,11 @@ from trainer.experiments import (
     compare_strategies,
     sparse_probabilities,
 )
-from trainer.experiments.compare_losses import Curve, with_wrong_labels
-from trainer.experiments.compare_strategies import MEBI, Point, bytes_of, seconds_of, sizes_up_to, slope
-from trainer.experiments.sparse_probabilities import Quality, quality
-from trainer.experiments.tables import against_spread, aligned, named, with_spread
-from trainer.gradients import GRADIENTS, auto, has_strategy
-from trainer.losses import LOSSES, CrossEntropy, NegativeLogLikelihood, SquaredError
-from trainer.objective import Objective
-from trainer.penalties import NoPenalty
-from trainer.run import run
+from trainer.runs.experiments.compare_losses import Curve, with_wrong_labels
+from trainer.runs.experiments.compare_strategies import MEBI, Point, bytes_of, seconds_of, sizes_up_to, slope
+from trainer.runs.experiments.sparse_probabilities import Quality, quality
+from trainer.runs.experiments.tables import against_spread, aligned, named, with_spread
+from trainer.runs.run import run
 
 DRAWN = replace(SETTINGS, epochs=2, plots=True)
 SOFTMAX_CE = (Softmax(), CrossEntropy())

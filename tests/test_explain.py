@@ -14,14 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from numpy.testing import assert_allclose, assert_array_equal
 
-import trainer.explain
 from tests.conftest import PAIRS, pair_id
 from tests.test_command_line import assert_refused, call  # noqa: F401
 from tests.test_plots import ink
-from trainer.activations import ACTIVATIONS, Identity, Sigmoid, Softmax
-from trainer.explain import number, scores, slide, steps_of, targets, text
-from trainer.gradients import jacobian
-from trainer.losses import LOSSES, BinaryCrossEntropy, CrossEntropy, FenchelYoung, SquaredError
+from trainer.chain.activations import ACTIVATIONS, Identity, Sigmoid, Softmax
+from trainer.chain.losses import LOSSES, BinaryCrossEntropy, CrossEntropy, FenchelYoung, SquaredError
+from trainer.chain.strategies import jacobian
+from trainer.commands.explain import number, scores, slide, steps_of, targets, text
 
 Z = [[2.0, 1.0, -1.0], [0.5, 0.0, 1.5]]
 LARGE = np.random.default_rng(5).normal(scale=8, size=(6, 8)).round(2).tolist()
@@ -30,7 +29,7 @@ LARGE = np.random.default_rng(5).normal(scale=8, size=(6, 8)).round(2).tolist()
 @pytest.fixture
 def explain(call):  # noqa: F811
     """python -m trainer.explain in this process."""
-    return lambda *arguments: call(*arguments, main=trainer.explain.main)
+    return lambda *arguments: call(*arguments, name="explain")
 
 
 def steps(activation, loss, z=Z, y=None):

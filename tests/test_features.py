@@ -7,9 +7,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from trainer import features as module
-from trainer.data import Data, Standardizer, batches, prepare, split
-from trainer.features import Features, numbers_a_row, parts, shuffled_pools
+from trainer.data import features as module
+from trainer.data.features import Features, numbers_a_row, parts, shuffled_pools
+from trainer.data.rows import Data, Standardizer, batches, prepare, split
 
 N, D = 1003, 4
 
@@ -100,7 +100,7 @@ def test_a_constant_column_of_many_blocks_keeps_the_scale_one():
 
 
 def test_a_large_split_keeps_every_row_once_and_the_share_of_every_class(monkeypatch):
-    monkeypatch.setattr("trainer.data.LARGE", 100)
+    monkeypatch.setattr("trainer.data.rows.LARGE", 100)
     data = replace(data_of(Features(Rows(x_of()))), y=np.repeat([0, 1, 2], [1, 200, 802])[:N])
     data = replace(data, y=np.where(np.arange(N) < 2, 0, data.y))
     train, valid = split(data, 0.2, seed=1)

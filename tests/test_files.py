@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from trainer import reading
+from trainer.data import reading
+from trainer.data.files import read, read_features
 from trainer.errors import ConfigError, DataError, FileError
-from trainer.files import read, read_features
 
 GOOD = "a,b,y\n1,2,0\n3,4,1\n"
 
@@ -693,5 +693,5 @@ def test_features_may_have_no_rows(csv, npz, npy):
 
 def test_reading_files_imports_nothing_that_is_slow_to_import():
     slow = {"sklearn", "pandas", "scipy", "pyarrow"}
-    code = f"import sys, trainer.files, trainer.sources; print({slow} & set(sys.modules))"
+    code = f"import sys, trainer.data.files, trainer.data.sources; print({slow} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -6,17 +6,17 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import LogisticRegression
 
-from trainer.activations import Identity, Softmax
-from trainer.data import Data
-from trainer.fit import Diverged, TrainState, columns, fit
-from trainer.gradients import GRADIENTS, fused
-from trainer.losses import CrossEntropy, SquaredError
-from trainer.metrics import ACCURACY
-from trainer.objective import Objective
+from trainer.chain.activations import Identity, Softmax
+from trainer.chain.losses import CrossEntropy, SquaredError
+from trainer.chain.strategies import GRADIENTS, fused
+from trainer.data.rows import Data
+from trainer.data.sources import Classification, Iris
+from trainer.objective.metrics import ACCURACY
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import L2, NoPenalty
 from trainer.optimizers.first_order import Adam, AdamW, Sgd
+from trainer.optimizers.fit import Diverged, TrainState, columns, fit
 from trainer.optimizers.schedules import Cosine
-from trainer.penalties import L2, NoPenalty
-from trainer.sources import Classification, Iris
 
 CE = Objective(Softmax(), CrossEntropy(), fused, NoPenalty())
 

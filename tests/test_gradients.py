@@ -5,10 +5,17 @@ import pytest
 from numpy.testing import assert_allclose
 
 from tests.conftest import targets
-from trainer.activations import Identity, LogSoftmax, Sigmoid, Softmax
 from trainer.arrays import one_hot
-from trainer.errors import ConfigError
-from trainer.gradients import (
+from trainer.chain.activations import Identity, LogSoftmax, Sigmoid, Softmax
+from trainer.chain.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    MeanAbsoluteError,
+    NegativeLogLikelihood,
+    SquaredError,
+)
+from trainer.chain.pairs import check_pair
+from trainer.chain.strategies import (
     FUSED,
     GRADIENTS,
     auto,
@@ -22,14 +29,7 @@ from trainer.gradients import (
     takes_labels,
     vjp,
 )
-from trainer.losses import (
-    BinaryCrossEntropy,
-    CrossEntropy,
-    MeanAbsoluteError,
-    NegativeLogLikelihood,
-    SquaredError,
-)
-from trainer.pairs import check_pair
+from trainer.errors import ConfigError
 
 CE, BCE, NLL, SQUARES = CrossEntropy(), BinaryCrossEntropy(), NegativeLogLikelihood(), SquaredError()
 

@@ -24,10 +24,10 @@ from tests.families import (
     table,
 )
 from tests.truth import LOSSES
-from trainer.activations import ACTIVATIONS
-from trainer.gradients import auto
-from trainer.losses import LOSSES as LOSS_NAMES
-from trainer.pairs import registry
+from trainer.chain.activations import ACTIVATIONS
+from trainer.chain.losses import LOSSES as LOSS_NAMES
+from trainer.chain.pairs import registry
+from trainer.chain.strategies import auto
 
 SLOW = bool(os.environ.get("TRAINER_SLOW"))
 SEEDS = dict.fromkeys(FAMILIES, 60 if SLOW else 2) | {"pairs": 60 if SLOW else len(PAIRS), "known": len(KNOWN_CASES)}

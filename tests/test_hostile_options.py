@@ -10,17 +10,13 @@ from pathlib import Path
 
 import pytest
 
-import trainer.__main__
-import trainer.explain
-import trainer.predict
-import trainer.sweep.__main__
 from tests.test_command_line import assert_refused, call, write_csv  # noqa: F401 - call is a fixture
 from tests.test_model import model
 from tests.test_security import SHORT, Explosive, quick_and_inert
-from trainer.config import config_folder, options
 from trainer.errors import ConfigError
-from trainer.overrides import check_overrides
-from trainer.report.files import summarise
+from trainer.runs.config import config_folder, options
+from trainer.runs.overrides import check_overrides
+from trainer.sweeps.report.files import summarise
 
 EVIL = {
     "log": "# @package hydra.job_logging\nhandlers: {x: {(): numpy.load, file: evil.npy, allow_pickle: true}}\n"
@@ -152,14 +148,14 @@ def test_no_line_of_a_prediction_leads_out_of_conf(call, tmp_path, evil, way, gr
     model().save(Path("model.npz"))
     write_csv("new.csv", "abcd", [[1, 2, 3, 4]])
     with quick_and_inert():
-        outcome = call("model=model.npz", "data.path=new.csv", f"{group}={paths(evil)[way]}", main=trainer.predict.main)
+        outcome = call("model=model.npz", "data.path=new.csv", f"{group}={paths(evil)[way]}", name="predict")
     assert_refused(outcome, 2, [], tmp_path)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_no_line_of_an_explanation_leads_out_of_conf(call, tmp_path, evil, way):  # noqa: F811
     with quick_and_inert():
-        outcome = call(f"loss={paths(evil, group='loss')[way]}", main=trainer.explain.main)
+        outcome = call(f"loss={paths(evil, group='loss')[way]}", name="explain")
     assert_refused(outcome, 2, [], tmp_path)
 
 
@@ -168,7 +164,7 @@ def test_a_recorded_argument_is_checked_like_a_typed_one(call, tmp_path, evil, l
     words = [word for word in filled(line, evil, "of the process").split(" ") if word != "-m"]
     write_sweep(tmp_path / "sweep", words)
     with quick_and_inert():
-        outcome = call("resume=sweep", main=trainer.sweep.__main__.main)
+        outcome = call("resume=sweep", name="sweep")
     assert_refused(outcome, 2, [], tmp_path)
 
 

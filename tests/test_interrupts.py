@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from trainer.interrupts import Terminated, held, signals
+from trainer.runs.interrupts import Terminated, held, signals
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 

@@ -8,7 +8,7 @@ import pytest
 from hydra.errors import MissingConfigException
 
 from tests.test_command_line import assert_refused, call, command, folders, table  # noqa: F401 - a fixture
-from trainer.__main__ import explain
+from trainer.commands.composing import explain
 
 SWEEP = ["-m", "loss=ce,brier", "epochs=2", "plots=false"]
 LAUNCHERS = {

@@ -9,8 +9,8 @@ import pytest
 
 from tests.test_run import SETTINGS
 from trainer.errors import ConfigError, Diverged, FileError
-from trainer.loggers import MLflow, finite, flat
-from trainer.run import run
+from trainer.runs.callbacks.loggers import MLflow, finite, flat
+from trainer.runs.run import run
 
 
 def rows_of(folder):

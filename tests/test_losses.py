@@ -5,9 +5,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from tests.conftest import targets
-from trainer.activations import Entmax, Spherical
-from trainer.errors import ConfigError
-from trainer.losses import (
+from trainer.chain.activations import Entmax, Spherical
+from trainer.chain.losses import (
     BinaryCrossEntropy,
     Brier,
     CrammerSinger,
@@ -26,6 +25,7 @@ from trainer.losses import (
     WestonWatkins,
     ZLoss,
 )
+from trainer.errors import ConfigError
 
 
 def predictions():

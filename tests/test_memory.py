@@ -10,19 +10,20 @@ import pytest
 from scipy import sparse
 
 from tests.test_run import SETTINGS
-from trainer import SoftmaxRegression, memory
-from trainer.activations import Softmax
-from trainer.data import Data, Numbered
+from trainer import SoftmaxRegression
+from trainer.chain.activations import Softmax
+from trainer.chain.losses import CrossEntropy
+from trainer.chain.strategies import auto
+from trainer.commands.predict import predict
+from trainer.data.rows import Data, Numbered
 from trainer.errors import DataError, FileError
-from trainer.fit import TrainState, fit
-from trainer.gradients import auto
-from trainer.losses import CrossEntropy
-from trainer.model import Model
-from trainer.objective import Objective
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import L1, L2
 from trainer.optimizers import OPTIMIZERS, Adam, Fista, Lbfgs, Newton, Sgd
-from trainer.penalties import L1, L2
-from trainer.predict import predict
-from trainer.run import run
+from trainer.optimizers.fit import TrainState, fit
+from trainer.runs import memory
+from trainer.runs.model import Model
+from trainer.runs.run import run
 
 GIB = 1 << 30
 N, K = 60, 3

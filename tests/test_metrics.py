@@ -3,14 +3,23 @@ import pytest
 import sklearn.metrics as peer
 from numpy.testing import assert_allclose, assert_array_equal
 
-from trainer.activations import ACTIVATIONS, Identity, LogSoftmax, Sigmoid, Softmax
-from trainer.data import Data
+from trainer.chain.activations import ACTIVATIONS, Identity, LogSoftmax, Sigmoid, Softmax
+from trainer.chain.losses import CrossEntropy
+from trainer.chain.strategies import auto
+from trainer.data.rows import Data
 from trainer.errors import ConfigError
-from trainer.gradients import auto
-from trainer.losses import CrossEntropy
-from trainer.metrics import METRICS, CalibrationError, TopK, accuracy, brier, choose_metrics, log_loss, sparsity
-from trainer.objective import Objective
-from trainer.penalties import NoPenalty
+from trainer.objective.metrics import (
+    METRICS,
+    CalibrationError,
+    TopK,
+    accuracy,
+    brier,
+    choose_metrics,
+    log_loss,
+    sparsity,
+)
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import NoPenalty
 
 N, K = 500, 6
 

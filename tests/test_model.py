@@ -7,11 +7,11 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.conftest import ACTIVATIONS
-from trainer import archive
-from trainer.activations import Softmax
-from trainer.data import Standardizer
+from trainer.chain.activations import Softmax
+from trainer.data.rows import Standardizer
 from trainer.errors import DataError, FileError
-from trainer.model import LARGEST, Model
+from trainer.runs import archive
+from trainer.runs.model import LARGEST, Model
 
 SHARP = Softmax(temperature=2.0)
 
@@ -154,7 +154,7 @@ def test_every_truncation_of_a_model_is_refused(tmp_path):
 
 
 def test_a_file_that_unpacks_to_more_than_a_model_can_be_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.model.LARGEST", 100)
+    monkeypatch.setattr("trainer.runs.model.LARGEST", 100)
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("read before its size was checked"))
     with pytest.raises(DataError, match="is not a model of ours"):
         Model.load(model().save(tmp_path / "model.npz"))

@@ -5,15 +5,16 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.conftest import targets
-from trainer import objective as module
-from trainer.activations import Softmax, Spherical
-from trainer.data import Data
+from trainer.chain.activations import Softmax, Spherical
+from trainer.chain.losses import CrossEntropy
+from trainer.chain.strategies import GRADIENTS, auto, fused, jacobian, log, vjp
+from trainer.data.rows import Data
 from trainer.errors import NonFiniteError
-from trainer.gradients import GRADIENTS, auto, fused, jacobian, log, vjp
-from trainer.losses import CrossEntropy
-from trainer.metrics import METRICS
-from trainer.objective import Objective, blas_on_one_thread, blocks, predict, scores
-from trainer.penalties import L2, NoPenalty
+from trainer.objective import objective as module
+from trainer.objective.metrics import METRICS
+from trainer.objective.objective import Objective, blocks, predict, scores
+from trainer.objective.penalties import L2, NoPenalty
+from trainer.objective.threads import blas_on_one_thread
 
 N, D, K = 140_001, 5, 4  # six blocks, and a last one that is not full
 

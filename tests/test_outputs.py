@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import outputs
 from trainer.errors import DataError, FileError
-from trainer.outputs import (
+from trainer.runs import outputs
+from trainer.runs.outputs import (
     Lock,
     LogFile,
     Table,

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import ACTIVATIONS, LOSSES
-from trainer.activations import ACTIVATIONS as ACTIVATION_NAMES
-from trainer.activations import RANGES, Identity, LogSoftmax, Sigmoid, Softmax
+from trainer.chain.activations import ACTIVATIONS as ACTIVATION_NAMES
+from trainer.chain.activations import RANGES, Identity, LogSoftmax, Sigmoid, Softmax
+from trainer.chain.losses import LOSSES as LOSS_NAMES
+from trainer.chain.losses import CrossEntropy, NegativeLogLikelihood
+from trainer.chain.pairs import allowed, check_pair, check_targets, pairs_with
+from trainer.chain.strategies import FUSED, GRADIENTS, has_strategy
 from trainer.errors import ConfigError, DataError
-from trainer.gradients import FUSED, GRADIENTS, has_strategy
-from trainer.losses import LOSSES as LOSS_NAMES
-from trainer.losses import CrossEntropy, NegativeLogLikelihood
-from trainer.pairs import allowed, check_pair, check_targets, pairs_with
 
 
 def test_every_registered_part_is_in_the_lists_of_the_tests():

@@ -9,10 +9,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.test_run import SETTINGS, run
 from trainer.errors import ConfigError, DataError, Diverged
-from trainer.fit import TrainState
-from trainer.model import Model
-from trainer.path import Point, after, best, check_path, draw, points_of, short
-from trainer.penalties import L1, L2
+from trainer.objective.penalties import L1, L2
+from trainer.optimizers.fit import TrainState
+from trainer.runs.model import Model
+from trainer.runs.path import Point, after, best, check_path, draw, points_of, short
 
 STRENGTHS = [0.01, 10, 0.1, 0.03]
 PATH = replace(

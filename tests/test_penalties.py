@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from trainer.config import build
 from trainer.errors import ConfigError
-from trainer.penalties import L1, L2, PENALTIES, ElasticNet, NoPenalty, expand, strengths, subgradient
+from trainer.objective.penalties import L1, L2, PENALTIES, ElasticNet, NoPenalty, expand, strengths, subgradient
+from trainer.runs.schema import build
 
 W = np.array([[1.0, -2.0], [0.0, 0.5], [7.0, -9.0]])  # (D+1,K), the last row the bias
 SINGLE = [NoPenalty(), L1(0.3), L2(0.3), ElasticNet(0.3, l1_ratio=0.2)]

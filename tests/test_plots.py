@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from trainer.activations import Softmax
-from trainer.data import Standardizer
-from trainer.model import Model
-from trainer.plots import boundary, curves
-from trainer.sources import Moons
+from trainer.chain.activations import Softmax
+from trainer.data.rows import Standardizer
+from trainer.data.sources import Moons
+from trainer.runs.model import Model
+from trainer.runs.plots import boundary, curves
 
 
 def row(epoch, **changes):

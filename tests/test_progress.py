@@ -3,13 +3,13 @@ import io
 import numpy as np
 import pytest
 
-from trainer import progress
-from trainer.activations import Softmax
-from trainer.data import Data
-from trainer.gradients import fused
-from trainer.losses import CrossEntropy
-from trainer.objective import Objective
-from trainer.penalties import NoPenalty
+from trainer.chain.activations import Softmax
+from trainer.chain.losses import CrossEntropy
+from trainer.chain.strategies import fused
+from trainer.data.rows import Data
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import NoPenalty
+from trainer.runs import progress
 
 
 def test_every_pass_reports_its_rows_in_blocks():

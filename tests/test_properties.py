@@ -11,9 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from tests import conftest
 from tests.conftest import pair_id
-from trainer.activations import Entmax, Identity, LogSoftmax, Sigmoid, Softmax, Sparsemax
-from trainer.gradients import auto, fused, jacobian, value, vjp
-from trainer.losses import (
+from trainer.chain.activations import Entmax, Identity, LogSoftmax, Sigmoid, Softmax, Sparsemax
+from trainer.chain.losses import (
     Brier,
     CrammerSinger,
     CrossEntropy,
@@ -31,6 +30,7 @@ from trainer.losses import (
     WestonWatkins,
     ZLoss,
 )
+from trainer.chain.strategies import auto, fused, jacobian, value, vjp
 
 # Entmax of alpha > 2 is infinitely steep at the edge of its support, where no two roundings need agree.
 ACTIVATIONS = [a for a in conftest.ACTIVATIONS if getattr(a, "alpha", 1.0) <= 2]

@@ -8,17 +8,18 @@ from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 
 from tests.conftest import PAIRS, pair_id
-from trainer.activations import Identity, Softmax
-from trainer.data import Data
+from trainer.chain.activations import Identity, Softmax
+from trainer.chain.losses import CrossEntropy, SquaredError
+from trainer.chain.pairs import check_smooth
+from trainer.chain.strategies import auto
+from trainer.data.rows import Data
 from trainer.errors import ConfigError
-from trainer.fit import TrainState, fit
-from trainer.gradients import auto
-from trainer.losses import CrossEntropy, SquaredError
-from trainer.objective import Objective, blas_on_one_thread
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import L1, L2, ElasticNet, NoPenalty, subgradient
+from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
+from trainer.optimizers.fit import TrainState, fit
 from trainer.optimizers.proximal import Fista, _Model, check_penalty, second_moment
-from trainer.pairs import check_smooth
-from trainer.penalties import L1, L2, ElasticNet, NoPenalty, subgradient
 
 
 def example(n=400, d=8, k=3, scale=0.0, seed=0, weighted=False, dtype=np.float64):

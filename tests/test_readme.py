@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tests.test_command_line import call  # noqa: F401 - a fixture
 from trainer import SoftmaxRegression
-from trainer.sources import Iris
+from trainer.data.sources import Iris
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

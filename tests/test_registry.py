@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.registry import MEASURES, jumps
-from trainer.activations import ACTIVATIONS
-from trainer.gradients import GRADIENTS
-from trainer.losses import LOSSES, TARGETS
-from trainer.pairs import PROPERTIES, allowed, kinked, markdown, reason, registry, table
+from trainer.chain.activations import ACTIVATIONS
+from trainer.chain.losses import LOSSES, TARGETS
+from trainer.chain.pairs import PROPERTIES, allowed, kinked, markdown, reason, registry, table
+from trainer.chain.strategies import GRADIENTS
 
 PAIRS = registry()
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -19,15 +19,15 @@ import numpy as np
 import pytest
 
 from tests.test_run import SETTINGS
+from trainer.commands import main
 from trainer.errors import ConfigError, FileError
-from trainer.outputs import content_sha256, tables_sha256, write_record
-from trainer.report import charts
-from trainer.report.__main__ import run as command
-from trainer.report.files import summarise
-from trainer.report.reading import flatten, natural, plain, read, written
-from trainer.report.repeat import grammar
-from trainer.report.summary import cell, varied
-from trainer.run import run
+from trainer.runs.outputs import content_sha256, tables_sha256, write_record
+from trainer.runs.run import run
+from trainer.sweeps.report import charts
+from trainer.sweeps.report.files import summarise
+from trainer.sweeps.report.reading import flatten, natural, plain, read, written
+from trainer.sweeps.report.repeat import grammar
+from trainer.sweeps.report.summary import cell, varied
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 HOSTILE = [
@@ -41,8 +41,20 @@ HOSTILE = [
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
+def command(words: list[str]) -> int:
+    """The exit code of trainer.report."""
+    before = sys.argv
+    sys.argv = ["trainer.report", *words]
+    try:
+        main("report")
+    except SystemExit as end:
+        return end.code
+    finally:
+        sys.argv = before
+
+
 def make(folder: Path, loss=None, *, seed=0, status="finished", epochs=12, reason="", start=1.0, **changes) -> Path:
-    """A run as trainer.run leaves it; loss is a node of the configuration, changes are others."""
+    """A run as trainer.runs.run leaves it; loss is a node of the configuration, changes are others."""
     folder.mkdir(parents=True)
     noise = np.random.default_rng([seed if isinstance(seed, int) else 0, epochs]).normal(0, 0.01, epochs)
     epoch = np.arange(1, epochs + 1)
@@ -254,7 +266,7 @@ def test_the_legend_names_what_differs(tmp_path):
 
 def test_what_varies():
     def keys(*configs):
-        from trainer.report.reading import Run
+        from trainer.sweeps.report.reading import Run
 
         return varied([Run(str(n), "finished", config=c, flat=flatten(c)) for n, c in enumerate(configs)])
 
@@ -445,7 +457,7 @@ def test_links_are_not_followed(tmp_path):
 
 
 def test_pipes_and_huge_files_are_not_read(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("trainer.report.reading", fromlist=["LARGEST"]).LARGEST, "metrics.csv", 100)
+    monkeypatch.setitem(__import__("trainer.sweeps.report.reading", fromlist=["LARGEST"]).LARGEST, "metrics.csv", 100)
     make(tmp_path / "in" / "0")
     os.mkfifo(tmp_path / "in" / "run.json")
     os.mkfifo(tmp_path / "in" / "metrics.csv")
@@ -744,7 +756,8 @@ def test_thousand_runs_stay_under_three_megabytes(tmp_path):
 
 def test_nothing_that_trains_is_imported():
     heavy = "{'sklearn', 'matplotlib', 'hydra', 'scipy'}"
-    code = f"import sys, trainer.report.__main__, trainer.report.page; sys.exit(str({heavy} & set(sys.modules) or ''))"
+    modules = "trainer.commands.report, trainer.sweeps.report.page"
+    code = f"import sys, {modules}; sys.exit(str({heavy} & set(sys.modules) or ''))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == ""
 

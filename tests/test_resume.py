@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import trainer.run
+import trainer.runs.run
 from tests.test_command_line import LIMIT, call, command  # noqa: F401
 from tests.test_run import SETTINGS, json_of, rows_of
-from trainer import checkpoint
-from trainer.checkpoint import NAMES
 from trainer.errors import ConfigError, DataError, Diverged, FileError
-from trainer.model import Model
-from trainer.outputs import Lock, Table, process, write_record
-from trainer.run import resume, run
-from trainer.sweep.worker import Job, perform
+from trainer.runs import checkpoint
+from trainer.runs.checkpoint import NAMES
+from trainer.runs.model import Model
+from trainer.runs.outputs import Lock, Table, process, write_record
+from trainer.runs.run import resume, run
+from trainer.sweeps.worker import Job, perform
 
 EPOCHS = 6
 SMALL = replace(SETTINGS, data={"name": "blobs", "samples": 60, "spread": 3.0}, batch_size=7, epochs=EPOCHS)
@@ -189,8 +189,8 @@ def test_before_the_first_checkpoint_a_run_starts_anew_with_its_drawn_seed(tmp_p
     def end(*_, **__):
         raise KeyError
 
-    monkeypatch.setattr("trainer.run.fit", end)
-    monkeypatch.setattr("trainer.training.Training.give_up", lambda *_: None)  # as if it had been killed
+    monkeypatch.setattr("trainer.runs.run.fit", end)
+    monkeypatch.setattr("trainer.runs.training.Training.give_up", lambda *_: None)  # as if it had been killed
     with pytest.raises(KeyError):
         run(settings, tmp_path / "run")
     monkeypatch.undo()
@@ -353,7 +353,7 @@ def test_every_checkpoint_of_a_path_leads_to_the_same_end(strength, tmp_path, mo
 def test_a_path_interrupted_within_a_strength_makes_that_one_again(reports, tmp_path, monkeypatch):
     settings = walk(WALKS["adam with cosine"] | {"epochs": 4})
     run(settings, tmp_path / "whole")
-    left, fit = [reports], trainer.run.fit
+    left, fit = [reports], trainer.runs.run.fit
 
     def ending(*arguments, **keys):
         for report in fit(*arguments, **keys):
@@ -362,7 +362,7 @@ def test_a_path_interrupted_within_a_strength_makes_that_one_again(reports, tmp_
                 raise KeyboardInterrupt
             yield report
 
-    monkeypatch.setattr("trainer.run.fit", ending)
+    monkeypatch.setattr("trainer.runs.run.fit", ending)
     with pytest.raises(KeyboardInterrupt):
         run(settings, tmp_path / "parts")
     Model.load(tmp_path / "parts" / "model.npz")
@@ -459,7 +459,7 @@ def test_without_checkpoints_a_path_starts_anew(tmp_path, interrupt_after):
 
 
 def test_a_diverged_path_keeps_its_strengths_and_diverges_again(tmp_path, monkeypatch):
-    fit, tried = trainer.run.fit, []
+    fit, tried = trainer.runs.run.fit, []
 
     def diverging(objective, *arguments, **keys):
         tried.append(objective.penalty.strength)
@@ -467,7 +467,7 @@ def test_a_diverged_path_keeps_its_strengths_and_diverges_again(tmp_path, monkey
             raise Diverged("Diverged in epoch 1.")
         return fit(objective, *arguments, **keys)
 
-    monkeypatch.setattr("trainer.run.fit", diverging)
+    monkeypatch.setattr("trainer.runs.run.fit", diverging)
     for go in (run, resume):
         with pytest.raises(Diverged):
             go(walk(WALKS["newton"]), tmp_path)
@@ -519,7 +519,9 @@ def test_a_data_file_that_has_changed_is_refused(kind, changes, tmp_path, interr
     assert ended(tmp_path / "run") == ended(tmp_path / "whole")
 
 
-HOLD = "import sys, time, pathlib; from trainer.outputs import Lock; lock = Lock(pathlib.Path(sys.argv[1])); print(1)"
+HOLD = (
+    "import sys, time, pathlib; from trainer.runs.outputs import Lock; lock = Lock(pathlib.Path(sys.argv[1])); print(1)"
+)
 
 
 def test_the_second_resume_is_refused_and_the_lock_of_a_dead_run_is_taken_over(interrupted):
@@ -561,7 +563,7 @@ import os, sys
 from pathlib import Path
 from dataclasses import replace
 from tests.test_resume import SMALL
-from trainer.run import run
+from trainer.runs.run import run
 settings = replace(SMALL, threads=1, epochs=1)
 run(settings, Path(sys.argv[1]).with_name("alone"))  # what takes time is loaded once
 children = []

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from trainer.config import Settings
-from trainer.data import split
+from trainer.data.rows import split
+from trainer.data.sources import SOURCES
 from trainer.errors import ConfigError, FileError, Incompatible
-from trainer.fit import Diverged, columns
-from trainer.metrics import ACCURACY
-from trainer.model import Model
+from trainer.objective.metrics import ACCURACY
 from trainer.optimizers import OPTIMIZERS
-from trainer.outputs import Table, read_record, versions
-from trainer.parts import assemble
-from trainer.run import resume, run
-from trainer.sources import SOURCES
-from trainer.training import drawn
+from trainer.optimizers.fit import Diverged, columns
+from trainer.runs.config import Settings
+from trainer.runs.model import Model
+from trainer.runs.outputs import Table, read_record, versions
+from trainer.runs.parts import assemble
+from trainer.runs.run import resume, run
+from trainer.runs.training import drawn
 
 SETTINGS = Settings(
     activation={"name": "softmax"},
@@ -197,7 +197,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer.outputs.Table.add", interrupt)
+    monkeypatch.setattr("trainer.runs.outputs.Table.add", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(SETTINGS, tmp_path)
     assert json_of(tmp_path)["status"] == "interrupted"
@@ -306,9 +306,9 @@ def test_digits_with_adam_reach_95_percent_on_the_validation_data_with_the_defau
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("import trainer.run", ["hydra", "sklearn", "matplotlib"]),
+        ("import trainer.runs.run", ["hydra", "sklearn", "matplotlib"]),
         (
-            "import sys; sys.argv = ['trainer', '--help']; import trainer.__main__ as m; m.main()",
+            "import sys; sys.argv = ['trainer', '--help']; import trainer.commands as m; m.main()",
             ["sklearn", "matplotlib"],
         ),
     ],

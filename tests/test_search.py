@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tests.test_command_line import assert_refused, call, folders, report  # noqa: F401 - a fixture
 from trainer.errors import ConfigError
-from trainer.search import Search, space_of
+from trainer.sweeps.search import Search, space_of
 
 FOLDER = "outputs/multirun/search"
 SEARCH = ["-m", "sweep=optuna", f"hydra.sweep.dir={FOLDER}", "epochs=3", "data.samples=200"]

@@ -19,22 +19,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import trainer.predict
-import trainer.run  # what takes its time is not to be counted
 from tests.test_command_line import assert_refused, call, command, write_csv  # noqa: F401 - call is a fixture
 from tests.test_model import model
 from tests.test_run import SETTINGS
-from trainer import path
+from trainer.commands.predict import table
 from trainer.errors import DataError, FileError
-from trainer.experiments.tables import write_csv as write_csv_of_experiment
-from trainer.fit import TrainState
-from trainer.model import Model
-from trainer.outputs import Table
-from trainer.predict import table
-from trainer.report.reading import Run
-from trainer.report.summary import table as summary_table
-from trainer.sweep.record import read
-from trainer.sweep.worker import LOG, Job, perform
+from trainer.optimizers.fit import TrainState
+from trainer.runs import path
+from trainer.runs.experiments.tables import write_csv as write_csv_of_experiment
+from trainer.runs.model import Model
+from trainer.runs.outputs import Table
+from trainer.sweeps.record import read
+from trainer.sweeps.report.reading import Run
+from trainer.sweeps.report.summary import table as summary_table
+from trainer.sweeps.worker import LOG, Job, perform
 
 SECONDS = 1.0  # of this process
 SHORT = ["epochs=1", "plots=false"]
@@ -245,7 +243,7 @@ def test_a_hostile_npz_is_refused_as_a_model(call, tmp_path, content):  # noqa: 
     Path("model.npz").write_bytes(content)
     write_csv("new.csv", "abcd", [[1, 2, 3, 4]])
     with quick_and_inert():
-        outcome = call("model=model.npz", "data.path=new.csv", "output=out.csv", main=trainer.predict.main)
+        outcome = call("model=model.npz", "data.path=new.csv", "output=out.csv", name="predict")
     assert_refused(outcome, 2, ["model.npz is not a model of ours"], tmp_path)
     assert not Path("out.csv").exists()
 
@@ -293,7 +291,7 @@ def test_a_hostile_header_of_a_model_is_refused(call, tmp_path, header):  # noqa
     np.savez("model.npz", header=np.frombuffer(header, dtype=np.uint8), **arrays)
     write_csv("new.csv", "abcd", [[1, 2, 3, 4]])
     with quick_and_inert():
-        outcome = call("model=model.npz", "data.path=new.csv", "output=out.csv", main=trainer.predict.main)
+        outcome = call("model=model.npz", "data.path=new.csv", "output=out.csv", name="predict")
     assert_refused(outcome, 2, ["model.npz"], tmp_path)
     assert len(outcome.err) < 600
     assert not Path("out.csv").exists()
@@ -337,10 +335,7 @@ def test_what_is_no_regular_file_is_not_read(call, tmp_path, key, path):  # noqa
     write_csv("new.csv", "abcd", [[1, 2, 3, 4]])
     given = [f"{key}='{path}'"] if key == "model" else ["data=file", f"data.path='{path}'", "data.target=y"]
     with quick_and_inert():
-        if key == "model":
-            outcome = call(*given, "data.path=new.csv", main=trainer.predict.main)
-        else:
-            outcome = call(*given, *SHORT)
+        outcome = call(*given, "data.path=new.csv", name="predict") if key == "model" else call(*given, *SHORT)
     assert outcome.code in (2, 3)  # 2 where a /proc file counts as one of an unknown kind
     assert_refused(outcome, outcome.code, [], tmp_path)
 
@@ -516,7 +511,7 @@ def test_a_secret_of_the_environment_stays_unread_in_what_is_kept(call, tmp_path
 def test_a_sound_model_passes_the_same_door(call, tmp_path):  # noqa: F811
     model().save(Path("model.npz"))
     write_csv("new.csv", "abcd", [[1, 2, 3, 4]])
-    assert call("model=model.npz", "data.path=new.csv", "output=out.csv", main=trainer.predict.main).code == 0
+    assert call("model=model.npz", "data.path=new.csv", "output=out.csv", name="predict").code == 0
 
 
 def test_a_model_that_unpacks_to_much_is_refused_unread(tmp_path, monkeypatch):

@@ -14,29 +14,30 @@ from sklearn.linear_model import LogisticRegression
 
 from tests.conftest import ACTIVATIONS, LOSSES, pair_id
 from tests.test_run import SETTINGS as RUN
-from trainer.activations import ACTIVATIONS as ACTIVATION_NAMES
-from trainer.activations import Softmax
-from trainer.conjugate_gradients import conjugate_gradients
-from trainer.data import Data, for_training
+from trainer.chain.activations import ACTIVATIONS as ACTIVATION_NAMES
+from trainer.chain.activations import Softmax
+from trainer.chain.losses import LOSSES as LOSS_NAMES
+from trainer.chain.losses import Brier, CrossEntropy, MeanAbsoluteError
+from trainer.chain.pairs import allowed, check_smooth, kinked, registry
+from trainer.chain.strategies import GRADIENTS, auto, fused
+from trainer.data.rows import Data, for_training
 from trainer.errors import ConfigError, Diverged
-from trainer.estimator import SoftmaxRegression
-from trainer.fit import TrainState, fit, samples_a_step
-from trainer.gradients import GRADIENTS, auto, fused
-from trainer.losses import LOSSES as LOSS_NAMES
-from trainer.losses import Brier, CrossEntropy, MeanAbsoluteError
-from trainer.metrics import ACCURACY
-from trainer.objective import Objective, blas_on_one_thread
+from trainer.estimator.softmax_regression import SoftmaxRegression
+from trainer.objective.conjugate_gradients import conjugate_gradients
+from trainer.objective.metrics import ACCURACY
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import L1, L2, NoPenalty
+from trainer.objective.preconditioner import preconditioner
+from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.auto import Auto
 from trainer.optimizers.descent import SINGLE
+from trainer.optimizers.fit import TrainState, fit, samples_a_step
 from trainer.optimizers.lbfgs import Lbfgs
 from trainer.optimizers.line_search import Trial, along, armijo, wolfe
 from trainer.optimizers.newton import Newton
 from trainer.optimizers.schedules import Constant, Cosine
-from trainer.pairs import allowed, check_smooth, kinked, registry
-from trainer.penalties import L1, L2, NoPenalty
-from trainer.preconditioner import preconditioner
-from trainer.run import run
+from trainer.runs.run import run
 
 N, D, K = 600, 8, 4
 SOLVERS = [Newton(tol=1e-9), Lbfgs(tol=1e-9)]
@@ -187,7 +188,7 @@ SHAPES = {
 @pytest.mark.parametrize("strength", [1e-3, 1.0])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_preconditioner_is_symmetric_positive_definite_and_the_inverse_at_zero(shape, strength, monkeypatch):
-    monkeypatch.setattr("trainer.preconditioner.FINE", 1e6)  # each class a factor of its own
+    monkeypatch.setattr("trainer.objective.preconditioner.FINE", 1e6)  # each class a factor of its own
     data = SHAPES[shape]
     view = replace(CE, penalty=L2(strength)).on(data).view(np.float64)
     rows = data.x.shape[1] + 1
@@ -207,8 +208,8 @@ def test_the_preconditioner_is_symmetric_positive_definite_and_the_inverse_at_ze
 
 
 def test_the_preconditioner_of_many_features_is_the_inverse_of_the_diagonal(monkeypatch):
-    monkeypatch.setattr("trainer.preconditioner.FINE", 1e6)  # each class a factor of its own
-    monkeypatch.setattr("trainer.preconditioner.DENSE", 4)
+    monkeypatch.setattr("trainer.objective.preconditioner.FINE", 1e6)  # each class a factor of its own
+    monkeypatch.setattr("trainer.objective.preconditioner.DENSE", 4)
     view = CE.on(sample(scale=18)).view(np.float64)
     w = np.zeros((D + 1, K))
     p, h = matrix(preconditioner(view, w), D + 1), matrix(view.hessian(view.at(w)), D + 1)
@@ -344,7 +345,7 @@ def test_auto_takes_newton_for_canonical_pairs_of_many_classes_and_lbfgs_for_oth
 
 
 def test_a_gradient_that_jumps_is_refused_by_name():
-    from trainer.activations import Identity
+    from trainer.chain.activations import Identity
 
     with pytest.raises(ConfigError, match=r"optimizer=newton needs a smooth loss.*identity with loss=mae jumps"):
         check_smooth("newton", Identity(), MeanAbsoluteError())
@@ -405,7 +406,7 @@ def test_sparse_features_have_the_same_optimum_as_dense_ones(optimizer):
 
 
 def test_many_features_are_preconditioned_by_their_scale_alone(monkeypatch):
-    monkeypatch.setattr("trainer.preconditioner.DENSE", 4)
+    monkeypatch.setattr("trainer.objective.preconditioner.DENSE", 4)
     found = solve(CE, Newton(tol=1e-9), sample(scale=3))
     monkeypatch.undo()
     assert found.converged

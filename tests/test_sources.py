@@ -7,9 +7,8 @@ import pytest
 from numpy.testing import assert_array_equal
 from omegaconf import OmegaConf
 
-from trainer import files
-from trainer.errors import ConfigError, FileError
-from trainer.sources import (
+from trainer.data import files
+from trainer.data.sources import (
     SOURCES,
     Blobs,
     BreastCancer,
@@ -22,6 +21,7 @@ from trainer.sources import (
     Spirals,
     Wine,
 )
+from trainer.errors import ConfigError, FileError
 
 GENERATED = [
     (Blobs(), (600, 2), 4),

@@ -9,20 +9,21 @@ from scipy import sparse
 from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 
 from tests.test_run import SETTINGS
-from trainer import reading
-from trainer.activations import Softmax
-from trainer.data import Data, Standardizer, batches, prepare
+from trainer.chain.activations import Softmax
+from trainer.chain.losses import CrossEntropy
+from trainer.chain.strategies import fused
+from trainer.data import reading
+from trainer.data.files import read, read_features
+from trainer.data.rows import Data, Standardizer, batches, prepare
 from trainer.errors import ConfigError, DataError
-from trainer.files import read, read_features
-from trainer.fit import TrainState, fit
-from trainer.gradients import fused
-from trainer.losses import CrossEntropy
-from trainer.metrics import METRICS
-from trainer.model import Model
-from trainer.objective import Objective, blas_on_one_thread, blocks, scores
+from trainer.objective.metrics import METRICS
+from trainer.objective.objective import Objective, blocks, scores
+from trainer.objective.penalties import L2
+from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import Adam
-from trainer.penalties import L2
-from trainer.run import run
+from trainer.optimizers.fit import TrainState, fit
+from trainer.runs.model import Model
+from trainer.runs.run import run
 
 N, D, K = 400, 30, 3
 

@@ -16,8 +16,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 
-import trainer.__main__
-import trainer.sweep.__main__
 from tests.test_command_line import (  # noqa: F401 - call is a fixture
     Outcome,
     assert_refused,
@@ -26,17 +24,18 @@ from tests.test_command_line import (  # noqa: F401 - call is a fixture
     report,
 )
 from tests.test_resume import interrupt_after, outcome, outcome_of_path  # noqa: F401
-from trainer.checkpoint import NAMES
-from trainer.config import Settings, structured
 from trainer.errors import ConfigError
-from trainer.outputs import write_record
-from trainer.run import run
-from trainer.sweep.config import Grid
-from trainer.sweep.grid import Composer, read_axes
-from trainer.sweep.record import read
+from trainer.runs.checkpoint import NAMES
+from trainer.runs.config import Settings, config_folder
+from trainer.runs.outputs import write_record
+from trainer.runs.run import run
+from trainer.runs.schema import structured
+from trainer.sweeps.config import Grid
+from trainer.sweeps.grid import Composer, read_axes
+from trainer.sweeps.record import read
 
 SLOW = bool(os.environ.get("TRAINER_SLOW"))
-CONF = trainer.__main__.config_folder()
+CONF = config_folder()
 TINY = ["data.samples=40", "data.classes=2", "epochs=2"]
 
 
@@ -133,7 +132,7 @@ def test_hydras_hooks_stay_closed(call, tmp_path):
     touch = "_target_: pathlib.Path.touch"
     for word in [
         "hydra.sweeper._target_=os.system",
-        "hydra.launcher._target_=trainer.sweep.plugins.touch",
+        "hydra.launcher._target_=trainer.sweeps.plugins.touch",
         "loss._target_=os.system,os.getcwd",
         "+loss._target_=os.system,os.getcwd",
         f"+optimizer={{{touch}}}",
@@ -232,7 +231,7 @@ def test_a_sweep_leaves_another_alone(call, swept, tmp_path):
 
 
 def go_on(call, *arguments):
-    return call(*arguments, main=trainer.sweep.__main__.main)
+    return call(*arguments, name="sweep")
 
 
 def test_resume_redoes_what_is_missing(call, swept, tmp_path):
@@ -413,5 +412,5 @@ def test_resume_needs_a_sweep(call, tmp_path):
 
 
 def test_workers_do_without_hydra():
-    code = "import sys, trainer.run, trainer.sweep.worker; sys.exit('hydra' in sys.modules)"
+    code = "import sys, trainer.runs.run, trainer.sweeps.worker; sys.exit('hydra' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,8 +13,8 @@ import pytest
 
 from tests.test_command_line import LIMIT, command, report
 from tests.test_sweep import call  # noqa: F401
-from trainer.sweep import pool
-from trainer.sweep.record import read
+from trainer.sweeps import pool
+from trainer.sweeps.record import read
 
 SLOW = bool(os.environ.get("TRAINER_SLOW"))
 slow = pytest.mark.skipif(not SLOW, reason="TRAINER_SLOW=1 runs it")

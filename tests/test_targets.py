@@ -9,16 +9,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 
 from tests.conftest import targets
-from trainer.activations import Sigmoid, Softmax
-from trainer.data import Data, for_training
+from trainer.chain.activations import Sigmoid, Softmax
+from trainer.chain.losses import BinaryCrossEntropy, CrossEntropy
+from trainer.chain.strategies import auto
+from trainer.data.rows import Data, for_training
 from trainer.errors import ConfigError
-from trainer.fit import TrainState, fit
-from trainer.gradients import auto
-from trainer.losses import BinaryCrossEntropy, CrossEntropy
-from trainer.metrics import METRICS
-from trainer.objective import Objective, blas_on_one_thread
+from trainer.objective.metrics import METRICS
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import L2, NoPenalty
+from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers.first_order import Sgd
-from trainer.penalties import L2, NoPenalty
+from trainer.optimizers.fit import TrainState, fit
 
 N, D, K = 120, 3, 4
 CLASSES = ("ash", "birch", "cedar", "oak")

@@ -58,7 +58,7 @@ def test_the_wheel_holds_every_configuration_and_no_test(wheel):
 def test_the_wheel_names_the_console_script(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (entries,) = [name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt")]
-        assert "trainer = trainer.__main__:main" in archive.read(entries).decode()
+        assert "trainer = trainer.commands:main" in archive.read(entries).decode()
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def read_only(site):
 
 def test_the_command_runs_from_a_wheel_that_is_read_only_in_another_folder(site, read_only, tmp_path):
     of_the_wheel = {"PYTHONPATH": str(site), "before": read_only}
-    code = "import trainer.__main__ as m; print(m.__file__, m.config_folder(), sep='\\n')"
+    code = "import trainer.runs.config as m; print(m.__file__, m.config_folder(), sep='\\n')"
     module, conf = python("-c", code, cwd=tmp_path, **of_the_wheel).stdout.splitlines()
     assert Path(module) == site / "trainer" / "__main__.py"
     assert Path(conf) == site / "trainer" / "conf"

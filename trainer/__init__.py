@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.estimator import SoftmaxRegression
+    from trainer.estimator.softmax_regression import SoftmaxRegression
 
 __all__ = ["SoftmaxRegression"]
 __version__ = "0.1.0"
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Imports the estimator when it is first asked for: scikit-learn is slow to import and most commands need none."""
     if name == "SoftmaxRegression":
-        from trainer.estimator import SoftmaxRegression
+        from trainer.estimator.softmax_regression import SoftmaxRegression
 
         return SoftmaxRegression
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

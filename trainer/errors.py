@@ -3,7 +3,8 @@
 The class carries the exit code, so the command line needs no table of its own.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 NO_TEXT = "holds half of a surrogate pair, which is no character and fits in no file; write it otherwise"
@@ -68,3 +69,28 @@ def require_text(names: Iterable[Any], what: str) -> None:
     for name in names:
         if not is_text(name):
             raise DataError(f"{what} {ascii(name)[:100]} {NO_TEXT}.")
+
+
+def choose(group: str, choices: Collection[str], name: Any) -> str:
+    """The name, if it is one of the choices."""
+    if isinstance(name, str) and name in choices:
+        return name
+    text = "null" if name is None else str(name)
+    shown = text if text.isprintable() else ascii(name)
+    raise ConfigError(f"{group}={shown[:100]} is not known{suggest(str(name), choices)} Choices: {listed(choices)}.")
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """', did you mean ...?' where one of the choices is close, else a full stop."""
+    close = get_close_matches(name, list(choices), n=1)
+    return f"; did you mean {close[0]}?" if close else "."
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in alphabetical order, for a sentence."""
+    return ", ".join(sorted(names))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, without its full stop."""
+    return str(error).strip().split("\n")[0].rstrip(".")

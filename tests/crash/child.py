@@ -12,10 +12,10 @@ from threading import RLock
 
 from tqdm import tqdm
 
-from trainer import checkpoint, outputs
-from trainer.config import Settings
 from trainer.errors import FileError
-from trainer.run import resume, run
+from trainer.runs import checkpoint, outputs
+from trainer.runs.config import Settings
+from trainer.runs.run import resume, run
 
 PIECE = 400  # bytes of one write
 PAUSE = 0.0005  # seconds before and after each call

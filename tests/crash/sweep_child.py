@@ -5,11 +5,10 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import trainer.__main__
-import trainer.sweep.__main__
 from tests.crash.child import make_killable
-from trainer.sweep import pool
-from trainer.sweep.worker import serve
+from trainer import commands
+from trainer.sweeps import pool
+from trainer.sweeps.worker import serve
 
 
 def mark() -> None:
@@ -26,4 +25,4 @@ def main() -> None:
     """Begins a sweep, or goes on with it."""
     pool.serve = serve_slowly
     mark()
-    (trainer.sweep.__main__ if sys.argv[1].startswith("resume=") else trainer.__main__).main()
+    commands.main("sweep" if sys.argv[1].startswith("resume=") else "train")

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from tests.test_resume import FILES, SMALL, outcome
-from trainer import checkpoint
-from trainer.checkpoint import NAMES, latest
 from trainer.errors import FileError
-from trainer.model import Model
-from trainer.outputs import RECORD, Table, git_commit, read_record
-from trainer.run import resume, run
+from trainer.runs import checkpoint
+from trainer.runs.checkpoint import NAMES, latest
+from trainer.runs.model import Model
+from trainer.runs.outputs import RECORD, Table, git_commit, read_record
+from trainer.runs.run import resume, run
 
 SLOW = os.environ.get("TRAINER_SLOW") == "1"
 SETTINGS = replace(SMALL, optimizer={"name": "adam"}, threads=1, epochs=4)

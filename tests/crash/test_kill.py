@@ -10,11 +10,11 @@ import pytest
 
 from tests.crash.child import go_on, train
 from tests.test_resume import FILES, SMALL, outcome
-from trainer import checkpoint
-from trainer.checkpoint import NAMES
-from trainer.model import Model
-from trainer.outputs import RECORD, read_record
-from trainer.run import run
+from trainer.runs import checkpoint
+from trainer.runs.checkpoint import NAMES
+from trainer.runs.model import Model
+from trainer.runs.outputs import RECORD, read_record
+from trainer.runs.run import run
 
 SLOW = os.environ.get("TRAINER_SLOW") == "1"
 MOMENTS = 100 if SLOW else 6

@@ -13,8 +13,8 @@ import pytest
 from tests.crash.test_kill import check_nothing_is_torn
 from tests.test_command_line import LIMIT
 from tests.test_resume import FILES, outcome
-from trainer.checkpoint import NAMES
-from trainer.sweep.record import read
+from trainer.runs.checkpoint import NAMES
+from trainer.sweeps.record import read
 
 SLOW = os.environ.get("TRAINER_SLOW") == "1"
 KILLS = 100 if SLOW else 1

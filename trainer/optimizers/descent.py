@@ -12,12 +12,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from trainer.arrays import Array
-from trainer.conjugate_gradients import conjugate_gradients
+from trainer.objective.conjugate_gradients import conjugate_gradients
+from trainer.objective.preconditioner import Preconditioner, preconditioner
+from trainer.objective.view import Evaluated, View
 from trainer.optimizers.line_search import Line, Trial, along
 from trainer.optimizers.protocols import Problem, Step
 from trainer.optimizers.stopping import believes, enough, noise, told, unproved
-from trainer.preconditioner import Preconditioner, preconditioner
-from trainer.view import Evaluated, View
 
 NEAR = 1e-6  # of E: the gap at which single precision has nothing more to say
 PATIENCE = 4  # looks at the certificate that may bring nothing

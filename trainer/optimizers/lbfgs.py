@@ -9,12 +9,12 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.errors import require
+from trainer.objective.preconditioner import Preconditioner
+from trainer.objective.view import Evaluated, View
 from trainer.optimizers.descent import Pair, State, iterate
 from trainer.optimizers.line_search import Line, Trial, wolfe
 from trainer.optimizers.protocols import Problem, Step
 from trainer.optimizers.stopping import check_tol
-from trainer.preconditioner import Preconditioner
-from trainer.view import Evaluated, View
 
 RENEWED = 16  # iterations between two preconditioners
 
@@ -23,7 +23,7 @@ RENEWED = 16  # iterations between two preconditioners
 class Lbfgs:
     """w <- w - t H g with the inverse Hessian H that the last pairs of steps and gradients make of the metric P.
 
-    Two-loop recursion  (Nocedal & Wright 2006, alg. 7.4) from P of trainer.preconditioner, renewed every sixteen
+    Two-loop recursion  (Nocedal & Wright 2006, alg. 7.4) from P of objective.preconditioner, renewed every sixteen
     iterations and scaled by <s, y> / <y, P y> of the last pair; a line search for the strong Wolfe conditions from
     t = 1. Start, end and the use of single precision are those of optimizer=newton.
     """

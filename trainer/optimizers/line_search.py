@@ -11,7 +11,7 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.errors import NonFiniteError
-from trainer.view import Evaluated, View
+from trainer.objective.view import Evaluated, View
 
 SUFFICIENT = 1e-4  # of the decrease that the slope promises (Armijo)
 LEFT = 0.9  # of the slope may be left (Wolfe)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trainer.arrays import Array
-from trainer.conjugate_gradients import conjugate_gradients
+from trainer.objective.conjugate_gradients import conjugate_gradients
+from trainer.objective.preconditioner import Preconditioner, measured
+from trainer.objective.view import Evaluated, View
 from trainer.optimizers.descent import State, iterate
 from trainer.optimizers.line_search import Line, Trial, armijo
 from trainer.optimizers.protocols import Problem, Step
 from trainer.optimizers.stopping import check_tol
-from trainer.preconditioner import Preconditioner, measured
-from trainer.view import Evaluated, View
 
 STALE = 2.0  # the preconditioner is renewed once the mean curvature has changed by this factor
 PATIENCE = 40  # iterations, after which every product is taken in double precision and every step to a thousandth
@@ -21,7 +21,7 @@ PATIENCE = 40  # iterations, after which every product is taken in double precis
 class Newton:
     """w <- w + t d with H d = -g, solved to |residual|_P <= eta |g|_P  (Dembo, Eisenstat & Steihaug 1982).
 
-    |g|_P^2 = <g, P g> with the preconditioner P of trainer.preconditioner, so half of it estimates the gap to the
+    |g|_P^2 = <g, P g> with the preconditioner P of objective.preconditioner, so half of it estimates the gap to the
     minimum. A direction of negative curvature ends the inner solver with what it has. The first step goes from the best
     prediction without features, where that is known. Once |g|_P is at most tol (2 E)^(1/2), or tol times its first
     value where there can be a certificate, or a step gains no more than the rounding of E, it asks for the certificate,

@@ -6,9 +6,9 @@ State goes in and comes out; nothing is kept between two steps, so a run can be 
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from trainer.arrays import Array
-from trainer.certificate import Certificate
-from trainer.penalties import Penalty
-from trainer.view import Evaluated, View
+from trainer.objective.certificate import Certificate
+from trainer.objective.penalties import Penalty
+from trainer.objective.view import Evaluated, View
 
 
 class Problem(Protocol):

@@ -25,11 +25,11 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.errors import Incompatible, NonFiniteError
+from trainer.objective.penalties import Penalty, subgradient
+from trainer.objective.preconditioner import DENSE
+from trainer.objective.view import Evaluated, View
 from trainer.optimizers.protocols import Problem, Step
 from trainer.optimizers.stopping import check_tol, told, unproved
-from trainer.penalties import Penalty, subgradient
-from trainer.preconditioner import DENSE
-from trainer.view import Evaluated, View
 
 PAIRS = 20  # pairs of steps and gradient differences that are kept
 INNER_STEPS = 1000  # of FISTA on one model

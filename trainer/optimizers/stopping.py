@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.certificate import Certificate
 from trainer.errors import require
+from trainer.objective.certificate import Certificate
 
 
 def check_tol(tol: float, gap: float) -> None:

@@ -1,0 +1,78 @@
+"""The house: rooms that import one way, and what it costs to enter one."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trainer
+
+ROOT = Path(trainer.__file__).parent
+ROOMS = ["errors", "arrays", "chain", "data", "objective", "optimizers", "runs", "estimator", "sweeps", "commands"]
+MODULES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+}
+FACES = {name for name in MODULES if name.count(".") <= 1} - {f"trainer.{room}" for room in ROOMS}  # python -m trainer.x
+
+
+def imported(path):
+    """The modules of ours that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
+
+
+def room(module):
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - FACES))
+def test_a_room_imports_only_rooms_before_it(module):
+    wrong = [
+        name
+        for name in imported(MODULES[module])
+        if name != "trainer" and ROOMS.index(room(name)) > ROOMS.index(room(module))
+    ]
+    assert not wrong
+
+
+def test_a_face_knows_the_commands_only():
+    for face in FACES - {"trainer"}:
+        assert list(imported(MODULES[face])) == ["trainer.commands"], face
+
+
+def test_the_estimator_knows_of_runs_the_model_and_little_else():
+    known = {name for module in MODULES if room(module) == "estimator" for name in imported(MODULES[module])}
+    assert {name for name in known if room(name) == "runs"} <= {
+        "trainer.runs.callbacks.early_stopping",
+        "trainer.runs.callbacks.protocol",
+        "trainer.runs.memory",
+        "trainer.runs.model",
+    }
+
+
+def loaded(statement):
+    """The modules that a statement loads in a fresh interpreter."""
+    code = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_chain_rule_needs_numpy_alone():
+    names = loaded("import trainer.chain.pairs, trainer.chain.strategies")
+    assert not {"omegaconf", "hydra", "scipy", "sklearn", "matplotlib", "tqdm"} & names
+    assert {room(name) for name in names if name.startswith("trainer.")} == {"arrays", "chain", "errors"}
+
+
+def test_the_estimator_loads_neither_files_nor_loggers_nor_configurations():
+    names = loaded("from trainer import SoftmaxRegression")
+    assert not {"omegaconf", "hydra", "matplotlib", "tqdm"} & names
+    unwanted = ("trainer.data.files", "trainer.data.sources", "trainer.runs.callbacks.loggers", "trainer.sweeps")
+    assert not [name for name in names if name.startswith(unwanted)]

@@ -1,0 +1,74 @@
+"""Activations that take each score by itself: sigmoid, tanh and identity."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trainer.arrays import Array, namespace
+from trainer.chain.activations.base import diagonal, x_log_x
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """a_k = 1 / (1 + exp(-z_k)), one yes-or-no question per class; da_dz = diag(a (1 - a))."""
+
+    name: ClassVar[str] = "sigmoid"
+    range: ClassVar[str] = "unit"
+
+    def __call__(self, z: Array) -> Array:
+        xp = namespace(z)
+        e = xp.exp(-xp.abs(z))  # of the negative side only, so that it cannot overflow
+        return xp.where(z >= 0, 1.0, e) / (1 + e)
+
+    def _slope(self, z: Array) -> Array:
+        return self(z) * self(-z)  # not a (1 - a), which is zero from z = 37 on
+
+    def jacobian(self, z: Array, a: Array) -> Array:
+        return diagonal(self._slope(z))
+
+    def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
+        return self._slope(z) * dl_da
+
+    def omega(self, a: Array) -> Array:
+        return namespace(a).sum(x_log_x(a) + x_log_x(1 - a), axis=1)
+
+
+@dataclass(frozen=True)
+class Tanh:
+    """a_k = tanh z_k, between -1 and 1; da_dz = diag(1 - a^2)."""
+
+    name: ClassVar[str] = "tanh"
+    range: ClassVar[str] = "signed_unit"
+
+    def __call__(self, z: Array) -> Array:
+        return namespace(z).tanh(z)
+
+    def _slope(self, z: Array) -> Array:
+        xp = namespace(z)
+        e = xp.exp(-2 * xp.abs(z))
+        return 4 * e / (1 + e) ** 2  # not 1 - a^2, which is zero from z = 19 on
+
+    def jacobian(self, z: Array, a: Array) -> Array:
+        return diagonal(self._slope(z))
+
+    def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
+        return self._slope(z) * dl_da
+
+
+@dataclass(frozen=True)
+class Identity:
+    """a = z: the scores themselves, for losses that are stated on scores."""
+
+    name: ClassVar[str] = "identity"
+    range: ClassVar[str] = "real"
+
+    def __call__(self, z: Array) -> Array:
+        return z
+
+    def jacobian(self, z: Array, a: Array) -> Array:
+        return diagonal(namespace(z).ones_like(z))
+
+    def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
+        return dl_da
+
+    def omega(self, a: Array) -> Array:
+        return namespace(a).sum(a * a, axis=1) / 2

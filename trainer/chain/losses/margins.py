@@ -1,0 +1,117 @@
+"""Losses on the scores: the Fenchel-Young loss of an activation, and the multi-class and one-versus-rest hinges."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from trainer.arrays import Array, namespace
+from trainer.chain.losses.base import row_sum
+
+
+@dataclass(frozen=True)
+class FenchelYoung:
+    """Omega*(z) + Omega(y) - <z, y> for each row, the canonical loss of the activation  (Blondel et al. 2020).
+
+    With a = grad Omega*(z) it is <z, a - y> - Omega(a) + Omega(y) >= 0, zero just where a = y, convex in z, and its
+    derivative by z is a - y, which does not pass through the Jacobian.  y (N,K) in the range of the activation.
+    """
+
+    name: ClassVar[str] = "fenchel_young"
+    accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex", "unit", "real"})
+    needs: ClassVar[str] = "omega"
+    targets: ClassVar[str] = "simplex"
+
+    def value(self, a: Array, y: Array) -> Array:
+        return row_sum(namespace(a).zeros_like(a))
+
+    def grad(self, a: Array, y: Array) -> Array:
+        return namespace(a).zeros_like(a)
+
+    def direct(self, activation: Any, z: Array, y: Array) -> tuple[Array, Array]:
+        a = activation(z)
+        r = a - y
+        # As r sums to zero on the simplex, a shift of z changes nothing but the rounding.
+        shifted = z - namespace(z).max(z, axis=1, keepdims=True) if "simplex" in activation.range else z
+        return row_sum(shifted * r) - activation.omega(a) + activation.omega(y), r
+
+
+@dataclass(frozen=True)
+class CrammerSinger:
+    """max_k (z_k + 1 - y_k) - <y, z> for each row, the multi-class hinge  (Crammer & Singer 2001).
+
+    a = z (N,K), y (N,K) one-hot. Where several classes attain the maximum, the first of them gives the subgradient.
+    """
+
+    name: ClassVar[str] = "crammer_singer"
+    accepts: ClassVar[frozenset[str]] = frozenset({"real"})
+    targets: ClassVar[str] = "one_hot"
+
+    def value(self, a: Array, y: Array) -> Array:
+        return namespace(a).max(a - row_sum(y * a)[:, None] + 1 - y, axis=1)
+
+    def grad(self, a: Array, y: Array) -> Array:
+        xp = namespace(a)
+        first = xp.argmax(a + 1 - y, axis=1)[:, None]
+        return xp.astype(xp.arange(a.shape[1])[None, :] == first, a.dtype) - y
+
+
+@dataclass(frozen=True)
+class WestonWatkins:
+    """sum_{k != t} max(0, 1 + z_k - z_t) for each row with label t  (Weston & Watkins 1999).
+
+    a = z (N,K), y (N,K) one-hot; at a kink the subgradient is that of the flat side, zero.
+    """
+
+    name: ClassVar[str] = "weston_watkins"
+    accepts: ClassVar[frozenset[str]] = frozenset({"real"})
+    targets: ClassVar[str] = "one_hot"
+
+    def _margins(self, a: Array, y: Array) -> Array:
+        return 1 + a - row_sum(y * a)[:, None]  # (N,K)
+
+    def value(self, a: Array, y: Array) -> Array:
+        margins = self._margins(a, y)
+        return row_sum((1 - y) * namespace(a).where(margins > 0, margins, 0.0))
+
+    def grad(self, a: Array, y: Array) -> Array:
+        violated = namespace(a).astype(self._margins(a, y) > 0, a.dtype) * (1 - y)
+        return violated - y * row_sum(violated)[:, None]
+
+
+@dataclass(frozen=True)
+class SquaredHinge:
+    """sum_k max(0, 1 - t_k z_k)^2 with t = 2 y - 1 for each row, one class against the rest.  a = z, y (N,K) 0 or 1."""
+
+    name: ClassVar[str] = "squared_hinge"
+    accepts: ClassVar[frozenset[str]] = frozenset({"real"})
+    targets: ClassVar[str] = "unit"
+
+    def value(self, a: Array, y: Array) -> Array:
+        missing = 1 - (2 * y - 1) * a
+        return row_sum(namespace(a).where(missing > 0, missing, 0.0) ** 2)
+
+    def grad(self, a: Array, y: Array) -> Array:
+        t = 2 * y - 1
+        missing = 1 - t * a
+        return -2 * t * namespace(a).where(missing > 0, missing, 0.0)
+
+
+@dataclass(frozen=True)
+class ModifiedHuber:
+    """sum_k max(0, 1 - m)^2 where m = (2 y_k - 1) z_k >= -1, and -4 m below  (Zhang 2004).  a = z, y (N,K) 0 or 1."""
+
+    name: ClassVar[str] = "modified_huber"
+    accepts: ClassVar[frozenset[str]] = frozenset({"real"})
+    targets: ClassVar[str] = "unit"
+
+    def value(self, a: Array, y: Array) -> Array:
+        xp = namespace(a)
+        m = (2 * y - 1) * a
+        missing = xp.where(m < 1, 1 - m, 0.0)
+        return row_sum(xp.where(m >= -1, missing**2, -4 * m))
+
+    def grad(self, a: Array, y: Array) -> Array:
+        xp = namespace(a)
+        t = 2 * y - 1
+        m = t * a
+        missing = xp.where(m < 1, 1 - m, 0.0)
+        return xp.where(m >= -1, -2 * t * missing, -4 * t)

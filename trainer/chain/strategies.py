@@ -1,0 +1,413 @@
+"""Gradient strategies: seven ways to the same dl_dz (N,K), the seam between an activation and a loss.
+
+Each is a plain function (activation, loss, z, y) -> LossGrad. Value and gradient come together because the stable
+value shares the gradient's log-sum-exp. Switching the strategy never changes the objective, only cost and rounding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from trainer.arrays import Array, namespace, others
+from trainer.chain.activations import (
+    Activation,
+    Entmax,
+    Identity,
+    LogActivation,
+    LogSoftmax,
+    NormalizedSigmoid,
+    Sigmoid,
+    Softmax,
+    Sparsemax,
+    Spherical,
+    Tanh,
+    Taylor,
+    shifted_exp,
+    softmax_and_complement,
+    softmax_three_ways,
+)
+from trainer.chain.losses import (
+    BinaryCrossEntropy,
+    Brier,
+    CrossEntropy,
+    DirectLoss,
+    FenchelYoung,
+    Focal,
+    GeneralizedCrossEntropy,
+    KullbackLeibler,
+    LogLoss,
+    Loss,
+    MeanAbsoluteError,
+    NegativeLogLikelihood,
+    Poly1,
+    SphericalScore,
+    SquaredError,
+    Tsallis,
+    ZLoss,
+    residual,
+)
+
+
+class LossGrad(NamedTuple):
+    """loss (N,) and dl_dz (N,K), both per sample."""
+
+    loss: Array
+    dl_dz: Array
+
+
+@dataclass(frozen=True)
+class GradientChoice:
+    """What a configuration says of the strategy: its name, and whether fused takes its precise form."""
+
+    name: str = "auto"
+    precise: bool = False
+
+
+# y is (N,K); where takes_labels says so it may also be the labels (N,) of one-hot rows.
+GradientStrategy = Callable[[Activation, Loss, Array, Array], LossGrad]
+
+
+def value(activation: Activation, loss: Loss, z: Array, y: Array) -> Array:
+    """loss (N,) of the pair by its definition."""
+    passing = loss.value(activation(z), y)
+    return passing + loss.direct(activation, z, y)[0] if isinstance(loss, DirectLoss) else passing
+
+
+def with_direct(activation: Activation, loss: Loss, z: Array, y: Array, chained: LossGrad) -> LossGrad:
+    """Adds the part of a loss that is stated on the scores to what came through the activation."""
+    if not isinstance(loss, DirectLoss):
+        return chained
+    part, slope = loss.direct(activation, z, y)
+    return LossGrad(chained.loss + part, chained.dl_dz + slope)
+
+
+def loop(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """One sample and one Jacobian at a time: the readable reference.  O(K^2) a row, in Python."""
+    xp = namespace(z)
+    values, rows = [], []
+    for n in range(z.shape[0]):
+        z_n, y_n = z[n : n + 1], y[n : n + 1]  # (1,K)
+        a_n = activation(z_n)  # (1,K)
+        da_dz = activation.jacobian(z_n, a_n)[0]  # (K,K)
+        dl_da = loss.grad(a_n, y_n)[0]  # (K,)
+        values.append(loss.value(a_n, y_n))
+        rows.append(da_dz.T @ dl_da)  # sum over j of dl_da[j] da_dz[j, k]
+    return with_direct(activation, loss, z, y, LossGrad(xp.concat(values), xp.stack(rows)))
+
+
+def jacobian(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """The generic contraction of dl_da (N,K) with the whole tensor da_dz (N,K,K).  O(N K^2) time and memory."""
+    a = activation(z)
+    da_dz = activation.jacobian(z, a)
+    dl_dz = namespace(z).einsum("nj,njk->nk", loss.grad(a, y), da_dz)
+    return with_direct(activation, loss, z, y, LossGrad(loss.value(a, y), dl_dz))
+
+
+def vjp(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """The same product from the Jacobian's structure, without the tensor.  O(N K)."""
+    a = activation(z)
+    chained = LossGrad(loss.value(a, y), activation.vjp(z, a, loss.grad(a, y)))
+    return with_direct(activation, loss, z, y, chained)
+
+
+def log(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """The chain rule through log a instead of a: separable, and exact where a underflows.  O(N K)."""
+    in_log, of_log = cast(LogActivation, activation), cast(LogLoss, loss)  # pairs.check_pair has seen to it
+    log_a = in_log.log(z)
+    chained = LossGrad(of_log.value_log(log_a, y), in_log.log_vjp(z, of_log.grad_log(log_a, y)))
+    return with_direct(activation, loss, z, y, chained)
+
+
+def numeric(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """Central differences, in float64: the oracle.  O(N K^2), errors near 1e-10 where the loss is smooth."""
+    xp = namespace(z)
+    z64, y64 = xp.astype(z, xp.float64), xp.astype(y, xp.float64)
+    columns = []
+    for k in range(z.shape[1]):
+        step = np.cbrt(np.finfo(np.float64).eps) * xp.where(xp.abs(z64[:, k]) > 1, xp.abs(z64[:, k]), 1.0)  # (N,)
+        shift = step[:, None] * (xp.arange(z.shape[1]) == k)
+        up, down = (value(activation, loss, z64 + sign * shift, y64) for sign in (1, -1))
+        columns.append((up - down) / (2 * step))
+    dl_dz = xp.astype(xp.stack(columns, axis=1), z.dtype)
+    return LossGrad(value(activation, loss, z, y), dl_dz)
+
+
+def fused(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """One formula for the pair, from the table FUSED.  O(N K), the fastest."""
+    return FUSED[type(activation), type(loss)](activation, loss, z, y)
+
+
+def auto(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """The fastest exact strategy that the pair has: fused, else log, else vjp."""
+    return GRADIENTS[fastest(activation, loss)](activation, loss, z, y)
+
+
+def has_strategy(name: str, activation: Activation, loss: Loss) -> bool:
+    """Whether the pair has what the strategy needs: a formula for fused, logarithms on both sides for log.
+
+    log needs rows of a that sum to one, too: h is known up to a multiple of a, which only they do not notice.
+    """
+    if name == "fused":
+        return (type(activation), type(loss)) in FUSED
+    if name == "log":
+        return activation.range == "simplex" and isinstance(activation, LogActivation) and isinstance(loss, LogLoss)
+    return True
+
+
+def numbers_per_row(gradient: GradientStrategy, classes: int) -> int:
+    """The width of the widest temporary, K or K^2: what a block has to hold for each of its rows."""
+    return classes**2 if gradient is jacobian else classes
+
+
+def fastest(activation: Activation, loss: Loss) -> str:
+    """The name of the strategy that auto takes for the pair."""
+    return next(name for name in ("fused", "log", "vjp") if has_strategy(name, activation, loss))
+
+
+def takes_labels(gradient: GradientStrategy, activation: Activation, loss: Loss) -> bool:
+    """Whether one-hot rows may be given as labels (N,), which are as good and cost fewer passes over the block."""
+    formula = FUSED.get((type(activation), type(loss)))
+    return gradient in (auto, fused) and formula in (_softmax_ce, _log_softmax_nll)
+
+
+def precise(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
+    """fused for softmax with ce, to a few units in the last place of every number at any scores; it costs more."""
+    return _softmax_ce(activation, loss, z, y, precise=True)
+
+
+def _softmax_ce(activation: Any, loss: Any, z: Array, y: Array, precise: bool = False) -> LossGrad:
+    """dl_dz = (s a - y) / T and loss = s log sum exp z/T - <y, z/T>, without their cancellations.
+
+    With q = y/s, e = exp(z/T - max), S = sum e split by the target into t = <q, e> and o = <1-q, e>:
+    dl_dz = s (e - q t - q o) / (S T), and loss = -<y, z/T - max> + s log1p(o + (t - 1)). On one-hot rows e - q t is
+    exactly zero at the target, whose derivative is then minus the sum of the other probabilities.
+    """
+    scores = z if activation.temperature == 1 else z / activation.temperature
+    if y.ndim == 1:
+        return _labelled_ce(scores, y, activation.temperature)
+    xp = namespace(z)
+    top = xp.max(scores, axis=1, keepdims=True)
+    if precise:
+        d, e = shifted_exp(scores, top)
+    else:
+        d = scores - top  # (N,K), <= 0
+        e = xp.exp(d)
+    s = xp.sum(y, axis=1, keepdims=True)  # (N,1)
+    q = y / xp.where(s > 0, s, 1.0)  # an all-zero row has no target and no gradient
+    e_target = q * e
+    t = xp.sum(e_target, axis=1, keepdims=True)
+    o = xp.sum(e - e_target, axis=1, keepdims=True)
+    value = s * xp.log1p(o + (t - 1)) - xp.sum(xp.where(y > 0, y * d, 0.0), axis=1, keepdims=True)
+    scale = s / (o + t)
+    return LossGrad(value[:, 0], (e - q * t - q * o) * (scale / activation.temperature))
+
+
+def _labelled_ce(z: Array, labels: Array, temperature: float) -> LossGrad:
+    """The same for one-hot rows: with e zero at the label, o = sum e, and dl_dz = (e, or -o at the label) / (S T)."""
+    rows = z.T  # (K,N), the long axis last
+    d = np.subtract(rows, rows.max(axis=0), order="C")
+    at_label = np.multiply(labels, len(labels), dtype=np.intp) + np.arange(len(labels))  # in the flat array
+    hit = d.ravel()[at_label]
+    e = np.exp(d, out=d)
+    flat = e.ravel()  # a view
+    t = flat[at_label]
+    flat[at_label] = 0
+    o = e.sum(axis=0)
+    flat[at_label] = -o
+    e *= 1 / ((o + t) * temperature)
+    return LossGrad(_log1p(o + (t - 1)) - hit, e.T)
+
+
+def _log1p(x: Array) -> Array:
+    """log(1 + x) for finite x >= 0 to one unit in the last place, from the logarithm, which numpy takes much faster."""
+    u = 1 + x
+    result: Array = np.log(u) + (x - (u - 1)) / u  # the second term is what the first sum lost
+    return result
+
+
+def _softmax_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """r = a - y: dl_dz = f a (r - <a, r>) / T and loss = f/2 <r, r>, with f = 2 for brier and 1 for squared_error.
+
+    Written as a_k (r_k (1 - a_k) - sum_{j != k} a_j r_j), so that a confident right answer keeps its small numbers.
+    """
+    a, rest = softmax_and_complement(z / activation.temperature)
+    value, slope = _distance(loss, residual(a, rest, y))
+    return LossGrad(value, a * (slope * rest - others(a * slope)) / activation.temperature)
+
+
+def _softmax_spherical_score(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = a u / (|a|^3 T) with u_k = <y, a> a_k - y_k |a|^2: the score of a and of c a is one, so <a, dl_da> = 0.
+
+    u_k = a_k sum_{j != k} y_j a_j - y_k sum_{j != k} a_j^2 and |a|^2 - <y, a>^2 = |a|^2 (1 - |y|^2) - <y, u>, which on
+    one-hot rows do not cancel.
+    """
+    xp = namespace(z)
+    a = activation(z)
+    square, hit = a * a, y * a
+    u = a * others(hit) - y * others(square)
+    norm2, q = (xp.sum(terms, axis=1, keepdims=True) for terms in (square, hit))
+    norm = xp.sqrt(norm2)
+    short = norm2 * (1 - xp.sum(y * y, axis=1, keepdims=True)) - xp.sum(y * u, axis=1, keepdims=True)
+    return LossGrad((short / (norm * (norm + q)))[:, 0], a * u / (norm * norm2 * activation.temperature))
+
+
+def _softmax_h(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = (h - a sum h) / T with h = dl/dlog a of the loss; one exponential serves the loss, h and a."""
+    log_a, a, rest = softmax_three_ways(z / activation.temperature)
+    h = loss.grad_log(log_a, y)
+    return LossGrad(loss.value_log(log_a, y), (h * rest - a * others(h)) / activation.temperature)
+
+
+def _softmax_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = (r (1 - a) - a sum_{j != k} r_j) / T with r = (1-y) a / (1-a) - y, finite at any scores.
+
+    1 - a of a row's largest class, which underflows where it leads by 745, is the sum of the others: its logarithm is
+    theirs, and a_j / (1 - a) is p_j, the softmax among them alone.
+    """
+    xp = namespace(z)
+    scores = z / activation.temperature
+    log_a, a, rest = softmax_three_ways(scores)
+    first = xp.argmax(scores, axis=1)[:, None]  # (N,1)
+    top = xp.arange(z.shape[1])[None, :] == first
+    others_only = xp.where(top, -xp.inf, scores)
+    second = xp.max(others_only, axis=1, keepdims=True)
+    e = xp.exp(others_only - second)
+    total = xp.sum(e, axis=1, keepdims=True)
+    lead = second - xp.max(scores, axis=1, keepdims=True)  # (N,1), <= 0
+    log_rest = xp.where(
+        top, lead + xp.log(total) + xp.max(log_a, axis=1, keepdims=True), xp.log1p(-xp.where(top, 0.0, a))
+    )
+    value = -xp.sum(xp.where(y > 0, y * log_a, 0.0) + xp.where(y != 1, (1 - y) * log_rest, 0.0), axis=1)
+    share = xp.where(top, 0.0, (1 - y) * a / xp.where(top, 1.0, rest))
+    at_top = xp.sum(xp.where(top, (1 - y) * a, 0.0), axis=1, keepdims=True)
+    pulled = a * (others(share) - others(y)) + at_top * (e / total)
+    return LossGrad(value, (residual(a, rest, y) - pulled) / activation.temperature)
+
+
+def _sigmoid_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = a - y, loss = sum_k max(z, 0) - y z + log1p(exp(-|z|)); no factor s: the K questions are independent."""
+    xp = namespace(z)
+    size = xp.abs(z)
+    value = xp.sum(size * xp.where(z > 0, 1 - y, y) + xp.log1p(xp.exp(-size)), axis=1)
+    return LossGrad(value, residual(activation(z), activation(-z), y))
+
+
+def _sigmoid_distance(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = d'(r) a (1 - a) for a distance d of r = a - y: 2 r (brier), r (squared_error) or sign r (mae)."""
+    a, rest = activation(z), activation(-z)
+    value, slope = _distance(loss, residual(a, rest, y))
+    return LossGrad(value, slope * a * rest)
+
+
+def _tanh_distance(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = d'(r) (1 - a^2) for a distance d of r = a - y; 1 - a is 2 sigmoid(-2 z)."""
+    a = activation(z)
+    value, slope = _distance(loss, residual(a, 2 * Sigmoid()(-2 * z), y))
+    return LossGrad(value, activation.vjp(z, a, slope))
+
+
+def _log_softmax_nll(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """The same function of z as softmax with ce: dl_dz = s softmax(z) - y."""
+    return _softmax_ce(Softmax(), loss, z, y)
+
+
+def _softmax_kl(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = (s a - y) / T, and loss = ce + sum y log y."""
+    value, dl_dz = _softmax_ce(activation, loss, z, y)
+    return LossGrad(value + Softmax().omega(y), dl_dz)
+
+
+def _softmax_z_loss(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = (s a - y + 2 weight lse a) / T, with lse = log sum exp z/T."""
+    return with_direct(activation, loss, z, y, _softmax_ce(activation, loss, z, y))
+
+
+def _softmax_fenchel_young(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = a - y, and loss = T kl: the conjugate of T sum a log a is T log sum exp z/T."""
+    value, dl_dz = _softmax_kl(activation, loss, z, y)
+    return LossGrad(activation.temperature * value, activation.temperature * dl_dz)
+
+
+def _sigmoid_fenchel_young(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = a - y, and loss = bce less the entropy of y."""
+    value, dl_dz = _sigmoid_bce(activation, loss, z, y)
+    return LossGrad(value + activation.omega(y), dl_dz)
+
+
+def _fenchel_young(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = a - y: the loss is stated on the scores, so nothing passes through the Jacobian."""
+    return LossGrad(*loss.direct(activation, z, y))
+
+
+def _identity_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+    """dl_dz = z - y and loss = 1/2 <z - y, z - y>, which is also the Fenchel-Young loss of identity."""
+    return LossGrad(*_distance(SquaredError(), z - y))
+
+
+def _distance(loss: Loss, r: Array) -> tuple[Array, Array]:
+    """The loss (N,) of residuals r (N,K) and its derivative by them."""
+    xp = namespace(r)
+    if isinstance(loss, MeanAbsoluteError):
+        return xp.sum(xp.abs(r), axis=1), xp.sign(r)
+    factor = 2 if isinstance(loss, Brier) else 1
+    return xp.sum(r * r, axis=1) * (factor / 2), factor * r
+
+
+FUSED: dict[tuple[type[Activation], type[Loss]], GradientStrategy] = {
+    (Softmax, CrossEntropy): _softmax_ce,
+    (Softmax, KullbackLeibler): _softmax_kl,
+    (Softmax, ZLoss): _softmax_z_loss,
+    (Softmax, FenchelYoung): _softmax_fenchel_young,
+    (Softmax, BinaryCrossEntropy): _softmax_bce,
+    (Softmax, MeanAbsoluteError): _softmax_h,
+    (Softmax, Focal): _softmax_h,
+    (Softmax, Poly1): _softmax_h,
+    (Softmax, GeneralizedCrossEntropy): _softmax_h,
+    (Softmax, Tsallis): _softmax_h,
+    (Softmax, SphericalScore): _softmax_spherical_score,
+    (Softmax, Brier): _softmax_squares,
+    (Softmax, SquaredError): _softmax_squares,
+    (LogSoftmax, NegativeLogLikelihood): _log_softmax_nll,
+    (Sigmoid, BinaryCrossEntropy): _sigmoid_bce,
+    (Sigmoid, FenchelYoung): _sigmoid_fenchel_young,
+    (Sigmoid, Brier): _sigmoid_distance,
+    (Sigmoid, SquaredError): _sigmoid_distance,
+    (Sigmoid, MeanAbsoluteError): _sigmoid_distance,
+    (Tanh, SquaredError): _tanh_distance,
+    (Tanh, MeanAbsoluteError): _tanh_distance,
+    (Identity, SquaredError): _identity_squares,
+    (Identity, FenchelYoung): _identity_squares,
+    (Sparsemax, FenchelYoung): _fenchel_young,
+    (Entmax, FenchelYoung): _fenchel_young,
+}
+
+
+def _through_log_f(formula: GradientStrategy) -> GradientStrategy:
+    """dl_dz = (log f)'(z) dl_du at u = log f(z) for a = f / sum f, which is softmax(u): a formula of softmax fits."""
+
+    def through(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
+        value, dl_du = formula(Softmax(), loss, activation.log_f(z), y)
+        return LossGrad(value, dl_du * activation.slope(z))
+
+    return through
+
+
+# All but the losses that are stated on the scores, which z_loss and fenchel_young are.
+FUSED |= {
+    (normalized, loss): _through_log_f(formula)
+    for normalized in (Taylor, Spherical, NormalizedSigmoid)
+    for (activation, loss), formula in FUSED.items()
+    if activation is Softmax and loss not in (ZLoss, FenchelYoung)
+}
+
+GRADIENTS: dict[str, GradientStrategy] = {
+    "auto": auto,
+    "fused": fused,
+    "log": log,
+    "vjp": vjp,
+    "jacobian": jacobian,
+    "loop": loop,
+    "numeric": numeric,
+}

@@ -1,0 +1,113 @@
+"""The command lines: ``trainer`` trains, ``trainer predict`` predicts, and so on; Hydra is imported in composing.py.
+
+Exit codes: 0 done, 1 the training diverged, 2 a wrong input, 3 a file or memory that the system does not give,
+129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from typing import NoReturn
+
+from trainer.errors import FileError, TrainerError, first_line
+from trainer.runs.interrupts import Terminated, importing, signals
+
+COMMANDS = ("train", "predict", "explain", "report", "sweep", "check", "pairs")
+LEAST_MEMORY = 768 << 20  # bytes of address space
+
+
+def main(name: str = "train") -> NoReturn:
+    """Runs a command with the words of the command line, the first of which may name another one."""
+    if name == "train" and sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        name = sys.argv.pop(1)
+    _prepare()
+    code = _run(name)
+    _flush()
+    sys.exit(code)
+
+
+def _prepare() -> None:
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = lambda message, *_: print(f"Warning: {message}", file=sys.stderr)
+    logging.raiseExceptions = False  # a reader who has left, as head does, must not stop the training or be shouted at
+
+
+def _run(name: str) -> int:
+    """The exit code of a command; whatever goes wrong is a sentence on stderr."""
+    try:
+        _check_memory()
+        _check_working_folder()
+        with importing():
+            command: Callable[[list[str]], int | None] = import_module(f"trainer.commands.{name}").main
+        with signals():
+            return command(sys.argv[1:]) or 0
+    except (Exception, KeyboardInterrupt) as error:
+        ending = _ending(error)
+        if ending is None:
+            raise
+        code, sentence = ending
+        if sentence:
+            plain = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in sentence)  # no escape code
+            with suppress(BrokenPipeError):
+                print(plain, file=sys.stderr)
+        return code
+
+
+def _ending(error: BaseException) -> tuple[int, str] | None:
+    """The exit code of an error, and what is said of it; None for one that nobody has thought of."""
+    match error:
+        case TrainerError():
+            return error.exit_code, str(error)
+        case BrokenPipeError():  # whoever read this has read enough
+            return 0, ""
+        case OSError():
+            return 3, f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}."
+        case MemoryError():
+            short = first_line(error) or "The memory does not suffice"
+            return 3, f"{short}. Free some, raise its limit (ulimit -v), or take less at once by batch_size."
+        case ImportError():
+            reason = first_line(error.__cause__ or error)
+            return 3, f"{reason}. Install anew; if a limit of memory is the cause, raise it (ulimit -v)."
+        case Terminated():
+            return error.code, error.sentence
+        case KeyboardInterrupt():  # in a thread of another program, which hears no signals
+            return 130, "Interrupted."
+    return None
+
+
+def _check_memory() -> None:
+    """Refuses to begin where OpenBLAS would wait for memory for ever; it does so from an import, deaf to signals."""
+    try:
+        from resource import RLIMIT_AS, getrlimit
+    except ImportError:  # Windows
+        return
+    limit = getrlimit(RLIMIT_AS)[0]
+    if 0 <= limit < LEAST_MEMORY:
+        raise FileError(
+            f"The limit of memory is {limit >> 10} KiB, too little to begin. Raise it: ulimit -v {1 << 21}."
+        )
+
+
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise FileError("The working folder no longer exists. Change to one that does.") from None
+
+
+def _flush() -> None:
+    """Writes out what was printed; what nobody reads any more is dropped, or Python would complain at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except (AttributeError, ValueError):  # closed before the program began
+            continue

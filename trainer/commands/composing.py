@@ -1,0 +1,154 @@
+"""From the words of a command line to a composed configuration: all that is Hydra's, but for the plug-ins of sweeps."""
+
+import os
+import re
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
+
+from trainer.errors import ConfigError, choose, first_line, listed, suggest
+from trainer.runs.config import config_folder, options
+from trainer.runs.overrides import check_flags, check_folder, check_overrides
+
+Task = Callable[[DictConfig], None]
+
+LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}  # extras
+
+
+def perform(
+    task: Task, config_name: str, text: str, words: list[str], register: Callable[[], None] = lambda: None
+) -> None:
+    """Runs a task with one of the configurations in conf/.
+
+    text is what --help prints, {choices} in it standing for the groups; Hydra's own help loads every option to do so.
+    Sweeps and the other flags are Hydra's, and register is called before a sweep. A single run is composed here: Hydra
+    would compose it twice, and make the run's folder before the task could refuse.
+    """
+    if {"--help", "-h"} & set(words):
+        print(text.replace("{choices}", choices()))
+        return
+    with explained(config_name):
+        if any(word.startswith("-") for word in words):
+            if check_given(words).multirun:
+                register()
+            hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(task)()
+        else:
+            single(task, config_name, words)
+
+
+@contextmanager
+def explained(config_name: str) -> Iterator[None]:
+    """Makes ConfigError of what Hydra, OmegaConf and YAML say."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, so that the sentence can be ours
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, config_name)) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(unreadable(error)) from None
+
+
+def check_given(words: list[str]) -> Namespace:
+    """The flags among the words, parsed; ConfigError for a wrong one, and for an override that may not be."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(
+            f"{message[0].upper()}{message[1:]}. Keys take no dashes, as in epochs=10; see --help and --hydra-help."
+        )
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    given = parser.parse_args(words)
+    check_flags(given)
+    if not given.shell_completion:
+        check_overrides(given.overrides, options())
+    return given
+
+
+def single(task: Task, config_name: str, overrides: list[str]) -> None:
+    """Composes the configuration once and calls the task with it."""
+    check_overrides(overrides, options())
+    config = composed(config_name, overrides)
+    folder = str(config.hydra.run.dir)
+    check_folder("hydra.run.dir", folder)
+    set_up(config, folder)
+    task(config)
+
+
+def set_up(config: DictConfig, folder: str) -> None:
+    """Takes Hydra's share out of a composed configuration: the folder of the run, and its log."""
+    with open_dict(config):
+        config.hydra.runtime.output_dir = os.path.abspath(folder)
+        HydraConfig.instance().set_config(config)
+        configure_log(config.hydra.job_logging, config.hydra.verbose)
+        del config.hydra
+
+
+def composed(config_name: str, overrides: list[str]) -> DictConfig:
+    """A configuration of conf/ with overrides from the command line, Hydra's own node included."""
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return hydra.compose(config_name, overrides, return_hydra_config=True)
+
+
+def choices() -> str:
+    """The groups of conf/ and their options, a line each."""
+    return "\n".join(f"  {group:<12} {', '.join(names)}" for group, names in options().items())
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """Hydra's and OmegaConf's errors in our words: the value, the reason and the way out."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher" and name in LAUNCHERS:
+            return f"hydra/launcher={name} needs pip install 'softmax-trainer[{LAUNCHERS[name]}]'."
+        try:
+            choose(group, error.options, name)
+        except ConfigError as sentence:
+            return str(sentence)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read as key=value. Put a value with other than plain letters in two "
+            f"kinds of quotes, as in 'data.path=\"größe.csv\"'; see --help."
+        )
+    unknown = re.match(r"Could not override '([^']*)'", str(error))
+    if unknown:
+        key = unknown[1]
+        near = _neighbours(key, config_name)
+        return f"There is no key {key}{suggest(key, near)} " + (
+            f"Its neighbours: {listed(near)}." if near else "See --cfg job."
+        )
+    cause = error.__cause__
+    detail = f" ({first_line(cause)})" if isinstance(cause, OmegaConfBaseException) else ""
+    return f"{first_line(error)}{detail}. See --help, or --cfg job for all keys."
+
+
+def unreadable(error: YAMLError | UnicodeDecodeError) -> str:
+    """What is wrong with a file of conf/, with its line."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}:{error.problem_mark.line + 1}: {error.problem}. Correct the file."
+    for path in sorted(config_folder().rglob("*.yaml")):  # the error does not name it
+        try:
+            path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as wrong:
+            line = wrong.object.count(b"\n", 0, wrong.start) + 1
+            return f"{path}:{line}: not UTF-8. Save the file as UTF-8."
+    return f"{first_line(error)}. Correct the file."
+
+
+def _neighbours(key: str, config_name: str) -> list[str]:
+    """The keys of the default configuration in the same group as a wrong one, in dots."""
+    group = key.rpartition(".")[0]
+    config = composed(config_name, [])
+    node = OmegaConf.select(config, group) if group else config
+    names = [str(name) for name in node] if isinstance(node, DictConfig) else []
+    return [f"{group}.{name}" if group else name for name in names if name not in ("name", "hydra")]

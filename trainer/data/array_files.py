@@ -1,0 +1,186 @@
+"""Arrays in numpy's formats: .npz with x and y or a sparse matrix, .npy read whole or block by block."""
+
+import math
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.arrays import Array
+from trainer.data import reading
+from trainer.data.features import Features, check_finite
+from trainer.data.reading import (
+    FINITE,
+    Content,
+    check_table,
+    damage,
+    features,
+    listed,
+    opened,
+    quoted,
+    read_whole,
+    shown,
+)
+from trainer.data.sparse_files import PARTS, csr
+from trainer.errors import ConfigError, DataError, FileError
+
+Header = tuple[tuple[int, ...], bool, "np.dtype[Any]"]  # shape, whether it is stored by columns, dtype
+
+NPZ = " or no .npz file", "write it with numpy.savez"
+NPY = ", pickled or no .npy array", "write it with numpy.save"
+
+
+@dataclass(frozen=True)
+class NpyFile:
+    """The rows of a .npy file, which begin at offset; each reading opens it anew, so that threads share nothing.
+
+    Explicit readings and no memory map: mapped pages would count as memory of this process.
+    """
+
+    path: str
+    shape: tuple[int, int]
+    by_columns: bool
+    dtype: Any
+    offset: int
+
+    @property
+    def grain(self) -> int:
+        return 1
+
+    def __call__(self, start: int, stop: int) -> Array:
+        rows, columns = self.shape
+        if self.by_columns:
+            x = np.empty((stop - start, columns))
+            for column in range(columns):
+                x[:, column] = self._numbers(column * rows + start, stop - start)
+            return x
+        raw = self._numbers(start * columns, (stop - start) * columns).reshape(-1, columns)
+        with np.errstate(over="ignore"):  # what is too large for float64 becomes inf, and is refused as such
+            return raw.astype(np.float64, copy=False)
+
+    def place(self, row: int, column: int) -> str:
+        return f"{shown(self.path)}[{row}, {column}]"
+
+    def _numbers(self, first: int, count: int) -> NDArray[Any]:
+        try:
+            raw = np.fromfile(self.path, self.dtype, count, offset=self.offset + first * self.dtype.itemsize)
+        except OSError as error:
+            raise FileError(f"{shown(self.path)} cannot be read any more: {error.strerror or error}.") from error
+        if len(raw) != count:
+            raise DataError(
+                f"{shown(self.path)} has become shorter while it was read; train again with the whole file."
+            )
+        return raw
+
+
+def read_npy(file: IO[bytes], path: str, target: str | None, label_needed: bool, in_memory: bool | None) -> Content:
+    """x of the one .npy file, the labels of the other that target names."""
+    if target is None and label_needed:
+        raise ConfigError(f"data.target must be the path of a .npy file with the labels of {shown(path)}.")
+    name = shown(path)
+    x: Any
+    with damage(name, *NPY):
+        shape, by_columns, dtype = _header(file, None, name, "biuf")
+    check_table(shape, name)
+    if math.prod(shape) == 0 or read_whole(shape, in_memory, name):
+        x = features(_values(file, name), name)
+    else:
+        x = Features(NpyFile(os.path.abspath(path), (shape[0], shape[1]), by_columns, dtype, file.tell()))
+        check_finite(x.reader, FINITE)
+    y = None if target is None else labels(target, path, x.shape)
+    return Content(x, None, y, _targets_of(y, str(target)))
+
+
+def read_npz(file: IO[bytes], path: str, target: str | None, label_needed: bool) -> Content:
+    """Dense x with its y, or a sparse x as scipy writes it, with labels in the .npy file that target names."""
+    name = shown(path)
+    with damage(name, *NPZ), zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        keys = sorted(member.filename.removesuffix(".npy") for member in members)
+        sparse = "format" in keys or "indptr" in keys
+        _check_members(members, keys, sparse, label_needed, name)
+        arrays = {}
+        for info in members:
+            key = info.filename.removesuffix(".npy")
+            kinds = PARTS[key] if sparse else "biuf" if key == "x" else "biufU"
+            with archive.open(info) as stream:
+                arrays[key] = _array(stream, info.file_size, f"{name}: {key}", kinds)
+    if sparse:
+        if target is None and label_needed:
+            raise ConfigError(f"data.target must be the path of a .npy file with the labels of {name}.")
+        x = csr(arrays, name)
+        y = None if target is None else labels(target, path, x.shape)
+        return Content(x, None, y, _targets_of(y, str(target)))
+    if target is not None:
+        raise ConfigError(f"data.target has no use, as {name} holds the labels in y; leave it out.")
+    x, y = features(arrays["x"], f"{name}: x"), arrays.get("y")
+    _check_lengths(x.shape, y, name)
+    return Content(x, None, y, _targets_of(y, f"{name}: y"))
+
+
+def labels(target: str, path: str, shape: tuple[int, int]) -> NDArray[Any]:
+    """The labels of the features (N,D) in another file, a .npy."""
+    with opened(target) as (file, kind):
+        if kind != ".npy":
+            raise ConfigError(f"data.target={shown(target)} must be a .npy file with the labels of {shown(path)}.")
+        y = _array(file, None, shown(target), "biufU")
+    _check_lengths(shape, y, shown(path))
+    return y
+
+
+def _targets_of(y: NDArray[Any] | None, name: str) -> Callable[[], tuple[NDArray[Any], reading.Classes]]:
+    return lambda: reading.targets(np.empty(0) if y is None else y, shown(name))
+
+
+def _check_lengths(shape: tuple[int, ...], y: NDArray[Any] | None, path: str) -> None:
+    if y is not None and y.shape[:1] != shape[:1]:
+        raise DataError(f"{path}: x has the shape {shape}, but y has {y.shape}; give each row its label.")
+
+
+def _check_members(
+    members: list[zipfile.ZipInfo], keys: list[str], sparse: bool, label_needed: bool, name: str
+) -> None:
+    """The keys are those of one of the two forms, each once, and what they unpack to is small enough."""
+    total = sum(member.file_size for member in members)
+    if total > reading.MAX_BYTES:
+        raise DataError(f"{name} unpacks to {total:,} bytes; at most {reading.MAX_BYTES:,} are read.")
+    if sparse:
+        if [key for key in keys if key != "_is_array"] != sorted(set(PARTS) - {"_is_array"}):
+            raise DataError(f"{name} must hold what scipy.sparse.save_npz writes of a CSR matrix, not {listed(keys)}.")
+    elif keys != ["x", "y"] and (label_needed or keys != ["x"]):
+        raise DataError(f"{name} must hold the arrays x and y, each once, not {listed(keys)}; {NPZ[1]}.")
+
+
+def _array(stream: IO[bytes], size: int | None, name: str, kinds: str) -> NDArray[Any]:
+    """An array in the .npy format, of one of these dtype kinds; `size` bytes long, None for a whole file."""
+    with damage(name, *NPY):
+        shape, _, dtype = _header(stream, size, name, kinds)
+        if math.prod(shape) * max(dtype.itemsize, 8) > reading.MAX_BYTES:
+            promise = f"the shape {str(shape)[:60]} of {dtype}"
+            raise DataError(f"{name} has {promise}, as float64 more than {reading.MAX_BYTES:,} bytes; use fewer rows.")
+    return _values(stream, name)
+
+
+def _values(stream: IO[bytes], name: str) -> NDArray[Any]:
+    """The array of a stream whose header has been checked."""
+    with damage(name, *NPY):
+        stream.seek(0)
+        return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _header(stream: IO[bytes], size: int | None, name: str, kinds: str) -> Header:
+    """The header of an array of one of these dtype kinds, which promises just what the bytes behind it can hold."""
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, by_columns, dtype = headers[np.lib.format.read_magic(stream)](stream)
+    left = (os.fstat(stream.fileno()).st_size if size is None else size) - stream.tell()
+    if dtype.kind not in kinds:
+        wanted = "integers, floats or booleans" + (", or names as text" if "U" in kinds else "")
+        raise DataError(f"{name} holds values of dtype {quoted(str(dtype))}; convert them to {wanted}.")
+    if min(shape, default=0) < 0 or not dtype.itemsize or math.prod(shape) * dtype.itemsize != left:
+        promise = f"the shape {str(shape)[:60]} of {dtype}"
+        raise DataError(f"{name} is damaged: it has {left:,} bytes for {promise}; write it again.")
+    return shape, by_columns, dtype

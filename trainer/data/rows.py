@@ -1,0 +1,316 @@
+"""Data: rows and their targets, the split by seed, and the standardisation fitted on training rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from trainer.arrays import Array, one_hot
+from trainer.data.features import Features, is_sparse, parts, shuffled_pools
+from trainer.errors import ConfigError, DataError, listed, suggest
+
+LARGE = 1 << 18  # rows from which a split is not scikit-learn's, which needs a hundred bytes a row
+
+
+class Source(Protocol):
+    """Where data come from: a frozen dataclass whose fields are the YAML's; the seed makes it repeatable."""
+
+    def __call__(self, seed: int) -> "Data": ...
+
+
+@dataclass(frozen=True, eq=False)
+class Numbered(Sequence[str]):
+    """The names x0, x1, ... of features that have none, each made when it is asked for: there may be millions."""
+
+    number: int
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: Any) -> Any:
+        numbers = range(self.number)[index]
+        return tuple(f"x{d}" for d in numbers) if isinstance(index, slice) else f"x{numbers}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+
+@dataclass(frozen=True)
+class Data:
+    """N samples of D features in K classes.
+
+    x         (N,D) features: an array, a CSR matrix of scipy's, or Features that stay in their file
+    y         (N,) labels 0..K-1, or (N,K) target rows (non-negative)
+    classes   K names in the order of the columns
+    features  D names
+    target    the name of the target in its file, None for generated data
+    weight    (N,) non-negative sample weights; None means one each
+    smoothing epsilon in [0, 1): targets are (1 - epsilon) y + epsilon s / K with s = y.sum(1), so the classes that are
+              not the label get epsilon/K, not epsilon/(K - 1), and an all-zero row stays as it is
+    """
+
+    x: Any
+    y: Array
+    classes: tuple[int | str, ...]
+    features: Sequence[str]
+    target: str | None = None
+    weight: Array | None = None
+    smoothing: float = 0.0
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    @property
+    def labels(self) -> Array:
+        """One class a sample (N,): the label itself, or the largest target of its row."""
+        return self.y if self.y.ndim == 1 else self.y.argmax(axis=1)
+
+    @property
+    def one_hot(self) -> bool:
+        """Whether every target row is the one-hot row of a label."""
+        return self.y.ndim == 1 and self.smoothing == 0
+
+    def rows(self, index: Any) -> "Data":
+        """The samples that a slice (a view) or an array of row numbers (a copy) selects; of a file they are read."""
+        weight = None if self.weight is None else self.weight[index]
+        return Data(self.x[index], self.y[index], self.classes, self.features, self.target, weight, self.smoothing)
+
+    def only(self, index: Array) -> "Data":
+        """The samples of these numbers, in rising order; those of a file stay there."""
+        if not isinstance(self.x, Features):
+            return self.rows(index)
+        weight = None if self.weight is None else self.weight[index]
+        return replace(self, x=self.x.only(index), y=self.y[index], weight=weight)
+
+    def targets(self, dtype: Any) -> Array:
+        """Target rows (N,K), F-ordered; labels become one-hot rows, and rows smooth, here and not before."""
+        return self.smooth(self.plain_targets(dtype))
+
+    def plain_targets(self, dtype: Any) -> Array:
+        """Target rows (N,K), F-ordered, without the smoothing."""
+        if self.y.ndim == 1:
+            return one_hot(self.y, len(self.classes), dtype)
+        return np.asfortranarray(self.y, dtype=dtype)
+
+    def smooth(self, y: Array) -> Array:
+        """Target rows (N,K) with the share epsilon of their sums spread evenly over the classes."""
+        if self.smoothing == 0:
+            return y
+        spread: Array = self.smoothing * y.sum(axis=1, keepdims=True) / y.shape[1]  # (N,1)
+        return (1 - self.smoothing) * y + spread
+
+
+class Standardizer(NamedTuple):
+    """``(x - mean) / scale``; mean and scale (D,) are those of the training rows.
+
+    A sparse x is only divided by its scale, the standard deviation about its mean, and the mean here is zero: without
+    its zeros it would not be sparse.
+    """
+
+    mean: Array
+    scale: Array
+
+    @classmethod
+    def fit(cls, x: Any) -> "Standardizer":
+        """Mean and standard deviation of each column; a constant column keeps the scale one.
+
+        Two passes over blocks of rows, whose moments are merged by Chan, Golub & LeVeque 1979.
+        """
+        if is_sparse(x):
+            return cls(np.zeros(x.shape[1]), _sparse_scale(x))
+        size = np.zeros(x.shape[1])
+        for part in parts(x):
+            size = np.maximum(size, np.abs(part).max(axis=0))
+        unit = np.where(size > 0, size, 1.0)
+        count, mean, variance = 0, np.zeros_like(unit), np.zeros_like(unit)
+        for part in parts(x):
+            part = part / unit  # in units of its largest value a column's squares can neither overflow nor underflow
+            count += len(part)
+            share = len(part) / count
+            step = part.mean(axis=0) - mean
+            variance = (1 - share) * variance + share * part.var(axis=0) + share * (1 - share) * step**2
+            mean = mean + share * step
+        return cls(mean * unit, _scale(np.sqrt(variance), unit))
+
+    @classmethod
+    def none(cls, features: int) -> "Standardizer":
+        """The one that changes nothing, for data that are to be taken as they are."""
+        return cls(np.zeros(features), np.ones(features))
+
+    def __call__(self, x: Array) -> Array:
+        """Standardised features (N,D), a new array."""
+        return (x - self.mean) / self.scale
+
+    def ready(self, x: Any, dtype: Any) -> Any:
+        """Standardised features (N,D) as dtype, of the same kind as x: those of a file stay there."""
+        if isinstance(x, Features):
+            return replace(x, mean=self.mean, scale=self.scale, dtype=np.dtype(dtype))
+        if not is_sparse(x):
+            return np.ascontiguousarray(self(x), dtype=dtype)
+        if self.mean.any():
+            raise DataError(
+                "The features are sparse, but the model subtracts a mean from each, after which no zero is left. Give "
+                "it dense ones, or train it on sparse ones."
+            )
+        scaled = x.astype(np.float64)  # a copy
+        scaled.data /= self.scale[scaled.indices]
+        return scaled.astype(dtype, copy=False)
+
+
+def _scale(spread: Array, unit: Array) -> Array:
+    """The scale of columns with this standard deviation in these units."""
+    scale = spread * unit
+    constant = (spread < 1e-14) | (scale == 0)  # what rounding makes of equal values is not a spread; nor is nothing
+    return np.where(constant, 1.0, scale)
+
+
+def _sparse_scale(x: Any) -> Array:
+    """The standard deviation of each column of a CSR matrix, without its zeros; one for a constant column."""
+    if not x.has_canonical_format:
+        x = x.copy()
+        x.sum_duplicates()
+    n, columns = x.shape
+    size = abs(x).max(axis=0).toarray().ravel()
+    unit = np.where(size > 0, size, 1.0)
+    values = x.data / unit[x.indices]
+    mean = np.bincount(x.indices, values, columns) / n
+    squares = np.bincount(x.indices, (values - mean[x.indices]) ** 2, columns)
+    zeros = n - np.bincount(x.indices, minlength=columns)
+    return _scale(np.sqrt((squares + zeros * mean**2) / n), unit)
+
+
+class Prepared(NamedTuple):
+    """What a run trains and validates on, and the standardisation that a model needs to repeat it."""
+
+    train: Data
+    valid: Data | None
+    standardizer: Standardizer
+
+
+def prepare(data: Data, *, valid_fraction: float, standardize: bool, seed: int, dtype: Any) -> Prepared:
+    """Splits by seed with the classes' shares kept, standardises by the training rows, converts to dtype."""
+    train, valid = split(data, valid_fraction, seed)
+    standardizer = Standardizer.fit(train.x) if standardize else Standardizer.none(train.x.shape[1])
+
+    def ready(part: Data) -> Data:
+        return replace(part, x=standardizer.ready(part.x, dtype))
+
+    return Prepared(ready(train), None if valid is None else ready(valid), standardizer)
+
+
+def for_training(data: Data, label_smoothing: float, class_weight: Mapping[Any, float] | str | None) -> Data:
+    """Training rows with smooth targets and the classes' weights c: weight_n becomes weight_n <c, y_n> / s_n.
+
+    With s_n = sum_k y_nk this is c of the label where there is one and the mean of c over the targets where there are
+    more; a row without a target keeps its weight. It is a sample weight, so it is exact for every loss, and it is
+    taken of the targets as they are before smoothing.
+
+    class_weight maps names of classes to weights, and classes that it leaves out weigh one; "balanced" gives
+    c_k = N / (K count_k), as in scikit-learn, from the rows that have a target and the classes that occur in them. A
+    row counts with its weight, and a soft one with its shares y_nk / s_n.
+    """
+    data = replace(data, smoothing=label_smoothing)
+    if class_weight is None:
+        return data
+    c = _balanced(data) if isinstance(class_weight, str) else _by_name(class_weight, data.classes)
+    own = c[data.y] if data.y.ndim == 1 else np.where(data.y.any(axis=1), _shares(data.y) @ c, 1.0)
+    weight = own if data.weight is None else own * data.weight
+    if not weight.any():
+        raise ConfigError("class_weight leaves every training sample a weight of 0. Give a class in the data a weight.")
+    return replace(data, weight=weight)
+
+
+def _balanced(data: Data) -> Array:
+    """Weights (K,) that give the classes equal shares; one for a class that does not occur."""
+    weight = np.ones(len(data)) if data.weight is None else data.weight
+    if data.y.ndim == 1:
+        counts: Array = np.bincount(data.y, weights=weight, minlength=len(data.classes))
+    else:
+        counts = weight @ _shares(data.y)
+    there = counts > 0
+    return np.where(there, counts.sum() / (there.sum() * np.where(there, counts, 1.0)), 1.0)
+
+
+def _by_name(class_weight: Mapping[Any, float], classes: tuple[int | str, ...]) -> Array:
+    """Weights (K,) in the order of the columns from those given by name."""
+    places = {str(name): k for k, name in enumerate(classes)}  # the command line writes the class '0' as 0
+    c = np.ones(len(classes))
+    for name, value in class_weight.items():
+        if str(name) not in places:
+            raise ConfigError(
+                f"class_weight has a weight for {name}, which is no class of the data{suggest(str(name), places)} "
+                f"Classes: {listed(places)}."
+            )
+        c[places[str(name)]] = value
+    return c
+
+
+def _shares(y: Array) -> Array:
+    """Target rows (N,K) divided by their sums; an all-zero row stays as it is."""
+    s = y.sum(axis=1, keepdims=True)
+    return y / np.where(s > 0, s, 1.0)
+
+
+def split(data: Data, valid_fraction: float, seed: int) -> tuple[Data, Data | None]:
+    """Training and validation rows: shuffled by the seed, every class in both by its share."""
+    if valid_fraction == 0:
+        return data, None
+    counts = np.bincount(data.labels, minlength=len(data.classes))
+    rare = [str(name) for name, count in zip(data.classes, counts, strict=True) if count == 1]
+    if rare:
+        raise DataError(
+            f"Class {', '.join(rare[:5])} has one sample only, so a stratified split cannot put it on both sides. "
+            "Remove it, or train without validation by valid_fraction=0."
+        )
+    if len(data) >= LARGE:
+        held_out = _held_out(data.labels, counts, valid_fraction, seed)
+        return data.only(np.flatnonzero(~held_out)), data.only(np.flatnonzero(held_out))
+    from sklearn.model_selection import train_test_split  # slow to import, so only where it is used
+
+    try:
+        train, valid = train_test_split(
+            np.arange(len(data)), test_size=valid_fraction, stratify=data.labels, random_state=random_state(seed)
+        )
+    except ValueError as error:  # too few rows for every class on both sides: scikit-learn says which
+        raise ConfigError(
+            f"valid_fraction={valid_fraction} cannot split {len(data)} samples of {np.sum(counts > 0)} classes: "
+            f"{str(error).rstrip('.')}. Change valid_fraction, or set it to 0."
+        ) from None
+    return data.only(np.sort(train)), data.only(np.sort(valid))
+
+
+def _held_out(labels: Array, counts: Array, valid_fraction: float, seed: int) -> Array:
+    """Which rows (N,) validate: of each class its share, rounded, but one at least and not all."""
+    held_out = np.zeros(len(labels), dtype=bool)
+    random = np.random.default_rng(seed)
+    for k in np.flatnonzero(counts):
+        rows = np.flatnonzero(labels == k)
+        many = int(np.clip(round(valid_fraction * len(rows)), 1, len(rows) - 1))
+        held_out[random.choice(rows, many, replace=False, shuffle=False)] = True
+    return held_out
+
+
+def random_state(seed: int) -> np.random.RandomState:
+    """scikit-learn's kind of generator from any non-negative integer, also one of more than 32 bits."""
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+
+
+def batches(data: Data, size: int | None, seed: int, epoch: int) -> Iterator[Data]:
+    """Mini-batches of one epoch, reshuffled; a pure function of (seed, epoch), so that a resumed run repeats it.
+
+    Rows in a file are shuffled by blocks and within, see features.shuffled_pools; so the order is not that in memory.
+    """
+    if size is None or size >= len(data):
+        yield data
+        return
+    random = np.random.default_rng([seed, epoch])
+    if isinstance(data.x, Features):
+        for rows in shuffled_pools(data.x, size, random):
+            pool = data.rows(rows)
+            for start in range(0, len(pool), size):
+                yield pool.rows(slice(start, start + size))
+        return
+    order = random.permutation(len(data))
+    for start in range(0, len(data), size):
+        yield data.rows(order[start : start + size])

@@ -1,0 +1,247 @@
+"""Where data come from: each source is a frozen dataclass whose fields are the YAML's, called with a seed.
+
+Generated data are the same bits for the same seed; bundled data and files do not depend on it. scikit-learn
+is imported where it is used, because its import is slow and most of the command line can do without.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainer.data import files
+from trainer.data.reading import MAX_BYTES
+from trainer.data.rows import Data, Numbered, random_state
+from trainer.errors import ConfigError
+
+CLUSTERS = 2  # of each class in Classification, scikit-learn's default
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """A round cloud for each class, x (samples, features); the centres are uniform in [-10, 10]."""
+
+    samples: int = 600
+    features: int = 2
+    classes: int = 4
+    spread: float = 2.0
+
+    def __post_init__(self) -> None:
+        _at_least("classes", self.classes, 2)
+        _at_least("features", self.features, 1)
+        _check_samples(self.samples, self.classes, self.features)
+        _at_least("spread", self.spread, 0)
+
+    def __call__(self, seed: int) -> Data:
+        from sklearn.datasets import make_blobs
+
+        x, y = make_blobs(
+            self.samples, self.features, centers=self.classes, cluster_std=self.spread, random_state=random_state(seed)
+        )
+        return _generated(x, y, self.classes)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Two clouds for each class on the corners of a cube, x (samples, features).
+
+    The cube has as many dimensions as there are informative features; up to two further ones are mixtures
+    of these, and the rest is noise. One label in a hundred is drawn at random.
+    """
+
+    samples: int = 1000
+    features: int = 20
+    informative: int = 5
+    classes: int = 4
+    class_sep: float = 1.0
+
+    def __post_init__(self) -> None:
+        _at_least("classes", self.classes, 2)
+        _at_least("informative", self.informative, 1)
+        _at_least("features", self.features, self.informative)
+        _check_samples(self.samples, self.classes, self.features)
+        _at_least("class_sep", self.class_sep, 0)
+        needed = (CLUSTERS * self.classes - 1).bit_length()  # 2**informative corners for all the clouds
+        if self.informative < needed:
+            raise ConfigError(
+                f"data.informative={self.informative} is too few for data.classes={self.classes}: "
+                f"use at least {needed} informative features, or fewer classes."
+            )
+
+    def __call__(self, seed: int) -> Data:
+        from sklearn.datasets import make_classification
+
+        x, y = make_classification(
+            self.samples,
+            self.features,
+            n_informative=self.informative,
+            n_redundant=min(2, self.features - self.informative),
+            n_classes=self.classes,
+            n_clusters_per_class=CLUSTERS,
+            class_sep=self.class_sep,
+            random_state=random_state(seed),
+        )
+        return _generated(x, y, self.classes)
+
+
+@dataclass(frozen=True)
+class Moons:
+    """Two interleaved half circles of radius 1, x (samples, 2); noise is the deviation of each coordinate."""
+
+    samples: int = 400
+    noise: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check_samples(self.samples, 2, 2)
+        _at_least("noise", self.noise, 0)
+
+    def __call__(self, seed: int) -> Data:
+        from sklearn.datasets import make_moons
+
+        x, y = make_moons(self.samples, noise=self.noise, random_state=random_state(seed))
+        return _generated(x, y, 2)
+
+
+@dataclass(frozen=True)
+class Circles:
+    """A circle of radius 1 (class 0) around one of radius 0.5 (class 1), x (samples, 2)."""
+
+    samples: int = 400
+    noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_samples(self.samples, 2, 2)
+        _at_least("noise", self.noise, 0)
+
+    def __call__(self, seed: int) -> Data:
+        from sklearn.datasets import make_circles
+
+        x, y = make_circles(self.samples, noise=self.noise, factor=0.5, random_state=random_state(seed))
+        return _generated(x, y, 2)
+
+
+@dataclass(frozen=True)
+class Spirals:
+    """An arm of a spiral for each class, x (samples, 2): from the centre to radius 1 in this many turns.
+
+    No linear classifier can do well on it; the classes take turns, so each has its share of the samples.
+    """
+
+    samples: int = 600
+    classes: int = 3
+    noise: float = 0.1
+    turns: float = 1.0
+
+    def __post_init__(self) -> None:
+        _at_least("classes", self.classes, 2)
+        _check_samples(self.samples, self.classes, 2)
+        _at_least("noise", self.noise, 0)
+        _at_least("turns", self.turns, 0)
+
+    def __call__(self, seed: int) -> Data:
+        random = random_state(seed)
+        y = np.arange(self.samples) % self.classes
+        radius = random.uniform(size=self.samples)
+        angle = 2 * np.pi * (self.turns * radius + y / self.classes)
+        x = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)  # (N,2)
+        return _generated(x + self.noise * random.normal(size=x.shape), y, self.classes)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Handwritten digits, x (1797, 64) brightness 0..16 of 8 x 8 pixels, 10 classes."""
+
+    def __call__(self, seed: int) -> Data:
+        from sklearn.datasets import load_digits
+
+        return _bundled(load_digits())
+
+
+@dataclass(frozen=True)
+class Iris:
+    """Three kinds of iris by the sizes of their petals and sepals, x (150, 4)."""
+
+    def __call__(self, seed: int) -> Data:
+        from sklearn.datasets import load_iris
+
+        return _bundled(load_iris())
+
+
+@dataclass(frozen=True)
+class Wine:
+    """Three cultivars of wine by chemical analysis, x (178, 13)."""
+
+    def __call__(self, seed: int) -> Data:
+        from sklearn.datasets import load_wine
+
+        return _bundled(load_wine())
+
+
+@dataclass(frozen=True)
+class BreastCancer:
+    """Malignant and benign tumours by the shapes of cell nuclei, x (569, 30)."""
+
+    def __call__(self, seed: int) -> Data:
+        from sklearn.datasets import load_breast_cancer
+
+        return _bundled(load_breast_cancer())
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of one of the kinds that trainer.data.files reads.
+
+    target     the column of labels in a .csv, .parquet, .arrow or .feather, the file of labels of a .npy or sparse .npz
+    in_memory  whether to hold the features of a .npy, .parquet, .arrow or .feather in memory, or to read them in blocks
+               whenever they are needed; null holds what takes up to 512 MiB as float64
+    """
+
+    path: str
+    target: str | None = None
+    in_memory: bool | None = None
+
+    def __call__(self, seed: int) -> Data:
+        return files.read(self.path, self.target, self.in_memory)
+
+
+SOURCES: dict[str, type] = {
+    "blobs": Blobs,
+    "classification": Classification,
+    "moons": Moons,
+    "circles": Circles,
+    "spirals": Spirals,
+    "digits": Digits,
+    "iris": Iris,
+    "wine": Wine,
+    "breast_cancer": BreastCancer,
+    "file": File,
+}
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not math.isfinite(value):
+        raise ConfigError(f"data.{name} must be finite, got {value}.")
+    if value < least:
+        raise ConfigError(f"data.{name} must be at least {least}, got {value}.")
+
+
+def _check_samples(samples: int, classes: int, features: int) -> None:
+    """One sample for each class at least, and no more than the memory may hold."""
+    if samples < classes:
+        raise ConfigError(f"data.samples must be at least {classes}, got {samples}.")
+    most = MAX_BYTES // (8 * features)
+    if samples > most:
+        raise ConfigError(f"data.samples must be at most {most:,} for {features:,} features, got {samples:,}.")
+
+
+def _generated(x: Any, y: Any, classes: int) -> Data:
+    """Features x (N,D) called x0, x1, ... and labels y (N,) of classes 0..K-1."""
+    return Data(np.ascontiguousarray(x, np.float64), y.astype(np.intp), tuple(range(classes)), Numbered(x.shape[1]))
+
+
+def _bundled(bunch: Any) -> Data:
+    """A data set of scikit-learn's under its own names."""
+    classes = tuple(name if isinstance(name, str) else int(name) for name in bunch.target_names.tolist())
+    x = np.ascontiguousarray(bunch.data, np.float64)
+    return Data(x, bunch.target.astype(np.intp), classes, tuple(map(str, bunch.feature_names)))

@@ -1,0 +1,221 @@
+"""Parquet and Arrow files (.arrow and .feather are Arrow's IPC format), read by row groups; needs pyarrow, an extra."""
+
+import os
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from itertools import accumulate, pairwise
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.arrays import Array
+from trainer.data import reading
+from trainer.data.features import READING, Features, check_finite
+from trainer.data.reading import FINITE, Classes, Content, check_names, damage, quoted, read_whole, shown, text_labels
+from trainer.errors import ConfigError, DataError
+
+GROUP = 1 << 22  # numbers of a row group that stays in the file: 32 MiB, and the memory holds a few of them
+KEPT = 3 * GROUP  # numbers that stay decoded: blocks come in order, but two threads read from several groups at once
+
+
+class TableFile:
+    """The rows of a table in a file, from row groups that are decoded one at a time; the latest ones are kept."""
+
+    def __init__(self, path: str, kind: str) -> None:
+        self.path, self.name = os.path.abspath(path), shown(path)
+        self._what = f" or no {'Parquet' if kind == '.parquet' else 'Arrow'} file", "write it again with pyarrow"
+        self._lock = Lock()
+        self._kept: OrderedDict[int, list[Array]] = OrderedDict()
+        try:
+            self._arrow = import_module("pyarrow")
+            with damage(self.name, *self._what):
+                opener = _Parquet if kind == ".parquet" else _Ipc
+                self._groups: _Parquet | _Ipc = opener(self._arrow, self.path)
+                self.schema = self._groups.schema
+                self.names = list(self.schema.names)  # which need not be UTF-8, as the texts below need not
+                self.edges = [0, *accumulate(self._groups.counts)]  # group i has the rows from edge i to edge i + 1
+        except ImportError as error:
+            way = "install it by pip install 'softmax-trainer[parquet]', or convert the file to .npy"
+            raise ConfigError(f"{self.name} needs pyarrow; {way}.") from error
+        self.columns: list[str] = []
+        if self.edges[-1] * 8 > reading.MAX_BYTES:
+            raise DataError(f"{self.name} promises {self.edges[-1]:,} rows; use fewer, their labels must be in memory.")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.edges[-1], len(self.columns)
+
+    @property
+    def grain(self) -> int:
+        return max(self._groups.counts, default=1)
+
+    def choose(self, columns: list[str]) -> None:
+        """Takes these columns as the features, which must be numbers."""
+        types = self._arrow.types
+        for name in columns:
+            kind = self.schema.field(name).type
+            if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+                raise DataError(
+                    f"{self.name}: column {quoted(name)} is of type {str(kind)[:40]}, which is no number; encode it as "
+                    "numbers or remove it."
+                )
+        self.columns = columns
+
+    def __call__(self, start: int, stop: int) -> Array:
+        x = np.empty((stop - start, len(self.columns)))
+        for begin, end in self._within_groups(start, stop):
+            place = bisect_right(self.edges, begin) - 1
+            edge = self.edges[place]
+            _transpose(self._group(place), begin - edge, x[begin - start : end - start])
+        return x
+
+    def _within_groups(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The rows start..stop, cut where a group ends."""
+        inner = self.edges[bisect_right(self.edges, start) : bisect_left(self.edges, stop)]
+        return pairwise([start, *inner, stop] if start < stop else [])
+
+    def place(self, row: int, column: int) -> str:
+        return f"{self.name}: row {row} of column {quoted(self.columns[column])}"
+
+    def whole(self) -> Array:
+        """All features (N,D), of a file of which nothing more is to be read."""
+        x = np.empty(self.shape)
+        for group, (start, stop) in enumerate(zip(self.edges[:-1], self.edges[1:], strict=True)):
+            _transpose(self._decode(group), 0, x[start:stop])
+        return x
+
+    def labels(self, name: str) -> Callable[[], tuple[NDArray[Any], Classes]]:
+        """The places (N,) of the labels in the sorted classes, and these; called later, but read now."""
+        types, kind = self._arrow.types, self.schema.field(name).type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        text = types.is_string(kind) or types.is_large_string(kind)
+        if not (text or types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+            raise DataError(
+                f"{self.name}: the labels {quoted(name)} are of type {str(kind)[:40]}; make them integers or names."
+            )
+        number: dict[Any, int] = {}  # of each value that occurs, in the order in which they come
+        first: list[int] = []  # the row in which it does
+        codes = [np.zeros(0, np.uint32)]
+        row = 0
+        for group in range(len(self._groups.counts)):
+            with self._lock, damage(self.name, *self._what):
+                chunks = self._groups.read(group, [name])[0].chunks
+            for chunk in chunks:
+                if chunk.null_count:
+                    empty = row + int(np.argmax(chunk.is_null().to_numpy(zero_copy_only=False)))
+                    raise DataError(f"{self.name}: row {empty} of column {quoted(name)} is empty; remove such rows.")
+                known = chunk if types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+                with damage(self.name, *self._what):
+                    values = known.dictionary.to_pylist()
+                places = known.indices.to_numpy(zero_copy_only=False)
+                table = np.zeros(len(values), np.uint32)
+                for code, at in zip(*(found.tolist() for found in np.unique(places, return_index=True)), strict=True):
+                    if values[code] not in number:
+                        number[values[code]] = len(number)
+                        first.append(row + at)
+                    table[code] = number[values[code]]
+                codes.append(table[places])
+                row += len(chunk)
+        texts = [value if text else repr(int(value) if isinstance(value, bool) else value) for value in number]
+
+        def encoded() -> tuple[NDArray[Any], Classes]:
+            y, classes = text_labels(texts, lambda value: f"{self.name}: row {first[value]} of column {quoted(name)}")
+            return y[np.concatenate(codes)], classes
+
+        return encoded
+
+    def _group(self, group: int) -> list[Array]:
+        with self._lock:
+            if group not in self._kept:
+                most = max(1, KEPT // (self.grain * len(self.columns)))
+                while len(self._kept) >= most:
+                    self._kept.popitem(last=False)
+                self._kept[group] = self._decode(group)
+            self._kept.move_to_end(group)
+            return self._kept[group]
+
+    def _decode(self, group: int) -> list[Array]:
+        """The features of a group as D columns (B,) of float64; an empty cell becomes nan."""
+        with damage(self.name, *self._what):
+            return [_float64(column) for column in self._groups.read(group, self.columns)]
+
+
+def _float64(column: Any) -> Array:
+    """The numbers of a chunked array, without a copy where there is one chunk of float64."""
+    if str(column.type) != "double":
+        column = column.cast("float64", safe=False)
+    values = column.chunk(0).to_numpy(zero_copy_only=False) if column.num_chunks == 1 else column.to_numpy()
+    return np.asarray(values)
+
+
+def _transpose(columns: list[Array], start: int, x: Array) -> None:
+    """Writes the rows of the columns from start on into x (B,D), a piece at a time that stays in the cache."""
+    count = max(64, READING // len(columns))
+    for first in range(0, len(x), count):
+        piece = x[first : first + count]
+        for column, values in enumerate(columns):
+            piece[:, column] = values[start + first : start + first + len(piece)]
+
+
+class _Parquet:
+    """Schema, rows of each row group, and columns of one of a Parquet file."""
+
+    def __init__(self, arrow: Any, path: str) -> None:
+        self._file = import_module("pyarrow.parquet").ParquetFile(path, pre_buffer=False)
+        metadata = self._file.metadata
+        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+        self.counts = [group.num_rows for group in groups]
+        self.schema = self._file.schema_arrow
+        if max((group.total_byte_size for group in groups), default=0) > reading.MAX_BYTES:
+            raise DataError(
+                f"{shown(path)} has a row group of more than {reading.MAX_BYTES:,} bytes; make them smaller."
+            )
+
+    def read(self, group: int, columns: list[str]) -> list[Any]:
+        table = self._file.read_row_group(group, columns=columns, use_threads=False)
+        return [table.column(name) for name in columns]
+
+
+class _Ipc:
+    """The same of a file in Arrow's IPC format, whose record batches are the groups."""
+
+    def __init__(self, arrow: Any, path: str) -> None:
+        self._arrow, self._path = arrow, path
+        with arrow.memory_map(path) as source:  # of what is mapped only the batches' headers are looked at
+            file = arrow.ipc.open_file(source)
+            self.schema = file.schema
+            self.counts = [file.get_batch(group).num_rows for group in range(file.num_record_batches)]
+
+    def read(self, group: int, columns: list[str]) -> list[Any]:
+        fields = [self.schema.get_field_index(name) for name in columns]
+        options = self._arrow.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
+        with self._arrow.OSFile(self._path) as source:
+            batch = self._arrow.ipc.open_file(source, options=options).get_batch(group)
+        batch.validate(full=True)  # its offsets come from the file
+        return [self._arrow.chunked_array([batch.column(name)]) for name in columns]
+
+
+def read_table(path: str, kind: str, choose: Callable[[list[str]], Any], in_memory: bool | None) -> Content:
+    """The columns that are chosen by name, in memory or left in the file."""
+    file = TableFile(path, kind)
+    check_names(file.names, file.name)
+    columns, label = choose(file.names)
+    file.choose([file.names[column] for column in columns])
+    targets = (lambda: (np.empty(0), ())) if label is None else file.labels(file.names[label])
+    x: Any
+    if file.shape[0] == 0 or read_whole(file.shape, in_memory, file.name):
+        x = file.whole()
+        reading.refuse(~np.isfinite(x), x, file.place, FINITE)
+    else:
+        rows = max(1, GROUP // file.shape[1])
+        if file.grain > rows:
+            way = f"write at most {rows:,} together, or set data.in_memory=true if the memory can hold them all"
+            raise DataError(f"{file.name} has {file.grain:,} rows in one group, too many to be read in blocks; {way}.")
+        x = Features(file)
+        check_finite(file, FINITE)
+    return Content(x, tuple(file.columns), None, targets)

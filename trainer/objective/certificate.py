@@ -1,0 +1,287 @@
+"""How far E(w) can be from its minimum, proved by duality or by strong convexity and not by a solver's own rule.
+
+Let E(w) = sum_n weight_n l_n(z_n) / total + h(W) with W = w[:-1] and h(W) = ridge/2 |W|^2 + lasso |W|_1. For any bias
+b* that is the best for these W, and G the derivative of the mean loss by W there:
+
+(1) A canonical pair has l_n(z) = Omega*(z) - <y, z> up to a constant. Take a' = y + c (a - y) for any c in [0, 1]. With
+    V = c G, Fenchel's inequality for every row and for h gives  (as sum_n (a'_n - y_n) = 0, terms with b vanish)
+        E(W, b*) - min E <= sum_n weight_n L(z_n; a'_n) / total + h(W) + h*(-V) + <W, V>,
+    where L(z; a') = Omega*(z) + Omega(a') - <a', z> is the Fenchel-Young loss, which is zero for c = 1. With a ridge
+    take c = 1; for l2 what is left is |dE/dW|^2 / (2 ridge). Without, h* is zero where no |V| exceeds lasso, and else
+    infinite, so take c = min(1, lasso / max |G|).
+(2) Any convex pair with a ridge: E is ridge-strongly convex in W, also with b at its best, so for the smallest
+    subgradient r of E by W it is E - min E <= |r|^2 / (2 ridge).
+(3) E(W, b) - E(W, b*) <= <dE/db, b - b*>, by convexity.
+
+All of it is in float64 and in the weights as the problem states them, from the rows in centred coordinates, where a
+mean of many deviations costs no digits.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.chain.losses import FenchelYoung, ZLoss
+from trainer.chain.pairs import convex, kinked
+from trainer.chain.strategies import auto
+from trainer.chain.strategies import value as loss_of
+from trainer.objective.conjugate_gradients import conjugate_gradients
+from trainer.objective.objective import KEPT
+from trainer.objective.penalties import subgradient
+from trainer.objective.preconditioner import measured, preconditioner
+
+if TYPE_CHECKING:
+    from trainer.objective.objective import BlockSum
+
+STEPS, SHORTEST = 100, 1e-6  # to the best bias, and the shortest of them
+ROUNDING, FLAT = 1e-15, 1e-10  # of the derivative by the bias: where it is rounding, and where it may count as zero
+REFINED = 5  # of Newton's steps
+
+
+class Unproved(Exception):
+    """Why there is no proof, in a sentence."""
+
+
+class Certificate(NamedTuple):
+    """gap bounds (E(w) - min E) / E(w), or is None where nothing is proved; why says it in words.
+
+    value is E(w) in double precision, nan without a proof.
+    """
+
+    gap: float | None
+    why: str
+    value: float = math.nan
+
+    def proves(self, gap: float) -> bool:
+        return self.gap is not None and self.gap <= gap
+
+
+def certify(
+    problem: "BlockSum", w: Array, wanted: float = math.inf, scores: Mapping[int, Array] = MappingProxyType({})
+) -> Certificate:
+    """What can be proved of w (D+1,K); scores has the z of blocks that are known, by their first row.
+
+    The bound is tight at the minimum and loose beside it. So where it is above what is wanted and a penalty is smooth,
+    some of Newton's steps go on from w in double precision, and what is proved of E there is true of w, too.
+    """
+    penalty, view = problem.objective.penalty, problem.view(np.float64)
+    try:
+        check_provable(problem)
+        here = _Scores(problem, view.enter(w), scores)
+        if isinstance(problem.objective.loss, ZLoss) and not here.z_loss_is_convex():
+            raise Unproved("ce with z_loss is not convex at scores as low as these.")
+        value, bound = _bound(here)
+        for _ in range(REFINED if penalty.lasso == 0 and math.isfinite(wanted) else 0):
+            if not bound > wanted * value:
+                break
+            eta = 0.3 * math.sqrt(wanted * value / bound)  # the bound falls with its square
+            further = _Scores(problem, _newton(problem, here.v, min(max(eta, 1e-6), 0.1)))
+            lower, rest = _bound(further)
+            if not value - lower + rest < bound:
+                break
+            here, bound = further, max(value - lower, 0.0) + rest
+    except Unproved as reason:
+        return Certificate(None, f"no proof: {reason}")
+    gap = bound / value if value > 0 else float(bound > 0)
+    if not np.isfinite(gap):
+        return Certificate(None, "no proof: the bound is not finite.")
+    return Certificate(float(gap), f"certified to {gap:.1e} of E", value)
+
+
+def _bound(here: "_Scores") -> tuple[float, float]:
+    """E(w), and a bound on E(w) - min E."""
+    problem, penalty = here.problem, here.problem.objective.penalty
+    ridge, lasso, w = penalty.ridge, penalty.lasso, here.view.leave(here.v)
+    shift, slack = here.best_bias()
+    g, weights = here.gradient(shift), w[:-1]  # (D,K), by the weights as the problem states them
+    if problem.canonical:
+        c = 1.0 if ridge > 0 else min(1.0, lasso / max(float(np.abs(g).max(initial=0.0)), 1e-300))
+        bound = _conjugates(weights, c * g, ridge, lasso) + (here.divergence(shift, c) if c < 1 else 0.0)
+    else:
+        r = subgradient(np.vstack([weights, weights[:1]]), np.vstack([g + ridge * weights, g[:1]]), lasso)[:-1]
+        bound = float(np.sum(r * r)) / (2 * ridge)
+    return here.value + penalty.value(w), bound + slack
+
+
+def _newton(problem: "BlockSum", v: Array, eta: float) -> Array:
+    """v after one of Newton's steps, in double precision, that leaves the share eta of the gradient."""
+    view = problem.view(np.float64)
+    here = view.at(view.leave(v))
+    p = preconditioner(view, here.v)
+    return here.v + conjugate_gradients(view.hessian(here), p, here.g, p(here.g), eta)
+
+
+def check_provable(problem: "BlockSum") -> None:
+    """Unproved where nothing can be proved, whatever w is."""
+    objective = problem.objective
+    activation, loss, penalty = objective.activation, objective.loss, objective.penalty
+    pair = f"activation={activation.name} with loss={loss.name}"
+    if not convex(activation, loss):
+        raise Unproved(f"{pair} is not convex, where a point can be stationary and no more.")
+    if kinked(activation, loss):
+        raise Unproved(f"the gradient of {pair} jumps.")
+    if penalty.ridge == 0 and penalty.lasso == 0:
+        raise Unproved("without a penalty no gradient tells how far the minimum is.")
+    if penalty.ridge == 0 and not problem.canonical:
+        raise Unproved(f"penalty={penalty.name} needs a canonical pair for it, or a share of l2.")
+
+
+def _conjugates(w: Array, v: Array, ridge: float, lasso: float) -> float:
+    """h(W) + h*(-V) + <W, V>, as a sum of what is not negative."""
+    over = v - np.clip(v, -lasso, lasso)  # (D,K)
+    against = np.abs(w) * np.maximum(lasso + np.sign(w) * v, 0.0)
+    if ridge == 0:
+        return float(np.sum(against))
+    inside = over == 0
+    # Outside, lasso |W| + W V is W over for opposite signs, and 2 lasso |W| more for equal ones.
+    equal = np.where(~inside & (w * v > 0), 2 * lasso * np.abs(w), 0.0)
+    return float(np.sum(np.where(inside, ridge / 2 * w * w + against, (ridge * w + over) ** 2 / (2 * ridge) + equal)))
+
+
+def _damped(c: Array) -> Callable[[Array], Array]:
+    """g (K,) -> (C + |g| / 10)^-1 g for C (K,K), or its diagonal (K,), with |g| the largest entry.
+
+    Where the curvature vanishes, as of scores that have run away, a step is at most 10; near the best bias it is
+    Newton's own.
+    """
+    if not np.isfinite(c).all():
+        raise Unproved("the scores are too large.")
+    values, basis = (c, None) if c.ndim == 1 else np.linalg.eigh(c)
+    least = 1e-13 * float(values.max())
+
+    def step(g: Array) -> Array:
+        h = np.maximum(values + np.abs(g).max() / 10, least)
+        inside = (g if basis is None else basis.T @ g) / np.where(h > 0, h, np.inf)
+        return inside if basis is None else basis @ inside
+
+    return step
+
+
+class _Scores:
+    """The rows at v, whose products with the features are made once where there is room for them."""
+
+    def __init__(self, problem: "BlockSum", v: Array, scores: Mapping[int, Array] = MappingProxyType({})) -> None:
+        self.problem, self.v = problem, v
+        self.view = problem.view(np.float64)
+        self._kept = dict(scores)
+        self._keep = len(problem.data) * v.shape[1] <= KEPT
+        self.value, self._slope = self.at_bias(np.zeros(v.shape[1]))  # the mean loss, and its derivative by the bias
+
+    def z(self, rows: slice) -> Array:
+        found = self._kept.get(rows.start)
+        if found is None:
+            found = self.view.times(rows, self.v)
+            if self._keep:
+                self._kept[rows.start] = found
+        return found
+
+    def _rows(self, rows: slice, shift: Array) -> tuple[Array, Array]:
+        """The weighted loss (B,) and dl_dz (B,K) of a block."""
+        part = self.problem.targets.rows(rows)
+        pair = (self.problem.objective.activation, self.problem.objective.loss)
+        z = self.z(rows) + shift
+        y = part.y if self.problem.short_exactly else part.targets(np.float64)
+        loss, dl_dz = auto(*pair, z, y)
+        if part.weight is None:
+            return loss, dl_dz
+        weight = part.weight.astype(np.float64)
+        return weight * loss, weight[:, None] * dl_dz
+
+    def at_bias(self, shift: Array) -> tuple[float, Array]:
+        """The mean loss and its derivative (K,) by the bias, at a bias moved by shift."""
+
+        def partial(rows: slice) -> tuple[float, Array]:
+            loss, dl_dz = self._rows(rows, shift)
+            return float(loss.sum()), dl_dz.sum(axis=0)
+
+        value, g, total = 0.0, np.zeros(self.v.shape[1]), self.problem.total
+        with np.errstate(all="ignore"):
+            for loss, share in self.problem.each_block(partial):
+                value += loss
+                g += share
+        if not np.isfinite(value + g.sum()):
+            raise Unproved("the loss is not finite.")
+        return value / total, g / total
+
+    def best_bias(self) -> tuple[Array, float]:
+        """The move (K,) to the best bias, and a bound on what it gained; Unproved where it is not found.
+
+        Newton's method with the mean Hessian of a sample of the rows, and steps halved until the loss or its largest
+        derivative falls.
+        """
+        shift, value, g, inverse = np.zeros(self.v.shape[1]), self.value, self._slope, None
+        for _ in range(STEPS):
+            size = np.abs(g).max()
+            if size <= ROUNDING * max(1.0, value):
+                break
+            if inverse is None:
+                moved = np.concatenate([self.v[:-1], self.v[-1:] + shift])
+                inverse = _damped(measured(self.problem, moved)[0])
+            step, t = -inverse(g), 1.0
+            if self.problem.shift_invariant:
+                step -= step.mean()
+            after, slope = self.at_bias(shift + step)
+            while not (after < value or np.abs(slope).max() < size) and t > SHORTEST:
+                t /= 2
+                after, slope = self.at_bias(shift + t * step)
+            if not (after < value or np.abs(slope).max() < size):
+                break
+            if np.abs(slope).max() > 0.3 * size:
+                inverse = None  # made anew where the bias is now
+            shift, value, g = shift + t * step, min(value, after), slope
+        left = float(np.abs(g).sum())
+        if left > FLAT * max(1.0, value):
+            raise Unproved("the best bias for these weights was not found.")
+        # What is left of the derivative counts along a way that no bias beside the best one is from it.
+        way = 10 + float(np.abs(self.v[-1]).max() + np.abs(shift).max())
+        return shift, max(0.0, -float(self._slope @ shift)) + left * way
+
+    def gradient(self, shift: Array) -> Array:
+        """G (D,K), of the mean loss by the weights, at the bias moved by shift."""
+
+        def partial(rows: slice) -> Array:
+            return self.view.against(rows, self._rows(rows, shift)[1])
+
+        sums = np.zeros(self.v.shape)
+        with np.errstate(all="ignore"):
+            for share in self.problem.each_block(partial):
+                sums += share
+        result: Array = self.view.outer(sums)[:-1] * self.view.scale[:, None] / self.problem.total
+        return result
+
+    def divergence(self, shift: Array, c: float) -> float:
+        """The weighted mean of L(z; a') at a' = y + c (a - y), for rows of any sum s: s L(z; a'/s)."""
+        activation, loss = self.problem.entropic
+        young = isinstance(self.problem.objective.loss, FenchelYoung)
+        scale = 1.0 if young else 1 / getattr(activation, "temperature", 1.0)
+
+        def partial(rows: slice) -> float:
+            part = self.problem.targets.rows(rows)
+            z, y = self.z(rows) + shift, part.targets(np.float64)
+            s = y.sum(axis=1) if self.problem.softmax_like else np.ones(len(y))
+            q = y / np.where(s > 0, s, 1.0)[:, None]
+            row = s * loss_of(activation, loss, z, q + c * (activation(z) - q))
+            return float(row.sum() if part.weight is None else part.weight @ row)
+
+        return scale * sum(self.problem.each_block(partial)) / self.problem.total
+
+    def z_loss_is_convex(self) -> bool:
+        """Whether ce + weight lse^2 lies where it is convex: s lse + weight lse^2 must rise, as it does for higher lse.
+
+        A convex function that is nowhere above it, and equal where it rises, has no higher minimum.
+        """
+        objective = self.problem.objective
+        temperature = getattr(objective.activation, "temperature", 1.0)
+        strength = getattr(objective.loss, "weight", 0.0)
+
+        def partial(rows: slice) -> bool:
+            part, z = self.problem.targets.rows(rows), self.z(rows) / temperature
+            top = z.max(axis=1)
+            lse = top + np.log(np.exp(z - top[:, None]).sum(axis=1))
+            return bool((part.targets(np.float64).sum(axis=1) + 2 * strength * lse >= 0).all())
+
+        return all(self.problem.each_block(partial))

@@ -1,0 +1,136 @@
+"""The training loop, a generator: ``for report in fit(...)`` gives one report an epoch and may be left at any."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.data.rows import Data, batches
+from trainer.errors import Diverged, Incompatible
+from trainer.objective.certificate import Certificate
+from trainer.objective.metrics import ACCURACY, Metric
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import subgradient
+from trainer.objective.threads import blas_on_one_thread
+from trainer.optimizers import Optimizer, Schedule
+from trainer.optimizers.schedules import Constant
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """All that a training needs to go on: epochs done, parameters w (D+1,K), the optimiser's state."""
+
+    epoch: int
+    w: Array
+    optimizer: Any
+
+    @classmethod
+    def start(cls, optimizer: Optimizer, data: Data, scale: float = 0.0, seed: int = 0) -> "TrainState":
+        """Parameters scale times a standard normal; zero is the usual scale, for a convex objective as good as any."""
+        shape = (data.x.shape[1] + 1, len(data.classes))
+        w = (scale * np.random.default_rng(seed).normal(size=shape)).astype(data.x.dtype)
+        return cls(0, w, optimizer.init(w))
+
+
+@dataclass(frozen=True)
+class Report:
+    """The state after an epoch, what was measured there, by name, and why a solver needs no more, or can do no more."""
+
+    state: TrainState
+    metrics: Mapping[str, float]
+    converged: str = ""
+    stalled: str = ""
+    proof: Certificate | None = None  # where a solver has looked
+
+
+def proved(objective: Objective, train: Data, w: Array, report: Report | None) -> Certificate:
+    """How far w (D+1,K) is from the minimum of the objective on these data, at most; that of a report if it is of w."""
+    if report is not None and report.proof is not None and report.state.w is w:
+        return report.proof
+    with blas_on_one_thread(), np.errstate(all="ignore"):
+        return objective.on(train).certify(w)
+
+
+def samples_a_step(size: int | str | None, optimizer: Optimizer, schedule: Schedule) -> int | None:
+    """Samples a step: the setting, with auto resolved; Incompatible where a solver is to take mini-batches or an lr."""
+    if optimizer.full_batch:
+        if size not in ("auto", None):
+            raise Incompatible(
+                f"optimizer={optimizer.name} needs the gradient of all samples, so batch_size={size} makes no sense. "
+                "Leave it out, or take optimizer=sgd, adam or adamw."
+            )
+        if schedule != Constant():
+            raise Incompatible(
+                f"schedule={schedule.name} scales optimizer.lr, which optimizer={optimizer.name} has not. Leave it out."
+            )
+        return None
+    return 32 if size == "auto" else size  # type: ignore[return-value]
+
+
+def columns(metrics: Mapping[str, Metric]) -> list[str]:
+    """The names in a report, in the order of metrics.csv; those with val_ are missing without validation data."""
+    return ["epoch", *(side + name for name in ("loss", *metrics) for side in ("", "val_")), "lr", "grad_norm"]
+
+
+def fit(
+    objective: Objective,
+    optimizer: Optimizer,
+    train: Data,
+    valid: Data | None,
+    state: TrainState,
+    *,
+    epochs: int,
+    batch_size: int | None = None,
+    seed: int = 0,
+    schedule: Schedule = Constant(),  # noqa: B008 - frozen and without state
+    metrics: Mapping[str, Metric] | None = ACCURACY,
+) -> Iterator[Report]:
+    """Trains from state up to so many epochs in all and yields a report after each; a solver's epoch is an iteration.
+
+    loss is the mean loss on the training data without the penalty, at the parameters that the epoch ends with, and
+    val_loss that on the validation data, each by the weights and the smoothing of its own data;
+    metrics=None leaves the loss, too, to what the optimiser knows of it, a solver to about 1e-7 on its way.
+    grad_norm is the norm of dE_dw there (with l1 of the smallest subgradient), lr the learning rate of the last step,
+    which solvers have not.  Raises Diverged within one step.
+    """
+    whole = objective.on(train)
+    checked = None if valid is None else objective.on(valid)
+    full_lr = getattr(optimizer, "lr", None)
+    steps = 1 if batch_size is None else -(-len(train) // batch_size)
+    for epoch in range(state.epoch, epochs):
+        with blas_on_one_thread(), np.errstate(all="ignore"):  # what is not finite ends in Diverged, below
+            w, memory = state.w, state.optimizer
+            for number, batch in enumerate(batches(train, batch_size, seed, epoch)):
+                problem = whole if batch is train else objective.on(batch)
+                if full_lr is not None:
+                    lr = full_lr * schedule(epoch + (number + 0.5) / steps, epochs)
+                    if lr != optimizer.lr:  # type: ignore[attr-defined]
+                        optimizer = replace(optimizer, lr=lr)  # type: ignore[type-var]
+                step = optimizer.step(problem, w, memory)
+                w, memory, value = step.w, step.state, step.value
+                if not math.isfinite(value + float(w.sum())):
+                    raise Diverged(
+                        f"Diverged in epoch {epoch + 1}, step {number + 1} of {steps}: the objective is {value} and "
+                        f"the largest parameter {np.abs(w).max()}. "
+                        + (f"Lower optimizer.lr={full_lr}." if full_lr else "Scale the features: standardize=true.")
+                    )
+            state = TrainState(epoch + 1, w, memory)
+            row: dict[str, float] = {"epoch": epoch + 1}
+            if metrics is not None:
+                measured = whole.evaluate(w, metrics)
+                row |= {"loss": measured.loss, **measured.metrics}
+            if checked is not None:
+                held_out = checked.evaluate(w, metrics or {})
+                row |= {"val_loss": held_out.loss, **{f"val_{k}": v for k, v in held_out.metrics.items()}}
+            value, g = whole.value_and_grad(w) if step.after is None else step.after[0].known(step.after[1])
+            row["grad_norm"] = float(np.linalg.norm(subgradient(w, g, objective.penalty.lasso)))
+            if metrics is None:
+                row["loss"] = value - objective.penalty.value(w)
+            if full_lr is not None:
+                row["lr"] = lr
+        yield Report(state, row, step.converged, step.stalled, step.proof)
+        if step.converged or step.stalled:
+            return

@@ -1,0 +1,301 @@
+"""Checkpoints: all that a run needs to go on to the same bits, in a file that can run no code.
+
+A checkpoint is an archive (trainer.runs.archive) of w, the rows of metrics.csv and the optimiser's state, whose nested
+tuples are a structure of JSON in the header with the numbers of the arrays in it. Along a path of strengths it has the
+rows of path.csv, and what runs.path.after makes the state. The last two are kept: what cannot be read, or belongs to
+another run, is named by a warning, and the one before it is taken.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.errors import ConfigError, DataError, FileError, TrainerError
+from trainer.objective.preconditioner import Preconditioner
+from trainer.objective.view import Evaluated
+from trainer.optimizers.auto import Turn
+from trainer.optimizers.descent import State
+from trainer.optimizers.first_order import Moments
+from trainer.optimizers.fit import TrainState
+from trainer.optimizers.protocols import Optimizer
+from trainer.optimizers.proximal import Memory
+from trainer.runs import archive
+from trainer.runs.outputs import check_plain, writing
+
+FORMAT, VERSION = "softmax-trainer checkpoint", 1
+NAMES = ("checkpoint.npz", "checkpoint.previous.npz")
+EVERY = 1.0  # seconds between two checkpoints, at least
+FREE = ("epochs", "sweep", "skip_illegal")  # keys of a configuration that may change when a run goes on
+SHARE = 0.05  # of the time that checkpoints may take: one that takes long to write comes less often
+LARGEST = 1 << 33  # bytes of a checkpoint
+WHOLE = 1 << 26  # bytes of a data file up to which all of it is hashed
+END = 1 << 20  # bytes of both ends of a larger one that are
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after an epoch, or after a strength of a path.
+
+    state      what fit, or a path, goes on from
+    rows       of the table so far; callbacks that count see them again
+    seconds    the run has taken so far
+    status     running, interrupted or diverged; finished or stopped (by a callback, or a solver) with its reason
+    converged  whether a solver has said so
+    seed, config, data   of the run: config as run.json keeps it, data the fingerprint of the data file, if there is one
+    """
+
+    state: TrainState
+    rows: Sequence[Mapping[str, float]]
+    seconds: float
+    status: str
+    reason: str
+    converged: bool
+    seed: int
+    config: Mapping[str, Any]
+    data: str | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether no number of further epochs would go on."""
+        return self.status == "stopped" or self.converged
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        return f"{'strength' if self.rows and 'strength' in self.rows[0] else 'epoch'} {self.state.epoch}"
+
+
+def save(path: Path, checkpoint: Checkpoint, previous: Path | None = None) -> Path:
+    """Writes one file; the old one is kept as previous, if that is given."""
+    state, arrays = checkpoint.state, [checkpoint.state.w]
+    names = list(dict.fromkeys(name for row in checkpoint.rows for name in row))
+    cells = [[row.get(name) for name in names] for row in checkpoint.rows]
+    values = np.array([[0.0 if cell is None else cell for cell in row] for row in cells], np.float64)
+    kinds = np.array([[_kind(cell) for cell in row] for row in cells], np.uint8)
+    structure = encode(state.optimizer, arrays)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "epoch": state.epoch,
+        "optimizer": structure,
+        "columns": names,
+        "seconds": checkpoint.seconds,
+        "status": checkpoint.status,
+        "reason": checkpoint.reason,
+        "converged": checkpoint.converged,
+        "seed": checkpoint.seed,
+        "config": checkpoint.config,
+        "data": checkpoint.data,
+    }
+    shape = (len(cells), len(names))
+    numbered = {f"array{number}": array for number, array in enumerate(arrays)}
+    table: dict[str, Array] = {"rows": values.reshape(shape), "kinds": kinds.reshape(shape)}
+    return archive.save(path, header, table | numbered, previous)
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads and checks one file; a FileError if it cannot be read, a DataError if it is no checkpoint to go on from."""
+    check_plain(path)
+    header, arrays = archive.load(path, "checkpoint", LARGEST)
+    if header.get("format") != FORMAT:
+        raise DataError(f"{path} is not a checkpoint of ours: its format is {str(header.get('format'))[:40]!r}.")
+    if header.get("version") != VERSION:
+        raise DataError(
+            f"{path} is a checkpoint of version {str(header.get('version'))[:20]}, and this program reads version "
+            f"{VERSION}; go on with the version of trainer that wrote it."
+        )
+    try:
+        values, kinds = arrays.pop("rows"), arrays.pop("kinds")
+        numbered = [arrays[f"array{number}"] for number in range(len(arrays))]
+        if "optimizer" not in header:
+            raise ValueError("the state of the optimizer is missing")
+        state = TrainState(int(header["epoch"]), numbered[0], decode(header["optimizer"], numbered))
+        checkpoint = Checkpoint(
+            state,
+            _rows(header["columns"], values, kinds),
+            float(header["seconds"]),
+            str(header["status"]),
+            str(header["reason"]),
+            bool(header["converged"]),
+            int(header["seed"]),
+            dict(header["config"]),
+            header["data"],
+        )
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path} is not a checkpoint of ours: {str(error)[:120]}.") from None
+    if not np.isfinite(state.w).all():
+        raise DataError(f"{path} holds parameters that are not finite, so nothing can go on from it.")
+    if state.epoch < 0 or len(checkpoint.rows) != state.epoch:
+        raise DataError(f"{path} is of epoch {state.epoch}, but holds {len(checkpoint.rows)} rows.")
+    return checkpoint
+
+
+def keep(folder: Path, checkpoint: Checkpoint) -> None:
+    """Writes the latest checkpoint of a run; the one before it stays as the previous one."""
+    latest, previous = (folder / name for name in NAMES)
+    save(latest, checkpoint, previous)
+
+
+def latest(folder: Path, check: Callable[[Checkpoint], object]) -> Checkpoint | None:
+    """The latest good checkpoint that check does not refuse; None if there is none at all.
+
+    A DataError or FileError if none is good, with the reason of each.
+
+    A bad one that is passed over is removed, since the next checkpoint would put it in the place of the good one.
+    """
+    paths = [path for path in (folder / name for name in NAMES) if os.path.lexists(path)]
+    refusals: list[TrainerError] = []
+    for path in paths:
+        try:
+            found = load(path)
+            check(found)
+        except (DataError, FileError) as error:
+            refusals.append(error)
+            continue
+        for refusal in refusals:
+            warnings.warn(f"{refusal} The one before it is taken, of {found.place}.", stacklevel=2)
+        for bad in paths[: len(refusals)]:
+            with writing(bad):
+                bad.unlink(missing_ok=True)
+        return found
+    if refusals:
+        why = " ".join(map(str, refusals))
+        raise type(refusals[0])(f"{why} There is no other; remove {paths[0].name} and start the run anew.")
+    return None
+
+
+def checks(optimizer: Optimizer, start: TrainState, data: str | None) -> Callable[[Checkpoint], None]:
+    """Refuses, by DataError, a checkpoint that a run with this start cannot go on from."""
+
+    def check(found: Checkpoint) -> None:
+        w, wanted = found.state.w, start.w
+        if (w.shape, w.dtype) != (wanted.shape, wanted.dtype):
+            raise DataError(
+                f"The checkpoint has w of shape {w.shape} of {w.dtype}, the run {wanted.shape} of {wanted.dtype}; "
+                "it is of other data or another configuration."
+            )
+        state, like = found.state.optimizer, start.optimizer
+        fits = type(state) is type(like) and (
+            not isinstance(like, np.ndarray) or (state.shape, state.dtype) == (like.shape, like.dtype)
+        )
+        if like is not None and not fits:  # optimizer=auto has no state of its own before it has chosen
+            raise DataError(f"The checkpoint has no state of optimizer={optimizer.name}, but {type(state).__name__}.")
+        if found.data != data:
+            raise DataError("The checkpoint is of another data file, or the file has changed since.")
+
+    return check
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Where two configurations differ, a line a key; those in FREE are left out."""
+    before, now = _flat(_plain(old)), _flat(_plain(new))
+    keys = [key for key in {**before, **now} if before.get(key, "absent") != now.get(key, "absent")]
+    return [
+        f"{key} was {before.get(key, 'absent')} and is {now.get(key, 'absent')}"
+        for key in keys
+        if key.partition(".")[0] not in FREE
+    ]
+
+
+def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+    """ConfigError with the difference if a run is to go on with another configuration."""
+    if changed := differences(old, new):
+        raise ConfigError(
+            f"{folder} goes on as it began, and may only change epochs, but {'; '.join(changed)}. "
+            "Leave that out, or start a new run."
+        )
+
+
+def fingerprint(paths: Sequence[Path]) -> str:
+    """SHA-256 of files; of one above 64 MiB it is that of size, time of change and both ends, to be quick."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                digest.update(f"{status.st_size} ".encode())
+                if status.st_size <= WHOLE:
+                    digest.update(file.read())
+                    continue
+                digest.update(f"{status.st_mtime_ns} ".encode() + file.read(END))
+                file.seek(-END, os.SEEK_END)
+                digest.update(file.read(END))
+        except OSError as error:
+            raise FileError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return digest.hexdigest()
+
+
+def encode(value: Any, arrays: list[Array]) -> Any:
+    """A state as JSON; its arrays go to the list, and their numbers into the JSON."""
+    if isinstance(value, Evaluated | Preconditioner):  # which are made again, to the same bits
+        return None
+    if value is None or isinstance(value, bool | str) or type(value) is int:
+        return value
+    if type(value) is float:
+        return {"float": value.hex()}
+    if isinstance(value, np.ndarray | np.generic):  # a scalar of numpy is not a float: it sets the dtype of a result
+        arrays.append(np.asarray(value))
+        return {"array" if isinstance(value, np.ndarray) else "scalar": len(arrays) - 1}
+    name = type(value).__name__
+    if isinstance(value, tuple) and (name == "tuple" or STATES.get(name) is type(value)):
+        return {name: [encode(item, arrays) for item in value]}
+    raise TypeError(f"A checkpoint cannot hold a {name}; add it to the states of trainer.runs.checkpoint.")
+
+
+def decode(node: Any, arrays: Sequence[Array]) -> Any:
+    """The state that encode was given."""
+    if not isinstance(node, dict):
+        if isinstance(node, list | float):
+            raise ValueError("the state of the optimizer is none of ours")
+        return node
+    ((name, content),) = node.items()
+    if name == "float":
+        return float.fromhex(content)
+    if name == "array":
+        return arrays[content]
+    if name == "scalar":
+        return arrays[content][()]
+    items = [decode(item, arrays) for item in content]
+    return tuple(items) if name == "tuple" else STATES[name](*items)
+
+
+STATES: dict[str, Callable[..., Any]] = {cls.__name__: cls for cls in (Moments, State, Memory, Turn)}  # and no others
+
+
+MISSING, KINDS = 0, {1: float, 2: int, 3: bool}  # of cells; epoch is an integer and stays one
+
+
+def _kind(cell: Any) -> int:
+    return MISSING if cell is None else next((kind for kind in (3, 2) if isinstance(cell, KINDS[kind])), 1)
+
+
+def _rows(names: Sequence[str], values: Array, kinds: Array) -> list[dict[str, float]]:
+    if values.shape != kinds.shape or values.shape[1:] != (len(names),) or values.dtype != np.float64:
+        raise ValueError("its rows do not fit its columns")
+    return [
+        {str(name): KINDS[kind](value) for name, value, kind in zip(names, row, known, strict=True) if kind != MISSING}
+        for row, known in zip(values.tolist(), kinds.tolist(), strict=True)
+    ]
+
+
+def _plain(content: Any) -> Any:
+    """What JSON makes of it: tuples become lists, keys become texts."""
+    return json.loads(json.dumps(content))
+
+
+def _flat(node: Any, path: str = "") -> dict[str, Any]:
+    """Values by their path in dots."""
+    if not isinstance(node, dict):
+        return {path: node}
+    inside = {
+        key: value for name, item in node.items() for key, value in _flat(item, f"{path}.{name}".strip(".")).items()
+    }
+    return inside or {path: {}}

@@ -1,0 +1,90 @@
+"""The components that the settings name: each checked alone, and all of them together, before there are data."""
+
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from trainer.chain.activations import ACTIVATIONS
+from trainer.chain.losses import LOSSES
+from trainer.chain.pairs import check_exact, check_smooth, strategy_of
+from trainer.chain.strategies import GradientChoice
+from trainer.data.rows import Source
+from trainer.data.sources import SOURCES
+from trainer.errors import choose
+from trainer.objective.metrics import Metric, choose_metrics
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import PENALTIES, Penalty, expand, strengths
+from trainer.objective.threads import available_cores
+from trainer.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
+from trainer.optimizers.fit import samples_a_step
+from trainer.optimizers.proximal import check_penalty
+from trainer.runs import path
+from trainer.runs.callbacks.protocol import CallbackConfig
+from trainer.runs.callbacks.registry import CALLBACKS
+from trainer.runs.config import Settings
+from trainer.runs.schema import build, option, structured
+
+
+class Parts(NamedTuple):
+    """The components that the settings name, checked alone and together."""
+
+    objective: Objective
+    strategy: str  # the gradient strategy that runs; auto is resolved
+    optimizer: Optimizer
+    batch_size: int | None
+    schedule: Schedule
+    source: Source
+    metrics: dict[str, Metric]
+    callbacks: list[CallbackConfig]
+    path: list[Penalty]  # the penalties of a regularisation path, the strongest first; empty for one training
+
+
+def assemble(settings: Settings) -> Parts:
+    """Builds every component; ConfigError for whatever does not exist or does not fit together."""
+    activation = build("activation", ACTIVATIONS, settings.activation)
+    loss = build("loss", LOSSES, settings.loss)
+    choice = structured("gradient", GradientChoice, settings.gradient)
+    strategy, function = strategy_of(activation, loss, choice)
+    chosen = build("penalty", PENALTIES, settings.penalty)
+    penalty, *_ = penalties = expand(chosen)
+    experiment = None if settings.experiment is None else option("experiment", settings.experiment)
+    path.check_path(chosen, list(settings.callbacks), experiment)
+    callbacks = [
+        structured(f"callbacks.{name}", CALLBACKS[choose("callbacks", CALLBACKS, name)], node or {})
+        for name, node in settings.callbacks.items()
+    ]
+    threads = settings.threads or available_cores()
+    optimizer, schedule = (
+        build("optimizer", OPTIMIZERS, settings.optimizer),
+        build("schedule", SCHEDULES, settings.schedule),
+    )
+    check_penalty(optimizer.name, penalty)
+    if optimizer.full_batch:
+        check_smooth(optimizer.name, activation, loss, settings.label_smoothing > 0)
+        check_exact(optimizer.name, strategy)
+    return Parts(
+        Objective(activation, loss, function, penalty, threads, settings.reduction),
+        strategy,
+        optimizer,
+        samples_a_step(settings.batch_size, optimizer, schedule),
+        schedule,
+        build("data", SOURCES, settings.data),
+        choose_metrics(settings.metrics, activation),
+        callbacks,
+        [] if strengths(chosen) is None else penalties,
+    )
+
+
+def headline(parts: Parts, settings: Settings) -> str:
+    """The pair, the strategy and the optimiser in one line."""
+    objective = parts.objective
+    chosen = settings.gradient.get("name", GradientChoice.name)
+    strategy = parts.strategy if chosen == parts.strategy else f"{parts.strategy} (chosen by {chosen})"
+    return f"{objective.activation!r} with {objective.loss!r}, gradient {strategy}, {parts.optimizer!r}"
+
+
+def title_of(component: Any) -> str:
+    """A component as a person writes it: its name, and its settings where they are not the defaults."""
+    changed = [
+        f"{f.name}={getattr(component, f.name)}" for f in fields(component) if getattr(component, f.name) != f.default
+    ]
+    return str(component.name) + (f"({', '.join(changed)})" if changed else "")

@@ -1,0 +1,247 @@
+"""The regularisation path: one penalty at many strengths, from the strongest to the weakest with warm starts.
+
+Where the penalty rules, the weights are few and close to zero, and a training ends after a few iterations; each weaker
+strength starts from the stronger one's weights. So the whole path costs little more than its last fit, and shows in
+which order the features enter and which strength does best on the validation data.
+
+A path that was interrupted goes on with the next strength. Its state, in a checkpoint, is a TrainState that counts
+finished strengths as epochs, with the last w, and (w, why it converged) of each in the place of an optimiser's state.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.errors import ConfigError, DataError, listed
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import Penalty, expand, strengths
+from trainer.optimizers.fit import Report, TrainState
+from trainer.runs.outputs import csv_text, write_whole
+
+OWN = ("strength", "nonzero", "iterations", "converged")  # columns of path.csv beside what was measured
+BIAS = "(bias)"  # the name of the last row of w in coefficients.csv
+LABELLED = 8  # lines of path.png with a colour and a name of their own
+
+
+@dataclass(frozen=True)
+class Point:
+    """One strength of the path: where its training ended, after state.epoch epochs."""
+
+    strength: float
+    state: TrainState
+    metrics: Mapping[str, float]
+    converged: str
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """Its line of path.csv."""
+        return {
+            "strength": self.strength,
+            **self.metrics,
+            "nonzero": int(np.count_nonzero(self.state.w[:-1])),
+            "iterations": self.state.epoch,
+            "converged": bool(self.converged),
+        }
+
+
+def check_path(penalty: Penalty, callbacks: Sequence[str], experiment: str | None) -> None:
+    """ConfigError where a list of strengths meets what is made for a single training."""
+    path = strengths(penalty)
+    if path is None:
+        return
+    way = f"Give one strength, such as penalty.strength={path[0]:g}, or leave it out."
+    if experiment is not None:
+        raise ConfigError(f"penalty.strength={path} is a path of trainings, and experiment={experiment} is none. {way}")
+    if callbacks:
+        raise ConfigError(
+            f"penalty.strength={path} is a path of trainings, and callbacks={listed(callbacks)} watches a single one. "
+            + way
+        )
+
+
+def columns(metrics: Sequence[str]) -> list[str]:
+    """The columns of path.csv; those with val_ stay empty without validation data."""
+    measured = [side + name for name in ("loss", *metrics) for side in ("", "val_")]
+    return [OWN[0], *measured, *OWN[1:]]
+
+
+def fit_path(
+    objective: Objective,
+    penalties: Sequence[Penalty],
+    w: Array,
+    renew: Callable[[Array], Any],
+    train: Callable[[Objective, TrainState], Iterator[Report]],
+) -> Iterator[Point]:
+    """The points of the path, in the order of the penalties, each from the parameters of the one before, the first w.
+
+    train(objective, state) gives the reports of one training, and renew(w) the optimiser's state before its first step;
+    what an optimiser remembers of another penalty is not handed on.
+    """
+    for penalty in penalties:
+        state, metrics, converged = TrainState(0, w, renew(w)), {}, ""
+        for report in train(replace(objective, penalty=penalty), state):
+            state, metrics, converged = report.state, dict(report.metrics), report.converged
+        w = state.w
+        yield Point(float(penalty.strength), state, metrics, converged)  # type: ignore[attr-defined]
+
+
+def after(state: TrainState, point: Point) -> TrainState:
+    """The state of a path after one more point."""
+    return TrainState(state.epoch + 1, point.state.w, (*state.optimizer, (point.state.w, point.converged)))
+
+
+def points_of(state: TrainState, rows: Sequence[Mapping[str, Any]], penalties: Sequence[Penalty]) -> list[Point]:
+    """The points that after and Point.row have made this state and these rows of; DataError if they have not."""
+    try:
+        finished = [
+            Point(
+                float(penalty.strength),  # type: ignore[attr-defined]
+                TrainState(row["iterations"], w, None),
+                {name: value for name, value in row.items() if name not in OWN},
+                converged,
+            )
+            for penalty, (w, converged), row in zip(penalties, state.optimizer, rows, strict=False)
+        ]
+        ours = len(finished) == len(state.optimizer) == len(rows) == state.epoch and all(
+            point.row == row
+            and (point.state.w.shape, point.state.w.dtype) == (state.w.shape, state.w.dtype)
+            and np.isfinite(point.state.w).all()
+            for point, row in zip(finished, rows, strict=True)
+        )
+    except (TypeError, ValueError, KeyError, AttributeError):
+        ours = False
+    if not ours:
+        raise DataError(f"The checkpoint holds no beginning of this path of {len(penalties)} strengths.")
+    return finished
+
+
+def best(points: Sequence[Point]) -> tuple[Point, str]:
+    """The point whose model is kept, and why: the lowest validation loss, or the last without validation data."""
+    measured = [point for point in points if math.isfinite(point.metrics.get("val_loss", math.nan))]
+    if not measured:
+        return points[-1], "the last of the path"
+    return min(measured, key=lambda point: point.metrics["val_loss"]), "the lowest val_loss"
+
+
+def write_coefficients(
+    path: Path, points: Sequence[Point], classes: Sequence[int | str], features: Sequence[str]
+) -> Path:
+    """One row for each strength, class and feature, the bias too; weights are those of the standardised features."""
+    rows = (
+        [point.strength, name, feature, weight]
+        for point in points
+        for k, name in enumerate(classes)
+        for feature, weight in zip((*features, BIAS), point.state.w[:, k].tolist(), strict=True)
+    )
+    text = csv_text(chain([["strength", "class", "feature", "weight"]], rows))
+    return write_whole(path, lambda file: file.write(text.encode()))
+
+
+def draw(
+    path: Path, points: Sequence[Point], classes: Sequence[int | str], features: Sequence[str], title: str
+) -> Path:
+    """The weights against the strength, the strongest on the left, and below them the loss; the kept one is marked."""
+    from matplotlib.figure import Figure  # slow to import
+
+    from trainer.runs.plots import COLORS, save, tidy
+
+    figure = Figure(figsize=(10, 7.5))
+    figure.subplots_adjust(left=0.09, right=0.73, bottom=0.09, top=0.88, hspace=0.12)
+    figure.suptitle(title)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    x = positions([point.strength for point in points])
+    marker = "o" if len(points) == 1 else None
+
+    weights = np.stack([point.state.w[:-1] for point in points])  # (P,D,K)
+    size = np.abs(weights).max(axis=0).ravel()  # (D K,)
+    named = [n for n in np.argsort(-size, kind="stable")[:LABELLED].tolist() if size[n] > 0]
+    lines = weights.reshape(len(points), -1).T  # (D K,P)
+    for n in np.flatnonzero(size).tolist():
+        if n not in named:
+            above.plot(x, lines[n], color="0.8", linewidth=0.7, marker=marker, zorder=1)
+    for rank, n in enumerate(named):
+        feature, k = features[n // len(classes)], classes[n % len(classes)]
+        above.plot(x, lines[n], color=COLORS[rank], label=f"{short(k)}: {short(feature)}", marker=marker, zorder=2)
+    above.axhline(0, color="black", linewidth=0.8, zorder=0)
+    above.set(ylabel="weight")
+    if named:
+        hidden = int(np.count_nonzero(size)) - len(named)
+        legend = above.legend(
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1),
+            frameon=False,
+            fontsize="small",
+            title="class: feature" + (f"\n({hidden} more in grey)" if hidden else ""),
+            alignment="left",
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a $ in a name from a file is a dollar
+
+    for key, label, color in (("loss", "training", COLORS[0]), ("val_loss", "validation", COLORS[5])):
+        values = np.array([point.metrics.get(key, np.nan) for point in points])
+        if np.isfinite(values).any():
+            below.plot(x, values, color=color, label=label, marker="o", markersize=3)
+    kept = points.index(best(points)[0])
+    for axes in (above, below):
+        note = f"kept: {points[kept].strength:.4g}" if axes is below else None
+        axes.axvline(x[kept], color="black", linestyle=":", linewidth=1, label=note)
+        tidy(axes)
+    below.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    below.set(xlabel="strength of the penalty", ylabel="mean loss", xscale="log")
+    if len(points) > 1:
+        margin = (x[0] / x[-1]) ** 0.02
+        below.set_xlim(x[0] * margin, x[-1] / margin)
+    if points[-1].strength == 0:
+        below.annotate("0", (x[-1], 0), xycoords=("data", "axes fraction"), xytext=(0, -16), textcoords="offset points")
+    counts(above, x, [int(np.count_nonzero(rows)) for rows in weights])
+    return save(figure, path)
+
+
+def positions(values: Sequence[float]) -> Array:
+    """Strengths on a logarithmic axis (P,); zero, which it lacks, stands a decade below the smallest of the others."""
+    x = np.array(values, dtype=np.float64)
+    positive = x[x > 0]
+    return np.where(x > 0, x, positive.min() / 10 if len(positive) else 1.0)
+
+
+def counts(axes: Any, x: Array, nonzero: Sequence[int]) -> None:
+    """The number of weights that are not zero on an axis on top, at as many points as have room for it."""
+    ends = (math.log(x[0]), math.log(x[-1]))
+    room = abs(ends[1] - ends[0]) / 12
+    shown = [0]
+    for n in range(1, len(x)):
+        if abs(math.log(x[n]) - math.log(x[shown[-1]])) >= room:
+            shown.append(n)
+    top = axes.secondary_xaxis("top")
+    top.set_xticks([x[n] for n in shown], [str(nonzero[n]) for n in shown])
+    top.tick_params(which="minor", length=0, labeltop=False)
+    top.minorticks_off()
+    top.spines["top"].set_visible(False)
+    top.set_xlabel("weights that are not zero", fontsize="small")
+
+
+def short(name: int | str) -> str:
+    """A name that leaves room for the picture."""
+    text = str(name)
+    return text if len(text) <= 16 else text[:15] + "…"
+
+
+__all__ = [
+    "Point",
+    "after",
+    "best",
+    "check_path",
+    "columns",
+    "draw",
+    "expand",
+    "fit_path",
+    "points_of",
+    "strengths",
+    "write_coefficients",
+]

@@ -1,0 +1,101 @@
+"""The pictures of a run.  Drawn on figures of their own, so that nothing depends on a display or on global state."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from trainer.data.rows import Data
+from trainer.runs.model import Model
+from trainer.runs.outputs import write_whole
+
+# Okabe & Ito's colours, which colour-blind people can tell apart; more classes than colours start again.
+COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
+
+
+def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str, metric: str | None = "accuracy") -> Path:
+    """Loss, and one metric if there is one, on the training and the validation data, epoch by epoch."""
+    figure = Figure(figsize=(10, 4))
+    figure.subplots_adjust(left=0.07, right=0.94, bottom=0.13, top=0.88, wspace=0.3)  # a fitted layout draws it twice
+    figure.suptitle(title)
+    names = ["loss"] if metric is None else ["loss", metric]
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        # At the ends of the lines the larger number stands above the smaller one, so that both can be read.
+        above = rows[-1].get(f"val_{name}", np.inf) >= rows[-1].get(name, np.inf)
+        training, validation = (name, "training", COLORS[0]), (f"val_{name}", "validation", COLORS[5])
+        for (key, label, color), up in ((training, not above), (validation, above)):
+            values = np.array([row.get(key, np.nan) for row in rows])
+            values[~(np.abs(values) < 1e100)] = np.nan  # what a diverging run ends with breaks an axis
+            if np.isfinite(values).any():
+                epochs = [row["epoch"] for row in rows]
+                axes.plot(epochs, values, color=color, label=label, marker="o" if len(rows) == 1 else None)
+                axes.annotate(f" {values[-1]:.3g}", (epochs[-1], values[-1]), color=color, va="bottom" if up else "top")
+        axes.set(xlabel="epoch", ylabel=f"mean {name}" if name == "loss" else name)
+        if axes.lines:
+            axes.legend(frameon=False)
+        tidy(axes)
+    losses = [row["loss"] for row in rows if row["loss"] < 1e100]
+    if losses and min(losses) > 0 and max(losses) > 30 * min(losses):
+        panels[0].set_yscale("log")
+    return save(figure, path)
+
+
+def boundary(path: Path, model: Model, data: Data, title: str) -> Path:
+    """Decision regions of a model on two features, with all samples; those on the wrong side are ringed."""
+    figure = Figure(figsize=(8, 6))
+    figure.subplots_adjust(left=0.09, right=0.73, bottom=0.09, top=0.93)
+    axes = figure.subplots()
+    low, high = data.x.min(axis=0), data.x.max(axis=0)
+    margin = 0.08 * np.where(high > low, high - low, 1.0)
+    ticks = [np.linspace(start, stop, 300) for start, stop in zip(low - margin, high + margin, strict=True)]
+    first, second = np.meshgrid(*ticks)
+    regions = model.predict(np.column_stack([first.ravel(), second.ravel()])).argmax(axis=1).reshape(first.shape)
+    classes = len(model.classes)
+    colors = [COLORS[k % len(COLORS)] for k in range(classes)]
+    axes.imshow(
+        regions,
+        extent=(first[0, 0], first[0, -1], second[0, 0], second[-1, 0]),
+        origin="lower",
+        aspect="auto",
+        cmap=ListedColormap(colors),
+        vmin=-0.5,
+        vmax=classes - 0.5,
+        alpha=0.2,
+        interpolation="nearest",
+    )
+    wrong = model.predict(data.x).argmax(axis=1) != data.labels
+    for k, name in enumerate(model.classes):
+        first, second = data.x[data.labels == k].T
+        axes.scatter(first, second, s=14, color=colors[k], label=f"{name}", linewidths=0)
+    first, second = data.x[wrong].T
+    axes.scatter(
+        first,
+        second,
+        s=50,
+        facecolors="none",
+        edgecolors="black",
+        linewidths=1,
+        label=f"misclassified ({wrong.sum()})",
+    )
+    axes.set(xlabel=data.features[0], ylabel=data.features[1], title=title)
+    legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    for text in (axes.xaxis.label, axes.yaxis.label, *legend.get_texts()):
+        text.set_parse_math(False)  # a $ in a name from a file is a dollar
+    tidy(axes)
+    return save(figure, path)
+
+
+def tidy(axes: Axes) -> None:
+    """Takes away the frame on top and on the right."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Writes the figure as a PNG, whole or not at all."""
+    FigureCanvasAgg(figure)
+    return write_whole(path, lambda file: figure.savefig(file, format="png", dpi=100, pil_kwargs={"compress_level": 3}))

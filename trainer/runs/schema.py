@@ -1,0 +1,64 @@
+"""From a node of a configuration to a checked component: the frozen dataclass of its name is the schema.
+
+A name is looked up in a registry of ours and nothing else, so a node that came with a file can run no code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin
+
+from trainer.errors import ConfigError, choose, listed, require, suggest
+
+T = TypeVar("T")
+
+
+def build(group: str, registry: Mapping[str, type[T]], node: Mapping[str, Any]) -> T:
+    """The component that a group's node describes: its name looked up, its fields checked."""
+    cls = registry[choose(group, registry, option(group, node))]
+    return structured(group, cls, {key: value for key, value in node.items() if key != "name"})
+
+
+def option(group: str, node: Mapping[str, Any]) -> Any:
+    """The name that chooses a group's option."""
+    require("name" in node, f"{group} has no key name, which chooses its option. Is its file in conf/{group}/ empty?")
+    return node["name"]
+
+
+def structured(path: str, cls: type[T], node: Mapping[str, Any]) -> T:
+    """An instance of the dataclass with the node's values, which must have the fields' names and types."""
+    inside = f"{path}." if path else ""
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    for key in node:
+        if key not in known:
+            what = f"{path}={getattr(cls, 'name', '')} has" if path else "There is"
+            raise ConfigError(f"{what} no key {inside}{key}{suggest(key, known)} Its keys: {listed(known)}.")
+    for key, spec in known.items():
+        if key not in node and spec.default is MISSING and spec.default_factory is MISSING:
+            raise ConfigError(f"{inside}{key} is missing; give it as {inside}{key}=...")
+    for key, value in node.items():
+        kind = known[key].type
+        if not _fits(value, kind):
+            wanted = kind.__name__ if isinstance(kind, type) else str(kind)
+            hint = f" Write {inside}{key}=[{value}]." if get_origin(kind) is list else ""
+            got = f"{value!r} of type {type(value).__name__}"
+            raise ConfigError(f"{inside}{key} must be of type {wanted}, got {got}.{hint}")
+    return cls(**{key: float(value) if _is_float(value, known[key].type) else value for key, value in node.items()})
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value has a field's type, such as float, int | None or dict[str, Any].
+
+    Stricter than OmegaConf's own rule, which reads '0.1' as a number and true as 1; an integer may stand for a float.
+    """
+    parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    classes = tuple(get_origin(part) or part for part in parts)
+    if isinstance(value, bool):
+        return bool in classes
+    return isinstance(value, classes) or (isinstance(value, int) and float in classes)
+
+
+def _is_float(value: Any, kind: Any) -> bool:
+    """Whether a value that fits a field is to be stored as a float: an integer where float | list[float] is asked."""
+    parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return float in parts and int not in parts and isinstance(value, int)

@@ -1,0 +1,288 @@
+"""One training: its parts and its data, all checked, and every file that it leaves in its folder."""
+
+import time
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trainer import __version__
+from trainer.arrays import Array
+from trainer.chain.pairs import check_smooth, check_targets, is_soft
+from trainer.data.rows import Data, Prepared, Source, for_training, prepare
+from trainer.data.sources import File
+from trainer.errors import DataError
+from trainer.objective.certificate import Certificate
+from trainer.optimizers.fit import TrainState, columns, proved
+from trainer.runs import checkpoint, memory, path
+from trainer.runs.callbacks.protocol import Callback, Context
+from trainer.runs.checkpoint import Checkpoint
+from trainer.runs.config import Settings
+from trainer.runs.model import Model
+from trainer.runs.outputs import (
+    PATH,
+    TABLE,
+    Lock,
+    Table,
+    git_commit,
+    process,
+    shorter,
+    tables_sha256,
+    versions,
+    write_record,
+)
+from trainer.runs.parts import Parts, title_of
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended, where its files are, and the last row of its table."""
+
+    status: str  # finished, stopped (by a callback), diverged or interrupted
+    folder: Path
+    metrics: Mapping[str, float]
+
+
+class Point(NamedTuple):
+    """Where a run is: the state with all that belongs to it, so that an interruption finds them together."""
+
+    state: TrainState
+    status: str = "running"  # stopped once a callback or a solver has said so
+    reason: str = ""
+    converged: bool = False
+
+
+@dataclass
+class Training:
+    """What the steps of one run share, and what they write."""
+
+    settings: Settings
+    seed: int
+    parts: Parts
+    raw: Data
+    data: Prepared
+    folder: Path
+    recorded: Mapping[str, Any] | None
+    fingerprint: str | None
+    lock: Lock | None = None  # of the folder, once it is the run's
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration as it is kept."""
+        return asdict(self.settings) if self.recorded is None else self.recorded
+
+    def callbacks(self, past: Sequence[Mapping[str, float]] = ()) -> list[Callback]:
+        """Fresh callbacks that know the rows of an earlier part of the run."""
+        with_valid = self.settings.valid_fraction > 0
+        names = [name for name in columns(self.parts.metrics) if with_valid or not name.startswith("val_")]
+        context = Context(names, self.parts.objective, self.data.train, self.seed, past, self.folder, self.config)
+        return [callback.start(context) for callback in self.parts.callbacks]
+
+    def table(self, rows: Sequence[Mapping[str, float]]) -> Table:
+        """metrics.csv, or path.csv of a path, with these rows so far."""
+        return Table(self.folder / (PATH if self.parts.path else TABLE), self.header(), rows)
+
+    def header(self) -> list[str]:
+        """The columns of the table."""
+        parts = self.parts
+        if parts.path:
+            return path.columns(list(parts.metrics))
+        checked = [name for callback in parts.callbacks for name in callback.columns(parts.objective)]
+        return [*columns(parts.metrics), *checked, "seconds"]
+
+    def start(self) -> TrainState:
+        """The state before the first epoch, or before the first strength of a path."""
+        scale = getattr(self.parts.objective.activation, "start_scale", 0.0)
+        start = TrainState.start(self.parts.optimizer, self.data.train, scale, self.seed)
+        return replace(start, optimizer=()) if self.parts.path else start
+
+    def check(self, found: Checkpoint) -> None:
+        """DataError for a checkpoint that this run cannot go on from."""
+        checkpoint.checks(self.parts.optimizer, self.start(), self.fingerprint)(found)
+        changed = checkpoint.differences(found.config, self.config)
+        if changed or found.seed != self.seed:
+            seeds = f"seed was {found.seed} and is {self.seed}"
+            raise DataError(f"The checkpoint in {self.folder} is of another run: {'; '.join(changed) or seeds}.")
+        if self.parts.path:
+            path.points_of(found.state, found.rows, self.parts.path)
+
+    def check_folder(self) -> None:
+        """FileError if the folder is no longer the one that the run began in."""
+        if self.lock is not None:
+            self.lock.check()
+
+    def keep(self, rows: Sequence[Mapping[str, float]], point: Point, status: str, began: float) -> float:
+        """Writes a checkpoint; returns when the next one may come."""
+        self.check_folder()
+        start = time.perf_counter()
+        now = Checkpoint(
+            point.state,
+            rows,
+            start - began,
+            "stopped" if point.status == "stopped" else status,
+            point.reason,
+            point.converged,
+            self.seed,
+            self.config,
+            self.fingerprint,
+        )
+        checkpoint.keep(self.folder, now)
+        end = time.perf_counter()
+        return end + max(checkpoint.EVERY, (end - start) / checkpoint.SHARE)
+
+    def announce(self) -> None:
+        """Says in run.json that the run is under way, and what it is, so that it can be told from a finished one."""
+        content = {"status": "running", **process(), **self.what()}
+        write_record(self.folder, content, durable=False)  # nothing is lost yet, and a disk takes its time
+
+    def give_up(self, error: BaseException) -> None:
+        """Says in run.json, if it can, that the run has failed."""
+        reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()  # it may name a path
+        content = {"status": "failed", "reason": reason, "table_sha256": tables_sha256(self.folder), **self.what()}
+        with suppress(OSError):
+            self.check_folder()  # another run may have begun there
+            write_record(self.folder, content)
+
+    def what(self) -> dict[str, Any]:
+        """What a run is, from its beginning to its end."""
+        return {
+            "strategy": self.parts.strategy,
+            "seed": self.seed,
+            "data_sha256": self.fingerprint,
+            "config": self.config,
+        }
+
+    def model(self, state: TrainState) -> Model:
+        train, valid, standardizer = self.data
+        chosen = {"seed": self.seed, "valid_fraction": self.settings.valid_fraction, "stratified": True}
+        rows = {"train_rows": len(train), "valid_rows": 0 if valid is None else len(valid)}
+        names = (self.raw.classes, self.raw.features, self.raw.target)
+        return Model(state.w, standardizer, self.parts.objective.activation, *names, split=chosen | rows)
+
+    def proof(self, state: TrainState, strength: float | None) -> Certificate:
+        """How far a state is from the minimum on the training rows, with the penalty of this strength on a path."""
+        objective = self.parts.objective
+        for penalty in self.parts.path:
+            if penalty.strength == strength:  # type: ignore[attr-defined]
+                objective = replace(objective, penalty=penalty)
+        return proved(objective, self.data.train, state.w, None)
+
+    def record(
+        self,
+        result: Result,
+        state: TrainState,
+        seconds: float,
+        reason: str,
+        converged: bool,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """run.json; the last file of a run, so that one that calls itself finished has all of them.
+
+        It holds the SHA-256 of the table as the run leaves it, and its own.
+        """
+        self.check_folder()
+        model = self.model(state)
+        content = {
+            "status": result.status,
+            "reason": reason,
+            "converged": converged,
+            "metrics": result.metrics,
+            **(more or {}),
+            "epochs": state.epoch,
+            "threads": self.parts.objective.threads,
+            "split": model.split,
+            "standardization": {"mean": model.standardizer.mean.tolist(), "scale": model.standardizer.scale.tolist()},
+            "seconds": round(seconds, 6),
+            "versions": {"trainer": __version__, **versions()},
+            "git_commit": git_commit(),
+            "table_sha256": tables_sha256(self.folder),
+            **self.what(),
+        }
+        write_record(self.folder, content)
+
+    def title(self) -> str:
+        """The pair and the strategy, over the pictures."""
+        objective = self.parts.objective
+        return f"{title_of(objective.activation)} + {title_of(objective.loss)}, gradient {self.parts.strategy}"
+
+    def draw(self, rows: Sequence[Mapping[str, float]], state: TrainState) -> list[Path]:
+        from trainer.runs import plots  # matplotlib is slow to import
+
+        title = self.title()
+        files = [plots.curves(self.folder / "curves.png", rows, title, drawn(self.parts.metrics))]
+        if len(self.raw.features) == 2 and isinstance(self.raw.x, np.ndarray):
+            files.append(plots.boundary(self.folder / "boundary.png", self.model(state), self.raw, title))
+        return files
+
+
+def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded: Mapping[str, Any] | None) -> Training:
+    """The run with its data, all checked."""
+    fingerprint = _fingerprint(parts.source)
+    raw = parts.source(seed)
+    beside = memory.of_run(raw, len(parts.path))
+    memory.check_fit(parts.objective.on(raw), parts.optimizer, settings.dtype, parts.batch_size, beside)
+    data = prepare(
+        raw,
+        valid_fraction=settings.valid_fraction,
+        standardize=settings.standardize,
+        seed=seed,
+        dtype=settings.dtype,
+    )
+    if data.valid is not None:
+        seen, asked = (_classes_in(part) for part in (data.train, data.valid))
+        if lost := [str(name) for name, there in zip(raw.classes, asked & ~seen, strict=True) if there]:
+            warnings.warn(
+                f"Class {', '.join(lost[:5])} has no training row, only validation rows, so it cannot be learnt. Lower "
+                f"valid_fraction={settings.valid_fraction}, or remove the class.",
+                stacklevel=1,
+            )
+    data = data._replace(train=for_training(data.train, settings.label_smoothing, settings.class_weight))
+    for part in (data.train, data.valid):
+        if part is not None:
+            check_targets(parts.objective.loss, part.y, part.smoothing)
+    if parts.optimizer.full_batch:
+        check_smooth(parts.optimizer.name, parts.objective.activation, parts.objective.loss, is_soft(data.train.y))
+    if parts.batch_size is not None and parts.batch_size > len(data.train):
+        warnings.warn(
+            f"batch_size={parts.batch_size} is more than the {len(data.train)} training samples; all are used.",
+            stacklevel=1,
+        )
+    return Training(settings, seed, parts, raw, data, folder, recorded, fingerprint)
+
+
+def _classes_in(data: Data) -> Array:
+    """Which classes (K,) have a target in some row."""
+    counts: Array = np.bincount(data.y, minlength=len(data.classes)) if data.y.ndim == 1 else data.y.sum(axis=0)
+    return counts > 0
+
+
+def _fingerprint(source: Source) -> str | None:
+    """That of the data file, and of the file of its labels if they have their own; None where no file is read."""
+    if not isinstance(source, File):
+        return None
+    paths = [Path(source.path)]
+    if source.target is not None and source.target.lower().endswith(".npy"):
+        paths.append(Path(source.target))
+    try:
+        return checkpoint.fingerprint([path for path in paths if path.is_file()])
+    except ValueError:  # a path with a NUL, for the reader to refuse
+        return None
+
+
+def drawn(metrics: Collection[str]) -> str | None:
+    """The metric beside the loss in curves.png: accuracy, or the first one listed."""
+    return "accuracy" if "accuracy" in metrics else next(iter(metrics), None)
+
+
+def summary(result: Result, metrics: Collection[str], seconds: float, files: Sequence[Path]) -> list[str]:
+    """What the terminal shows at the end: status, last metrics, and where the files are."""
+    names = [side + name for name in ("loss", *metrics) for side in ("", "val_")]
+    shown = [name for name in names if name in result.metrics]
+    numbers = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in shown)
+    epochs = int(result.metrics.get("epoch", 0))
+    lines = [f"{result.status} after {epochs} epochs in {seconds:.2f} s  {numbers}".rstrip()]
+    return lines + [f"  {file.stem:<9} {shorter(file)}" for file in files]

@@ -1,0 +1,241 @@
+"""Worker processes and their supervisor: jobs go out by pipes, and a job that dies or hangs costs no other job.
+
+concurrent.futures gives up the whole pool when one process is killed. Here each process has its own pipe; one that
+ends without an answer is replaced, and its job is reported with the signal that ended it.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import ModuleType
+from typing import Any
+
+from trainer.errors import FileError
+from trainer.runs.interrupts import held
+from trainer.sweeps.worker import Ended, Job, note, serve
+
+TICK = 0.5  # seconds between two looks at the clock
+GRACE = 1.0  # seconds that an interrupted run has to keep what it has learnt
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    ready: bool = False
+    job: Job | None = None
+    began: float = 0.0
+
+
+@contextmanager
+def warm() -> Iterator[None]:
+    """Lets the server import while the program does something else; if that fails, the server is ended at once.
+
+    It would keep the terminal's pipe open for the seconds of its imports.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        yield
+        return
+    from multiprocessing import forkserver
+
+    _context()
+    with _lean():
+        forkserver.ensure_running()
+    try:
+        yield
+    except BaseException:
+        server = getattr(forkserver.ensure_running, "__self__", None)
+        number = getattr(server, "_forkserver_pid", None)  # there is no public way
+        if number is not None:
+            os.kill(number, signal.SIGKILL)
+        raise
+
+
+def _context() -> Any:
+    """Processes from a server that imports once for all; it has no threads, so its forks are safe."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trainer.sweeps.preloaded"])
+    return context
+
+
+class Pool:
+    """Runs jobs in so many processes; running names the jobs that have no answer yet."""
+
+    def __init__(self, workers: int, timeout: float | None = None) -> None:
+        self._context = _context()
+        self._count = workers
+        self._timeout = timeout
+        self._workers: list[_Worker] = []
+        self._stillborn = 0
+        self.running: set[int] = set()
+
+    def run(self, jobs: Iterable[Job]) -> Generator[Ended | None, None, None]:
+        """How the jobs end, in that order; None now and then while nothing happens. Left early, it ends the workers."""
+        try:
+            with _lean():
+                for _ in range(self._count):
+                    self._start()
+            waiting = deque(jobs)  # which are made while the workers import
+            while waiting or self.running:
+                for worker in self._workers:
+                    if waiting and worker.ready and worker.job is None:
+                        self._send(worker, waiting.popleft())
+                by_pipe: dict[Any, _Worker] = {worker.pipe: worker for worker in self._workers}
+                heard = wait(list(by_pipe), self._patience())
+                if not heard:
+                    yield None
+                for pipe in heard:
+                    ended = self._hear(by_pipe[pipe])
+                    if ended is not None:
+                        yield ended
+                yield from self._overdue()
+                missing = min(self._count, len(waiting) + len(self.running)) - len(self._workers)
+                if missing > 0:
+                    with _lean():
+                        for _ in range(missing):
+                            self._start()
+        finally:
+            self._end()
+
+    def _start(self) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=serve, args=(theirs,), daemon=True)
+        try:
+            process.start()
+        except (OSError, EOFError) as error:
+            raise FileError(f"No process can be started for the sweep: {error}. Set sweep.workers=1.") from error
+        theirs.close()
+        self._workers.append(_Worker(process, ours))
+
+    def _send(self, worker: _Worker, job: Job) -> None:
+        worker.job, worker.began = job, time.monotonic()
+        self.running.add(job.number)
+        try:
+            worker.pipe.send(job)
+        except OSError:  # it died while idle: _hear finds out
+            return
+
+    def _hear(self, worker: _Worker) -> Ended | None:
+        try:
+            answer = worker.pipe.recv()
+        except (EOFError, OSError):
+            return self._dead(worker)
+        if isinstance(answer, Ended):
+            worker.job = None
+            self.running.discard(answer.number)
+            return answer
+        worker.ready, self._stillborn = True, 0
+        return None
+
+    def _dead(self, worker: _Worker) -> Ended | None:
+        """A worker that closed its pipe: its job, if it had one, was killed with it."""
+        worker.process.join(GRACE)
+        code = worker.process.exitcode
+        self._drop(worker)
+        if worker.job is None:
+            self._stillborn += not worker.ready
+            if self._stillborn > 2 * self._count:
+                raise FileError(
+                    f"The processes of the sweep {_ending(code)} before their first job. Set sweep.workers=1, and see "
+                    "that there is memory for each."
+                )
+            return None
+        return self._lost(worker.job, "killed", f"Its process {_ending(code)}.", worker.began)
+
+    def _overdue(self) -> Iterator[Ended]:
+        if self._timeout is None:
+            return
+        now = time.monotonic()
+        for worker in list(self._workers):
+            if worker.job is not None and now - worker.began > self._timeout:
+                worker.process.kill()
+                self._drop(worker)
+                reason = f"It took longer than sweep.timeout={self._timeout:g} seconds."
+                yield self._lost(worker.job, "timeout", reason, worker.began)
+
+    def _lost(self, job: Job, status: str, reason: str, began: float) -> Ended:
+        self.running.discard(job.number)
+        note(job.folder, reason)
+        return Ended(job.number, status, reason, {}, time.monotonic() - began)
+
+    def _drop(self, worker: _Worker) -> None:
+        worker.pipe.close()
+        self._workers.remove(worker)
+
+    def _patience(self) -> float:
+        """Seconds until something must be looked at though nothing was heard."""
+        if self._timeout is None:
+            return TICK
+        now = time.monotonic()
+        left = [worker.began + self._timeout - now for worker in self._workers if worker.job is not None]
+        return max(0.0, min([TICK, *left]))
+
+    def _end(self) -> None:
+        """Idle workers leave when their pipe closes; a running job is asked to keep what it has, and then killed."""
+        with held():  # a second Ctrl-C must leave no process behind
+            processes = [worker.process for worker in self._workers]
+            for worker in self._workers:
+                if worker.job is not None or not worker.ready:
+                    worker.process.terminate()
+                worker.pipe.close()
+            deadline = time.monotonic() + GRACE
+            for process in processes:
+                process.join(max(0.0, deadline - time.monotonic()))
+            for process in processes:
+                if process.is_alive():
+                    process.kill()
+                    process.join(GRACE)
+            self._workers.clear()
+
+
+def _ending(code: int | None) -> str:
+    """The end of a process in words, from its exit code."""
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unknown"
+    short = "; the system does that when memory is short" if name == "SIGKILL" else ""
+    return f"was killed by signal {-code} ({name}){short}"
+
+
+@contextmanager
+def _lean() -> Iterator[None]:
+    """Processes started here have libraries of one thread, hear no Ctrl-C, and do not import the program.
+
+    As many threads as there are cores in each process would get in each other's way; Ctrl-C reaches every process of
+    the terminal, and the pool decides; the program imports Hydra, or starts a sweep whenever it is imported.
+    """
+    mask = None
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # which would undo the mask at its own start
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    program = sys.modules["__main__"]
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        sys.modules["__main__"] = program
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

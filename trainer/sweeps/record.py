@@ -1,0 +1,114 @@
+"""sweep.json: the one page of a sweep, which says how each of its jobs ended."""
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.data.reading import MAX_BYTES
+from trainer.errors import ConfigError
+from trainer.runs.outputs import check_plain, shorter, write_json
+
+FORMAT = "softmax-trainer sweep 1"
+NAME = "sweep.json"
+STATUSES = (
+    "finished",
+    "stopped",
+    "diverged",
+    "failed",
+    "timeout",
+    "killed",
+    "interrupted",
+    "skipped",
+    "pending",
+)
+DONE = ("finished", "stopped", "skipped")  # what a resumed sweep leaves as it is
+BAD = ("diverged", "failed", "timeout", "killed")
+
+
+@dataclass
+class Line:
+    """One job: its number, its folder inside that of the sweep, what makes it special, and how it ended."""
+
+    number: int
+    folder: str
+    overrides: list[str]
+    status: str = "pending"
+    reason: str = ""
+
+
+@dataclass
+class Record:
+    """The page; arguments are those of the command line, from which a resumed sweep makes its jobs again."""
+
+    status: str  # running, then finished, failed (a job went wrong) or interrupted
+    command: str
+    arguments: list[str]
+    varied: list[str]
+    jobs: list[Line]
+
+    def write(self, folder: Path) -> None:
+        """Writes sweep.json, whole."""
+        jobs = [vars(line) for line in self.jobs]
+        write_json(folder / NAME, {"format": FORMAT, **{**vars(self), "jobs": jobs}})
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs have which status; a status that none has is left out."""
+        found = Counter(line.status for line in self.jobs)
+        return {status: found[status] for status in STATUSES if found[status]}
+
+
+def read(folder: Path) -> Record:
+    """The page of a sweep's folder; ConfigError where it is not one of ours."""
+    path = folder / NAME
+    check_plain(path)
+    try:
+        if path.stat().st_size > MAX_BYTES // 16:
+            raise ValueError("it is too large")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return _checked(content)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{folder} has no {NAME}, so it is no sweep of ours. Give the folder below outputs/multirun/."
+        ) from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConfigError(f"{path} is not the page of a sweep: {error}. Run the sweep anew.") from None
+
+
+def _checked(content: Any) -> Record:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT!r}")
+    arguments, varied = _words(content["arguments"]), _words(content["varied"])
+    jobs = [_line(number, node) for number, node in enumerate(content["jobs"])]
+    return Record(str(content["status"]), str(content["command"]), arguments, varied, jobs)
+
+
+def _line(number: int, node: Mapping[str, Any]) -> Line:
+    if node["number"] != number or node["status"] not in STATUSES:
+        raise ValueError(f"job {number} is wrong")
+    return Line(number, str(node["folder"]), _words(node["overrides"]), node["status"], str(node["reason"]))
+
+
+def _words(value: Any) -> list[str]:
+    if not (isinstance(value, list) and all(isinstance(word, str) for word in value)):
+        raise ValueError("a list of words is missing")
+    return value
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: a control character from a name is shown and not obeyed."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as aligned text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def go_on(folder: Path) -> str:
+    """The command that goes on with the sweep in a folder."""
+    return shlex.join(["python", "-m", "trainer.sweep", f"resume={shorter(folder)}"])

@@ -1,0 +1,316 @@
+"""report.html: what the summary found, set for reading.  Jinja escapes whatever comes from a run."""
+
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from trainer.sweeps.report import charts
+from trainer.sweeps.report.reading import DONE, KNOWN, Found, Run, plain
+from trainer.sweeps.report.repeat import command
+from trainer.sweeps.report.summary import BROKEN, Configuration, Goal, data_of, measured
+
+FIRST_ROWS, ALL_ROWS = 30, 1000
+GREY_LINES = 240
+MANY = 60  # values of a parameter that are told
+
+
+def render(found: Found, keys: Sequence[str], ranked: Sequence[Configuration], aim: Goal | None) -> str:
+    """The whole page."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("trainer.sweeps.report").joinpath("page.html.jinja").read_text("utf-8"))
+    counts = Counter(run.status for run in found.runs)
+    first = sorted((item for item in ranked if item.rank), key=lambda item: (item.mark != "best", item.rank))
+    coloured = sorted(first[: charts.COLOURS], key=lambda item: item.rank)  # the best of each data set, then by rank
+    colours = {id(item): place for place, item in enumerate(coloured, 1)}
+    keys = list(keys)
+    return template.render(
+        runs=len(found.runs),
+        configurations=len(ranked),
+        counts=[(status, counts[status]) for status in (*KNOWN, "unknown") if counts[status]],
+        problems=found.problems[:100],
+        more_problems=max(len(found.problems) - 100, 0),
+        commands=found.commands[:20],
+        varied=_varied(found.runs, keys),
+        shared=_shared(found.runs, keys),
+        aim=aim,
+        best=[_best(item, aim) for item in ranked if item.mark == "best"] if aim else [],
+        seeds=max((len(item.done) for item in ranked), default=0),
+        table=_table(ranked, keys, aim, colours),
+        curves=_curves(ranked, aim, colours),
+        grid=_grid(found.runs, ranked, aim),
+        parameters=_parameters(ranked, keys, aim),
+        failures=_failures(found.runs, keys),
+    )
+
+
+def value(mean: float, deviation: float = math.nan) -> str:
+    """0.742 ± 0.013: as many digits as the deviation has two of, else four significant."""
+    if not math.isfinite(mean):
+        return charts.DASH
+    if not deviation > 0 or not 1e-4 <= abs(mean) < 1e5:
+        return charts.short(mean) + (f" ± {charts.short(deviation)}" if math.isfinite(deviation) else "")
+    digits = min(max(1 - math.floor(math.log10(deviation)), 0), 6)
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}".replace("-", charts.MINUS)
+
+
+def _values(runs: Sequence[Run], key: str) -> dict[str, Any]:
+    """The values of a key by their text, in order: numbers by size, words as they come."""
+    found = {plain(run.flat[key]): run.flat[key] for run in runs if key in run.flat}
+    if all(_number(raw) for raw in found.values()):
+        found = dict(sorted(found.items(), key=lambda item: float(item[1])))
+    return found
+
+
+def _number(raw: Any) -> bool:
+    return isinstance(raw, int | float) and not isinstance(raw, bool) and abs(raw) < 1e100  # false for nan too
+
+
+def _varied(runs: Sequence[Run], keys: Sequence[str]) -> list[dict[str, Any]]:
+    seeds = {plain(run.seed): run.seed for run in runs if run.seed is not None}
+    ordered = sorted(seeds, key=lambda text: (not text.isdigit(), len(text), text))
+    told = [(key, list(_values(runs, key))) for key in keys]
+    if len(seeds) > 1:
+        told.append(("seed", ordered))
+    return [{"key": plain(k, 60), "values": texts[:MANY], "more": max(len(texts) - MANY, 0)} for k, texts in told]
+
+
+def _shared(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, str]]:
+    """The main choices that all runs have in common."""
+    main = ("data", "activation", "loss", "gradient", "optimizer", "schedule", "penalty", "epochs", "batch_size")
+    found = {key: _values(runs, key) for key in main if key not in keys}
+    return [(key, next(iter(texts))) for key, texts in found.items() if len(texts) == 1]
+
+
+def _best(item: Configuration, aim: Goal) -> dict[str, Any]:
+    """The best configuration, and its best run as a command."""
+    runs = [run for run in item.done if math.isfinite(run.metrics.get(aim.metric, math.nan))]
+    run = min(runs, key=lambda run: aim.sign * run.metrics[aim.metric])
+    record = run.record
+    versions = record.get("versions")
+    used = dict(itertools.islice(versions.items(), 12)) if isinstance(versions, Mapping) else {}
+    if record.get("git_commit"):
+        used["commit"] = str(record["git_commit"])[:12]
+    return {
+        "values": item.values,
+        "data": ", ".join(f"{key} {text}".removeprefix("data.").removeprefix("data ") for key, text in data_of(item)),
+        "number": value(item.mean(aim.metric), item.deviation(aim.metric)),
+        "uncertified": _uncertified(item),
+        "seeds": len(item.numbers(aim.metric)),
+        "run": run.folder,
+        "of_run": charts.short(run.metrics[aim.metric]),
+        "command": command(run),
+        "versions": ", ".join(f"{plain(name, 30)} {plain(text, 30)}" for name, text in used.items()),
+    }
+
+
+def _uncertified(item: Configuration) -> str:
+    """not certified, of how many of its runs."""
+    count, runs = item.uncertified, len(item.done)
+    return "" if not count else "not certified" if count == runs else f"{count} of {runs} not certified"
+
+
+def label_of(item: Configuration, others: Sequence[Configuration]) -> str:
+    """loss=ce, optimizer.lr=0.1: what tells it from the others."""
+    told = {key: text for key, text in item.values.items() if any(other.values.get(key) != text for other in others)}
+    return ", ".join(f"{key}={text}" for key, text in (told or item.values).items()) or "the only configuration"
+
+
+def _table(
+    ranked: Sequence[Configuration], keys: Sequence[str], aim: Goal | None, colours: Mapping[int, int]
+) -> dict[str, Any]:
+    metrics = measured([run for item in ranked for run in item.done])
+    if aim:
+        metrics = [aim.metric, *(name for name in metrics if name != aim.metric)]
+    metrics = [*metrics[:5], "seconds"]
+    ends = [
+        end
+        for item in ranked[:FIRST_ROWS]
+        if aim and item.rank
+        for end in _around(item.mean(aim.metric), item.deviation(aim.metric))
+    ]
+    x = charts.axis(np.array(ends), 3, 97, pad=0.02)
+    rows: list[dict[str, Any]] = []
+    for item in ranked[:ALL_ROWS]:
+        colour = colours.get(id(item), 0)
+        rows.append(
+            {
+                "rank": item.rank or charts.DASH,
+                "colour": colour,
+                "mark": item.mark,
+                "values": [item.values.get(key, "") for key in keys],
+                "plot": charts.interval(item.mean(aim.metric), item.deviation(aim.metric), x, f"c{colour}")
+                if aim and item.rank and len(rows) < FIRST_ROWS
+                else "",
+                "numbers": [
+                    charts.short(item.mean(name)) if name == "seconds" else value(item.mean(name), item.deviation(name))
+                    for name in metrics
+                ],
+                "uncertified": _uncertified(item),
+                "done": len(item.done),
+                "all": len(item.latest),
+                "broken": ", ".join(
+                    f"{count} {status}"
+                    for status, count in Counter(run.status for run in item.latest if run.status in BROKEN).items()
+                ),
+            }
+        )
+    return {
+        "keys": [plain(key, 60) for key in keys],
+        "metrics": metrics,
+        "rows": rows[:FIRST_ROWS],
+        "more": rows[FIRST_ROWS:],
+        "left": max(len(ranked) - ALL_ROWS, 0),
+        "uncertified": any(item["uncertified"] for item in rows),
+    }
+
+
+def _around(mean: float, deviation: float) -> list[float]:
+    return [mean - deviation, mean + deviation] if math.isfinite(deviation) else [mean]
+
+
+def _curves(ranked: Sequence[Configuration], aim: Goal | None, colours: Mapping[int, int]) -> dict[str, Any]:
+    """Panels of the losses and of the metric that ranks; the best in colour, the others grey."""
+    grey = [item for item in ranked if id(item) not in colours]
+    if len(grey) > GREY_LINES:
+        grey = [grey[round(i)] for i in np.linspace(0, len(grey) - 1, GREY_LINES)]
+    points = charts.POINTS if len(grey) < 100 else charts.POINTS // 2
+    names = ["loss", "val_loss", *([aim.metric] if aim else [])]
+    panels, seen = [], set[int]()
+    for name in dict.fromkeys(names):
+        lines = [charts.line(item.latest, name, points) for item in grey]
+        for item in (item for item in ranked if id(item) in colours):
+            lines.append(charts.line(item.latest, name, charts.POINTS, colours[id(item)], str(item.rank)))
+        drawn = [found for found in lines if found is not None and len(found.x)]
+        seen |= {found.colour for found in drawn}
+        if drawn:
+            panels.append({"title": name, "svg": charts.panel(name, drawn)})
+    named = [item for item in ranked if colours.get(id(item)) in seen]
+    legend = [{"rank": item.rank, "colour": colours[id(item)], "label": label_of(item, named)} for item in named]
+    return {"panels": panels, "legend": legend, "grey": len(ranked) - len(colours), "drawn": len(grey)}
+
+
+def _grid(runs: Sequence[Run], ranked: Sequence[Configuration], aim: Goal | None) -> dict[str, Any] | None:
+    """Activation x loss x strategy as small multiples: of each cell and strategy the best configuration."""
+    sides = [key for key in ("activation", "loss", "gradient") if len(_values(runs, key)) > 1]
+    if aim is None or len(sides) < 2:
+        return None
+    row_key, column_key, colour_key = (*sides, "")[:3]
+    rows, columns = list(_values(runs, row_key))[:24], list(_values(runs, column_key))[:24]
+    colours = list(_values(runs, colour_key))[: charts.COLOURS] if colour_key else [""]
+    best: dict[tuple[str, str, str], Configuration] = {}
+    for item in ranked:
+        if item.rank:
+            texts = {key: plain(item.runs[0].flat.get(key)) for key in sides}
+            best.setdefault((texts[row_key], texts[column_key], texts.get(colour_key, "")), item)
+    lines = {}
+    for place, item in best.items():
+        colour = colours.index(place[2]) + 1 if place[2] in colours else 0
+        if drawn := charts.line(item.latest, aim.metric, 30, colour):
+            lines[place] = drawn
+    if not lines:
+        return None
+    width, height = 120.0, 64.0
+    x = charts.axis(np.concatenate([found.x for found in lines.values()]), 3, width - 3, log=False, pad=0)
+    y = charts.axis(
+        np.concatenate([found.mean for found in lines.values()]), height - 4, 4, charts.logarithmic(aim.metric)
+    )
+    reasons: dict[tuple[str, str], tuple[str, str]] = {}
+    for run in runs:
+        pair = plain(run.flat.get(row_key)), plain(run.flat.get(column_key))
+        if run.status not in DONE:
+            reasons.setdefault(pair, (run.status, run.reason))
+    cells = []
+    for row in rows:
+        of_row: list[dict[str, Any]] = []
+        for column in columns:
+            here = [(best[place], lines[place]) for place in lines if place[:2] == (row, column)]
+            mean = min((item.mean(aim.metric) * aim.sign for item, _ in here), default=math.nan) * aim.sign
+            label = f"{row_key}={row}, {column_key}={column}"
+            status, reason = reasons.get((row, column), ("", ""))
+            of_row.append(
+                {
+                    "svg": charts.small([found for _, found in here], y, x, f"{label}: {aim.metric}") if here else "",
+                    "number": charts.short(mean),
+                    "best": any(item.mark == "best" for item, _ in here),
+                    "status": "" if here else status,
+                    "reason": reason,
+                }
+            )
+        cells.append((row, of_row))
+    low, high = (10**y.low, 10**y.high) if y.log else (y.low, y.high)
+    return {
+        "sides": (row_key, column_key, colour_key),
+        "columns": columns,
+        "rows": cells,
+        "colours": colours if colour_key else [],
+        "low": charts.short(float(f"{low:.3g}")),
+        "high": charts.short(float(f"{high:.3g}")),
+        "log": y.log,
+    }
+
+
+def _parameters(ranked: Sequence[Configuration], keys: Sequence[str], aim: Goal | None) -> list[dict[str, Any]]:
+    """Each varied parameter against the metric, whatever the others are."""
+    if aim is None:
+        return []
+    found = []
+    for key in keys:
+        items = [item for item in ranked if key in item.raw and math.isfinite(item.mean(aim.metric))]
+        texts = list(dict.fromkeys(item.values[key] for item in items))
+        if len(texts) < 2:
+            continue
+        means = [item.mean(aim.metric) for item in items]
+        best = next((place for place, item in enumerate(items) if item.mark == "best"), 0)
+        title = plain(key, 60)
+        if all(_number(item.raw[key]) for item in items):
+            xs = [float(item.raw[key]) for item in items]
+            left = 0
+            picture = charts.scatter(title, xs, means, best, aim.lower, (title, aim.metric))
+        else:
+            pick, left = (min if aim.lower else max), max(len(texts) - 30, 0)
+            tops = {t: pick(m for m, i in zip(means, items, strict=True) if i.values[key] == t) for t in texts}
+            order = sorted(texts, key=lambda text: (aim.sign * tops[text], text))[:30]
+            kept = [place for place, item in enumerate(items) if item.values[key] in order]
+            which = [order.index(items[place].values[key]) for place in kept]
+            picture = charts.strip(
+                title,
+                order,
+                which,
+                [means[p] for p in kept],
+                kept.index(best) if best in kept else 0,
+                aim.lower,
+                aim.metric,
+            )
+        found.append({"key": title, "svg": picture, "left": left})
+    return found[:24]
+
+
+def _failures(runs: Sequence[Run], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Runs that did not come to their end, by status and reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    first: dict[tuple[str, str], str] = {}  # reasons that differ by their numbers only are one
+    for run in runs:
+        if run.status not in (*DONE, "pending"):
+            values = ", ".join(f"{key}={plain(run.flat[key], 60)}" for key in keys if key in run.flat)
+            seed = "" if run.seed is None else f"seed={plain(run.seed, 40)}"
+            told = f"{values}, {seed}".strip(", ") if run.flat else ""
+            kind = run.status, re.sub(r"[-+]?[0-9][0-9.e+-]*", "0", run.reason)
+            first.setdefault(kind, run.reason)
+            groups.setdefault(kind, []).append(f"{run.folder}: {told}" if told else run.folder)
+    ordered = sorted(groups.items(), key=lambda group: ((*KNOWN, "unknown").index(group[0][0]), -len(group[1])))
+    return [
+        {
+            "status": kind[0],
+            "reason": first[kind] or "no reason was left",
+            "runs": names[:8],
+            "more": max(len(names) - 8, 0),
+        }
+        for kind, names in ordered[:200]
+    ]

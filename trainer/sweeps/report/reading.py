@@ -1,0 +1,426 @@
+"""Reads what runs left in their folders, and trusts none of it: sizes are capped, links are not followed.
+
+A file that is torn, missing, altered or foreign costs a sentence in the list of problems and never the report.
+"""
+
+import contextlib
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.errors import FileError, is_text
+from trainer.runs.outputs import TABLES, content_sha256
+
+Curve = NDArray[np.float64]
+
+MOST_RUNS = 10_000
+MOST_FOLDERS = 50_000
+DEEPEST = 6  # levels below a given folder
+DEEPEST_VALUE = 100  # lists and dictionaries inside one another
+LARGEST = {"run.json": 4 << 20, "metrics.csv": 32 << 20, "path.csv": 32 << 20, "sweep.json": 32 << 20}  # bytes
+KEPT_POINTS = 240  # of a curve; pages draw at most 60 of them
+KNOWN = (
+    "finished",
+    "stopped",
+    "running",
+    "interrupted",
+    "diverged",
+    "failed",
+    "timeout",
+    "killed",
+    "skipped",
+    "pending",
+)
+ALTERED = "is not what the run wrote: its SHA-256 differs"
+DONE = ("finished", "stopped")  # a run that came to its end counts in the means
+_HIDDEN = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?"  # escape sequences of terminals
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"  # controls, reordering marks
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its folder shows it; what could not be read is empty."""
+
+    folder: str
+    status: str
+    reason: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)  # nested, as run.json has it
+    flat: Mapping[str, Any] = field(default_factory=dict)  # a value for each key in dots, see flatten
+    seed: Any = None
+    metrics: Mapping[str, float] = field(default_factory=dict)  # at the end
+    curves: Mapping[str, Curve] = field(default_factory=dict)  # thinned; "epoch" is one of them
+    lowest: Mapping[str, float] = field(default_factory=dict)  # over all epochs
+    highest: Mapping[str, float] = field(default_factory=dict)
+    epochs: float = math.nan
+    seconds: float = math.nan
+    record: Mapping[str, Any] = field(default_factory=dict)  # the rest of run.json
+
+
+@dataclass
+class Found:
+    """All runs of some folders, and what was wrong with them, in sentences."""
+
+    runs: list[Run] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)  # of the sweeps
+    told: dict[str, tuple[str, str]] = field(default_factory=dict)  # status and reason of each job of a sweep.json
+
+
+def plain(value: Any, most: int = 200) -> str:
+    """A value as text of at most so many characters, without escape sequences, controls and reordering marks."""
+    text = f"{value:.10g}" if isinstance(value, float) else written(value)  # 0.3 and not 0.30000000000000004
+    text = _HIDDEN.sub("", text).encode("utf-8", "replace").decode()
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def written(value: Any) -> str:
+    """A value as the command line writes it: true, null, [a,b]."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(written(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
+    try:
+        return str(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a huge number"
+
+
+def number(value: Any) -> float:
+    """A finite float, or nan for all else."""
+    try:
+        found = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan
+    return found if abs(found) < 1e100 else math.nan  # beyond it no axis could be drawn
+
+
+def read(folders: Sequence[Path]) -> Found:
+    """Every run in the folders and below them, each once, in the order of their names."""
+    found, seen = Found(), set[str]()
+    for root in folders:
+        if not root.is_dir():
+            what = "is not a folder" if root.exists() else "does not exist"
+            raise FileError(f"{plain(str(root))} {what}. Name folders of runs or of sweeps, such as outputs/multirun.")
+        before = len(found.runs) + len(found.problems)
+        for place in _places(root, found):
+            real = os.path.realpath(place)
+            if real in seen:
+                continue
+            seen.add(real)
+            if len(found.runs) >= MOST_RUNS:
+                found.problems.append(f"Only the first {MOST_RUNS} runs are shown.")
+                return found
+            _take(place, found)
+        if len(found.runs) + len(found.problems) == before:
+            found.problems.append(f"{shown(root)} holds no run.")
+    found.runs = [_corrected(run, *found.told.get(run.folder, ("", ""))) for run in found.runs]
+    found.runs.sort(key=lambda run: natural(run.folder))
+    return found
+
+
+def _corrected(run: Run, status: str, reason: str) -> Run:
+    """The sweep knows of a job's end what a run that was killed could not write."""
+    if run.status in ("running", "unknown") and status in KNOWN:
+        return replace(run, status=status, reason=reason or run.reason)
+    return replace(run, reason=run.reason or reason) if reason and run.status not in DONE else run
+
+
+def shown(place: Path) -> str:
+    """A folder as people name it: relative to the working folder where it lies inside."""
+    here = Path(os.path.abspath(place))
+    with contextlib.suppress(ValueError, OSError):  # outside, or the working folder is gone
+        here = here.relative_to(Path.cwd())
+    return plain(here.as_posix(), 1000)
+
+
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """A sort key by which 10 comes after 9."""
+    parts = re.findall(r"[0-9]{1,18}|[^0-9]+|[0-9]+", name)
+    short = [p.isascii() and p.isdigit() and len(p) <= 18 for p in parts]
+    return [(not ok, int(p) if ok else 0, p) for ok, p in zip(short, parts, strict=True)]
+
+
+def _places(root: Path, found: Found) -> Iterator[Path]:
+    """The folders that hold a run or a sweep, and those that hold nothing known and no folder."""
+    todo, count, problems = [(root, 0)], 0, found.problems
+    links = empty = 0
+    while todo:
+        place, depth = todo.pop()
+        count += 1
+        if count > MOST_FOLDERS:
+            problems.append(f"{shown(root)} holds more than {MOST_FOLDERS} folders; the rest is not read.")
+            break
+        try:
+            with os.scandir(place) as entries:
+                listed = sorted(entries, key=lambda entry: natural(entry.name))
+        except OSError as error:
+            problems.append(f"{shown(place)} cannot be read: {error.strerror}.")
+            continue
+        names = {entry.name for entry in listed}
+        if {"run.json", "metrics.csv"} & names:
+            yield place
+            continue
+        for entry in (entry for entry in listed if entry.is_symlink()):
+            links += 1
+            if links <= 5:
+                problems.append(f"{shown(place / entry.name)} is a link, and links are not followed.")
+        below = [Path(entry.path) for entry in listed if entry.is_dir(follow_symlinks=False) and entry.name[0] != "."]
+        if "sweep.json" in names:
+            yield place
+        elif not below and place != root and shown(place) not in found.told:
+            empty += 1
+            if empty <= 5:
+                problems.append(f"{shown(place)} holds no run.")
+        if depth < DEEPEST:
+            todo += [(path, depth + 1) for path in reversed(below)]
+    for total, what in ((links, "links are not followed"), (empty, "folders hold no run")):
+        if total > 5:
+            problems.append(f"{shown(root)}: {total - 5} more {what}.")
+
+
+def _take(place: Path, found: Found) -> None:
+    if (place / "run.json").is_symlink() or any((place / name).exists() for name in ("run.json", "metrics.csv")):
+        found.runs.append(_run(place, found.problems))
+    if os.path.lexists(place / "sweep.json"):
+        _sweep(place, found)
+
+
+def _bytes(path: Path) -> bytes:
+    """A regular file of bounded size; ValueError with the reason for all else."""
+    most = LARGEST[path.name]
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe must not hang us
+    if path.is_symlink():
+        raise ValueError("is a link, and links are not followed")
+    try:
+        with open(os.open(path, flags), "rb") as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise ValueError("is not a regular file")
+            if about.st_size > most:
+                raise ValueError(f"has {about.st_size / 2**20:.0f} MiB, and at most {most >> 20} MiB are read")
+            return file.read(most)
+    except FileNotFoundError:
+        raise ValueError("is missing") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+
+
+def _json(path: Path, say: Callable[[str, object], None]) -> dict[str, Any]:
+    """A record of ours, its texts without surrogates, of which no file could be written; ValueError if it is none."""
+    try:
+        content = json.loads(_bytes(path).decode("utf-8", "replace"))
+        if not isinstance(content, dict):
+            raise ValueError("is not a record of ours")
+        if _depth(content) > DEEPEST_VALUE:
+            raise RecursionError
+        if path.name == "run.json":
+            if "sha256" not in content:
+                say(path.name, "has no SHA-256, so a change of what the run wrote cannot be seen")
+            elif content["sha256"] != content_sha256(content):
+                say(path.name, ALTERED)
+                content = {**content, "sha256": None, "table_sha256": None}  # which no longer tell of the table
+        sound = _text(content)
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError("is torn, or is no JSON") from None
+    if sound is not content:
+        say(path.name, "holds halves of surrogate pairs, which are no characters; they are shown as ?")
+    return sound  # type: ignore[no-any-return]
+
+
+def _depth(value: Any) -> int:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inside), default=0)
+
+
+def _text(value: Any) -> Any:
+    """What was read from JSON, with ? for each half of a surrogate pair, which JSON can spell and no file can hold."""
+    if is_text(value):
+        return value
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def _run(place: Path, problems: list[str]) -> Run:
+    name, record = shown(place), dict[str, Any]()
+
+    def say(file: str, what: object) -> None:
+        problems.append(f"{name}: {file} {plain(str(what))}.")
+
+    try:
+        record = _json(place / "run.json", say)
+    except ValueError as error:
+        say("run.json", error)
+    signed, sums = record.pop("sha256", None) is not None, record.pop("table_sha256", None)
+    sums = sums if isinstance(sums, dict) else {}
+
+    def table(file: str) -> str:
+        """Its text, after a look at whether it is what the run left; one that is still written has no SHA-256."""
+        content = _bytes(place / file)
+        if file in sums and sums[file] != hashlib.sha256(content).hexdigest():
+            say(file, ALTERED)
+        elif file not in sums and signed and record.get("status") in DONE:
+            say(file, "has no SHA-256 in run.json, so a change of it cannot be seen")
+        return content.decode("utf-8", "replace")
+
+    columns: dict[str, Curve] = {}
+    left = [file for file in TABLES if file in sums or (place / file).exists()]
+    for file in left or ["metrics.csv"]:
+        try:
+            text = table(file)
+            if file == "metrics.csv":
+                columns, torn = _columns(text)
+                if torn:
+                    say(file, f"has {torn} {'line' if torn == 1 else 'lines'} that cannot be read")
+        except ValueError as error:
+            if record.get("status") not in ("running", "diverged", "failed"):  # they may have ended before a row
+                say(file, error)
+    config = record.pop("config", {})
+    config = config if isinstance(config, dict) else {}
+    flat = flatten(config)
+    metrics = record.pop("metrics", None)
+    last = {key: number(value) for key, value in metrics.items()} if isinstance(metrics, dict) else {}
+    if not last and columns:
+        last = {key: float(values[-1]) for key, values in columns.items() if len(values)}
+    finite = {key: values[np.isfinite(values)] for key, values in columns.items()}
+    keep = np.unique(np.linspace(0, max(len(columns.get("epoch", ())) - 1, 0), KEPT_POINTS).round().astype(int))
+    status = plain(record.pop("status", "unknown"), 20)
+    return Run(
+        folder=name,
+        status=status if status in KNOWN else "unknown",
+        reason=plain(record.pop("reason", None) or "", 500),
+        config=config,
+        flat=flat,
+        seed=record.get("seed", config.get("seed")),
+        metrics={plain(key, 60): value for key, value in last.items()},
+        curves={key: values[keep] for key, values in columns.items()} if len(columns.get("epoch", ())) else {},
+        lowest={key: float(values.min()) for key, values in finite.items() if len(values)},
+        highest={key: float(values.max()) for key, values in finite.items() if len(values)},
+        epochs=number(record.get("epochs", last.get("epoch"))),
+        seconds=number(record.get("seconds", last.get("seconds"))),
+        record=record,
+    )
+
+
+def _columns(text: str) -> tuple[dict[str, Curve], int]:
+    """The columns of metrics.csv, and the number of lines that are no row of it; ValueError without a header."""
+    first, _, body = text.partition("\n")
+    head = [plain(name, 60) for name in next(csv.reader([first]), [])]
+    if "epoch" not in head or len(head) > 200:
+        raise ValueError("is empty" if not text.strip() else "has no header of ours")
+    # A run without validation data leaves two fields of every row empty.
+    body = body.replace(",,", ",nan,").replace(",,", ",nan,").replace(",\n", ",nan\n")
+    full = [line for line in body.split("\n") if line.strip()]
+    torn = 0
+    if full and not text.endswith("\n"):
+        full.pop()  # the last number may lack digits
+        torn = 1
+    try:  # the usual case, in C
+        values = np.loadtxt(full, delimiter=",", comments=None, ndmin=2) if full else np.empty((0, len(head)))
+        if values.shape[1] != len(head):
+            raise ValueError
+    except ValueError:  # a line of another length, or a word
+        cells = [line.rstrip("\r").split(",") for line in full]
+        rows = [[_float(cell) for cell in row] for row in cells if len(row) == len(head)]
+        torn += len(cells) - len(rows)
+        values = np.array(rows) if rows else np.empty((0, len(head)))
+    values = np.where(np.abs(values) < 1e100, values, np.nan)
+    known = np.isfinite(values[:, head.index("epoch")])
+    torn, values = torn + int((~known).sum()), values[known]
+    return dict(zip(head, np.ascontiguousarray(values.T), strict=True)), torn
+
+
+def _float(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys in dots, as the command line has them: {loss: {name: focal, gamma: 2}} is loss=focal, loss.gamma=2.
+
+    A node of named nodes (callbacks) is their names, and then theirs; one of plain values without a name is one value.
+    """
+    flat: dict[str, Any] = {}
+
+    def visit(prefix: str, node: Mapping[str, Any], depth: int) -> None:
+        for key, value in node.items():
+            path = f"{prefix}.{key}" if prefix else str(key)
+            if len(flat) >= 500:
+                return
+            if not isinstance(value, Mapping) or depth >= 6:
+                if not (prefix and key == "name"):
+                    flat[path] = value
+            elif "name" in value:
+                flat[path] = value["name"]
+                visit(path, value, depth + 1)
+            elif all(isinstance(item, Mapping) for item in value.values()):
+                flat[path] = list(value) or "none"
+                visit(path, value, depth + 1)
+            elif any(isinstance(item, Mapping) for item in value.values()):
+                visit(path, value, depth + 1)
+            else:
+                flat[path] = value
+
+    visit("", config, 0)
+    return flat
+
+
+def _sweep(place: Path, found: Found) -> None:
+    """Adds the jobs of sweep.json that left no run, and tells why a run did not come to its end."""
+
+    def say(file: str, what: object) -> None:
+        found.problems.append(f"{shown(place)}: {file} {plain(str(what))}.")
+
+    try:
+        content = _json(place / "sweep.json", say)
+        jobs = content.get("jobs")
+        if not isinstance(jobs, list) or not str(content.get("format", "")).startswith("softmax-trainer sweep"):
+            raise ValueError("is not a record of ours")
+    except ValueError as error:
+        say("sweep.json", error)
+        return
+    command = content.get("command")
+    if command:
+        words = command if isinstance(command, list) else [command]
+        found.commands.append(plain(" ".join(written(word) for word in words), 2000))
+    for job in (job for job in jobs[:MOST_RUNS] if isinstance(job, Mapping)):
+        folder = Path(written(job.get("folder") or job.get("number", ""))).name
+        status, reason = plain(job.get("status", "unknown"), 20), plain(job.get("reason") or "", 500)
+        target = place / folder
+        found.told[shown(target)] = status, reason
+        if not folder or not any((target / name).exists() for name in ("run.json", "metrics.csv")):
+            overrides = job.get("overrides")
+            flat = _overridden(overrides if isinstance(overrides, list) else [])
+            status = status if status in KNOWN else "unknown"
+            found.runs.append(Run(shown(target), status, reason, flat=flat, seed=flat.get("seed")))
+
+
+def _overridden(overrides: Sequence[Any]) -> dict[str, Any]:
+    """What overrides such as optimizer.lr=0.1 say, as a flat configuration."""
+    flat: dict[str, Any] = {}
+    for override in overrides[:100]:
+        key, equals, value = written(override).partition("=")
+        if equals:
+            try:
+                flat[key.lstrip("+~")] = _text(json.loads(value))
+            except (ValueError, RecursionError):
+                flat[key.lstrip("+~")] = value.strip("'\"")
+    return flat

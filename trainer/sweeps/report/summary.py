@@ -1,0 +1,254 @@
+"""What varied between runs, the configurations that repeat it, their means over seeds, and which is the best."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from trainer.runs.outputs import inert
+from trainer.sweeps.report.reading import DONE, Run, number, plain, written
+
+LOWER = ("loss", "log_loss", "brier", "ece")  # the better, the lower; of the others the higher is the better
+HIGHER = ("accuracy", "top_k")
+SILENT = ("seed", "plots", "resume", "loggers", "logger", "name", "sweep")  # they change no number
+BROKEN = ("diverged", "failed", "timeout", "killed")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The metric by which configurations are ranked, and why this one."""
+
+    metric: str
+    lower: bool
+    why: str
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.lower else -1
+
+
+@dataclass
+class Configuration:
+    """Runs that differ by nothing but their seed."""
+
+    values: dict[str, str]  # text of each varied parameter
+    raw: dict[str, Any]
+    runs: list[Run]
+    rank: int = 0  # from 1 on; 0 is unranked
+    mark: str = ""  # best, or close: within one standard error of the best
+
+    @cached_property
+    def latest(self) -> list[Run]:
+        """One run a seed: of several the last that came to its end, so that a repetition is no second sample."""
+        found: dict[str, Run] = {}
+        for place, run in enumerate(self.runs):
+            seed = f"unknown {place}" if run.seed is None else _exact(run.seed)
+            if run.status in DONE or seed not in found or found[seed].status not in DONE:
+                found[seed] = run
+        return list(found.values())
+
+    @cached_property
+    def done(self) -> list[Run]:
+        return [run for run in self.latest if run.status in DONE]
+
+    @property
+    def uncertified(self) -> int:
+        """Runs of a solver that can be proved to be at the minimum, and are not."""
+        return sum(map(uncertified, self.done))
+
+    @property
+    def broken(self) -> int:
+        return sum(run.status in BROKEN for run in self.latest)
+
+    def numbers(self, metric: str) -> list[float]:
+        found = [run.seconds if metric == "seconds" else run.metrics.get(metric, math.nan) for run in self.done]
+        return [value for value in found if math.isfinite(value)]
+
+    def mean(self, metric: str) -> float:
+        values = self.numbers(metric)
+        return float(np.mean(values)) if values else math.nan
+
+    def deviation(self, metric: str) -> float:
+        """The sample standard deviation over the seeds; nan of fewer than two."""
+        values = self.numbers(metric)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def uncertified(run: Run) -> bool:
+    """Whether a solver's gap is above optimizer.gap, or missing for another reason than that there is no proof."""
+    wanted, gap = number(run.flat.get("optimizer.gap")), number(run.record.get("gap"))
+    if math.isnan(wanted):
+        return False
+    return gap > wanted or (math.isnan(gap) and not str(run.record.get("gap_reason", "")).startswith("no proof"))
+
+
+def parent(key: str) -> str:
+    """The choice that a key belongs to: loss of loss.gamma."""
+    return key.rpartition(".")[0]
+
+
+def varied(runs: Sequence[Run]) -> list[str]:
+    """The keys in which the runs differ, the seed left out.
+
+    A key of an option counts only if it differs between runs of that option: sgd and adam have other default steps, and
+    to say optimizer=adam is to say its lr.  A key that only some runs have counts if nothing else tells them apart.
+    """
+    texts = [{key: _exact(value) for key, value in run.flat.items() if key not in SILENT} for run in runs]
+    keys = list(dict.fromkeys(key for text in texts for key in text))
+    found = []
+    for key in keys:
+        by_option: dict[str, set[str]] = {}
+        for text in texts:
+            if key in text:
+                by_option.setdefault(text.get(parent(key), ""), set()).add(text[key])
+        if any(len(values) > 1 for values in by_option.values()):
+            found.append(key)
+    full = [text for text, run in zip(texts, runs, strict=True) if run.config]  # skipped jobs have but their overrides
+    while len({tuple(sorted(text.items())) for text in full}) > len({_identity(text, found) for text in full}):
+        groups: dict[tuple[str | None, ...], list[dict[str, str]]] = {}
+        for text in full:
+            groups.setdefault(_identity(text, found), []).append(text)
+        more = [
+            key
+            for key in keys
+            if key not in found and any(len({text.get(key) for text in group}) > 1 for group in groups.values())
+        ]
+        if not more:
+            break
+        found.append(more[0])
+    return sorted(found, key=lambda key: keys.index(key))
+
+
+def _exact(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)  # lr=1 and lr=1.0 are one step
+    try:
+        return json.dumps(value, sort_keys=True, default=written)
+    except (ValueError, RecursionError):
+        return "?"
+
+
+def _identity(text: Mapping[str, str], keys: Sequence[str]) -> tuple[str | None, ...]:
+    return tuple(text.get(key) for key in keys)
+
+
+def configurations(runs: Sequence[Run], keys: Sequence[str]) -> list[Configuration]:
+    """Runs of equal values in these keys, together; a run of which nothing is known belongs to none."""
+    groups: dict[tuple[str | None, ...], Configuration] = {}
+    for run in (run for run in runs if run.flat and run.status != "skipped"):
+        identity = _identity({key: _exact(run.flat[key]) for key in keys if key in run.flat}, keys)
+        if identity not in groups:
+            raw = {key: run.flat[key] for key in keys if key in run.flat}
+            groups[identity] = Configuration({key: plain(value) for key, value in raw.items()}, raw, [])
+        groups[identity].runs.append(run)
+    return list(groups.values())
+
+
+def measured(runs: Sequence[Run]) -> list[str]:
+    """The metrics that runs have, those of the validation first; grad_norm and the like are left to the files."""
+    kinds = (*LOWER, *HIGHER, "sparsity")
+    names = [name for kind in kinds for name in (f"val_{kind}", kind)]
+    here = {name for run in runs for name, value in run.metrics.items() if not math.isnan(value)}
+    return [name for name in names if name in here]
+
+
+def goal(runs: Sequence[Run], keys: Sequence[str], wished: str | None = None) -> Goal | None:
+    """val_loss if all runs minimise the same loss, else a metric that means the same for all of them."""
+    counted = [run for run in runs if run.status in DONE]
+    names = measured(counted)
+    if wished is not None:
+        return Goal(wished, wished.removeprefix("val_") in LOWER, "as asked for") if wished in names else None
+    everywhere = [name for name in names if all(name in run.metrics for run in counted)] or names
+    family = any(key.split(".")[0] == "loss" for key in keys) or (
+        "activation" in keys and any(run.flat.get("loss") == "fenchel_young" for run in counted)
+    )
+    if not family:
+        for name in ("val_loss", "loss"):
+            if name in everywhere:
+                return Goal(name, True, "all runs minimise the same loss")
+    listed: Sequence[Any] = next(
+        (run.flat["metrics"] for run in counted if isinstance(run.flat.get("metrics"), list)), []
+    )
+    order = [*(plain(name, 60) for name in listed), *HIGHER, *LOWER[1:]]
+    for name in [f"val_{kind}" for kind in order] + order:
+        if name in everywhere and name.removeprefix("val_") in (*LOWER, *HIGHER):
+            return Goal(
+                name, name.removeprefix("val_") in LOWER, "the losses differ, and cannot be compared themselves"
+            )
+    if "val_loss" in everywhere or "loss" in everywhere:
+        name = "val_loss" if "val_loss" in everywhere else "loss"
+        return Goal(name, True, "the only number they share, though the losses differ: compare with care")
+    return None
+
+
+def data_of(configuration: Configuration) -> tuple[tuple[str, str], ...]:
+    """What a configuration was measured on; only within one data set there is a best."""
+    return tuple((key, value) for key, value in configuration.values.items() if key.split(".")[0] == "data")
+
+
+def rank(found: list[Configuration], aim: Goal | None) -> list[Configuration]:
+    """Sorted by the goal's mean, the best first; a configuration with a broken seed is no candidate for the best."""
+    if aim is None:
+        return found
+
+    def order(item: Configuration) -> tuple[Any, ...]:
+        mean = item.mean(aim.metric)
+        return (data_of(item), math.isnan(mean), bool(item.broken), aim.sign * mean if not math.isnan(mean) else 0.0)
+
+    ordered = sorted(found, key=order)
+    best: dict[tuple[tuple[str, str], ...], Configuration] = {}
+    for place, item in enumerate((item for item in ordered if item.numbers(aim.metric)), 1):
+        item.rank = place
+        first = best.setdefault(data_of(item), item)
+        if first is item:
+            item.mark = "best"
+            continue
+        error = first.deviation(aim.metric) / math.sqrt(len(first.numbers(aim.metric)))
+        if not item.broken and abs(item.mean(aim.metric) - first.mean(aim.metric)) <= error:
+            item.mark = "close"
+    return ordered
+
+
+def table(runs: Sequence[Run], keys: Sequence[str]) -> str:
+    """summary.csv: a row a run; text that a spreadsheet would take for a formula starts with an apostrophe."""
+    names = measured(runs)
+    head = ["folder", "status", *keys, "seed", *(f"final_{name}" for name in names)]
+    head += [f"best_{name}" for name in names if _known(name)] + ["epochs_done", "seconds", "gap", "reason"]
+    lines = io.StringIO()
+    out = csv.writer(lines, lineterminator="\n")
+    out.writerow([cell(name) for name in head])
+    for run in runs:
+        best = [
+            (run.lowest if name.removeprefix("val_") in LOWER else run.highest).get(name, run.metrics.get(name))
+            for name in names
+            if _known(name)
+        ]
+        given = [run.flat.get(key, "") for key in keys]
+        numbers = [run.metrics.get(name) for name in names]
+        ends = [run.epochs, run.seconds, number(run.record.get("gap")), run.reason]
+        row = [run.folder, run.status, *given, run.seed, *numbers, *best, *ends]
+        out.writerow([cell(value) for value in row])
+    return lines.getvalue()
+
+
+def _known(name: str) -> bool:
+    return name.removeprefix("val_") in (*LOWER, *HIGHER)
+
+
+def cell(value: Any) -> str:
+    """A number as it is, what is not finite as an empty field, and text that no spreadsheet computes."""
+    if value is None:
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, float) and not math.isfinite(value):
+            return ""
+        return (
+            str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else written(value)
+        )
+    return str(inert(plain(value, 1000)))

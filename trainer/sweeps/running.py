@@ -1,0 +1,274 @@
+"""A sweep on its way: its jobs go out, and their ends come back into its record."""
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+
+from trainer.errors import ConfigError, TrainerError
+from trainer.runs.outputs import shorter
+from trainer.runs.overrides import quoted, tamed
+from trainer.sweeps.config import Grid
+from trainer.sweeps.grid import Composer, Plan, word
+from trainer.sweeps.record import BAD, DONE, NAME, Line, Record, go_on, printable, table
+from trainer.sweeps.resumed import left
+
+log = logging.getLogger("sweep")
+PLAIN_SUBDIR = "${hydra.job.num}"
+
+
+class SweepFailed(TrainerError):
+    """Some jobs did not end well; the others did."""
+
+    exit_code = 1
+
+
+class SweepInterrupted(TrainerError):
+    """Ctrl-C or SIGTERM, after everything that is worth keeping was kept."""
+
+    def __init__(self, sentence: str, cause: KeyboardInterrupt) -> None:
+        super().__init__(sentence)
+        self.exit_code = getattr(cause, "code", 130)
+
+
+class Sweep:
+    """One sweep on its way: its jobs go out, and their ends come back into the record."""
+
+    def __init__(
+        self,
+        folder: Path,
+        record: Record,
+        plans: list[Plan],
+        options: Grid,
+        composer: Composer,
+        config: DictConfig,
+    ) -> None:
+        self.folder, self.record, self.plans, self.options = folder, record, plans, options
+        self.composer = composer
+        self.metrics: dict[int, Mapping[str, float]] = {}
+        raw: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        self.plain_folders = raw["subdir"] == PLAIN_SUBDIR
+        self.began = time.monotonic()
+        self.written = 0.0
+        self.ended = 0
+
+    def run(self, launcher: Launcher | None) -> list[JobReturn]:
+        """Runs what is to be done, by our workers or by one of Hydra's other launchers, and sums up."""
+        record = self.record
+        todo = [line.number for line in record.jobs if line.status not in DONE]
+        counts = record.counts()
+        log.info(
+            f"{len(todo)} of {len(record.jobs)} jobs into {shorter(self.folder)}"
+            + (f"; {counts['skipped']} make no sense and are skipped" if "skipped" in counts else "")
+        )
+        for number in todo:
+            record.jobs[number].status = "pending"
+        self.begin()
+        try:
+            if launcher is None:
+                self.by_workers(todo)
+            else:
+                if self.options.timeout is not None or self.options.fail_fast or self.options.workers is not None:
+                    log.info("sweep.timeout, fail_fast and workers belong to hydra/launcher=workers, not to this one.")
+                self.by_launcher(launcher, todo)
+        except (KeyboardInterrupt, TrainerError) as error:
+            self.end(interrupted=True)
+            log.info("Summing up what there is; Ctrl-C leaves that out.")
+            with suppress(TrainerError, KeyboardInterrupt):  # a full disk, or Ctrl-C again: sweep.json is there
+                self.summarise()
+            if isinstance(error, TrainerError):
+                raise
+            counts = record.counts()
+            raise SweepInterrupted(
+                f"Interrupted: {counts.get('finished', 0)} of {len(record.jobs)} jobs have finished. "
+                f"Go on by {go_on(self.folder)}",
+                error,
+            ) from None
+        self.end()
+        bad = sum(line.status in BAD for line in record.jobs)
+        self.conclude()
+        if bad:
+            raise SweepFailed(self.sentence(bad))
+        return []
+
+    def begin(self) -> None:
+        """Makes the folder and the first sweep.json."""
+        from trainer.runs.outputs import writing
+
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.record.status = "running"
+        self.record.write(self.folder)
+
+    def end(self, interrupted: bool = False) -> None:
+        """The last sweep.json."""
+        bad = any(line.status in BAD for line in self.record.jobs)
+        self.record.status = "interrupted" if interrupted else "failed" if bad else "finished"
+        self.record.write(self.folder)
+
+    def by_workers(self, todo: Sequence[int]) -> None:
+        record = self.record
+        with closing(self.in_workers(todo)) as events:
+            for line in events:
+                now = time.monotonic()
+                if line is not None:
+                    self.ended += 1
+                    log.info(f"[{self.ended}/{len(todo)}] {self.said(line)}")
+                if now - self.written > 0.8:
+                    record.write(self.folder)
+                    self.written = time.monotonic()
+                if line is not None and line.status in BAD and self.options.fail_fast:
+                    return
+
+    def in_workers(self, todo: Sequence[int]) -> Any:
+        """Runs these jobs and gives the line of each as it ends, and None now and then."""
+        from trainer.objective.threads import available_cores
+        from trainer.sweeps.pool import Pool
+        from trainer.sweeps.worker import Job
+
+        cores = available_cores()
+        workers = min(self.options.workers or cores, max(1, len(todo)))
+        threads = max(1, cores // workers)
+
+        def jobs() -> Any:
+            for place in todo:
+                line, plan = self.record.jobs[place], self.plans[place]
+                folder = self.folder / line.folder if plan.goes_on else self.folder_of(plan, line)
+                settings, recorded = self.composer(plan.choices, line.number, str(folder))
+                if settings.threads is None:
+                    settings = replace(settings, threads=threads)
+                yield Job(line.number, folder, settings, recorded, plan.goes_on)
+            if not self.plain_folders:  # killed before the next writing, the sweep would not find them again
+                self.record.write(self.folder)
+
+        pool = Pool(workers, self.options.timeout)
+        try:
+            with closing(pool.run(jobs())) as ends:
+                for end in ends:
+                    if end is None:
+                        yield None
+                        continue
+                    line = self.record.jobs[end.number]
+                    line.status, line.reason = end.status, end.reason
+                    if end.folder is not None:  # another than was meant, if that had a run in it already
+                        line.folder = Path(os.path.relpath(end.folder, self.folder)).as_posix()
+                    self.metrics[end.number] = end.metrics
+                    yield line
+        finally:
+            for number in pool.running:
+                line = self.record.jobs[number]
+                line.status, line.reason = "interrupted", "The sweep ended before it did."
+
+    def by_launcher(self, launcher: Launcher, todo: Sequence[int]) -> None:
+        """One of Hydra's other launchers; how its jobs ended is read from what they left."""
+        lines = [self.record.jobs[number] for number in todo]
+        jobs = []
+        for line in lines:
+            overrides = [word(choice) for choice in self.plans[line.number].choices]
+            self.folder_of(self.plans[line.number], line)
+            if not self.plain_folders or len(todo) < len(self.record.jobs):  # names are tamed, and numbers have gaps
+                overrides.append(f"hydra.sweep.subdir={quoted(line.folder)}")
+            jobs.append(overrides)
+        self.record.write(self.folder)  # killed before the next writing, the sweep would not find its folders again
+        answers = launcher.launch(jobs, initial_job_idx=0)
+        for line, answer in zip(lines, answers, strict=True):
+            status, reason, metrics = left(self.folder / line.folder)
+            if answer.status == JobStatus.FAILED and status not in BAD:
+                try:
+                    _ = answer.return_value
+                except BaseException as error:
+                    status, reason = "failed", f"{type(error).__name__}: {error}"
+            elif answer.status == JobStatus.COMPLETED and status == "pending":
+                status = "finished"  # an experiment, which leaves no run.json
+            line.status, line.reason = status, reason
+            self.metrics[line.number] = metrics
+
+    def folder_of(self, plan: Plan, line: Line) -> Path:
+        """The job's folder, below that of the sweep, by the name that hydra.sweep.subdir gives it."""
+        name = str(line.number)
+        if not self.plain_folders:
+            whole = self.composer.whole(plan.choices, line.number)
+            name = tamed(str(OmegaConf.select(whole, "hydra.sweep.subdir")))
+        folder = Path(os.path.abspath(self.folder / name))
+        if not folder.is_relative_to(self.folder) or folder == self.folder:
+            raise ConfigError(f"hydra.sweep.subdir={name} leaves the folder of the sweep. Take a name inside it.")
+        line.folder = folder.relative_to(self.folder).as_posix()
+        return folder
+
+    def said(self, line: Line) -> str:
+        """A job in a line of the terminal."""
+        numbers = self.metrics.get(line.number, {})
+        keys = [key for key in ("loss", "val_loss", "accuracy", "val_accuracy") if key in numbers]
+        text = "  ".join([line.status, *line.overrides, *(f"{key} {numbers[key]:.4g}" for key in keys)])
+        return printable(text + (f"  {line.reason}" if line.reason else ""))
+
+    def score(self, number: int) -> float | None:
+        """The number by which Hydra's other sweepers choose: the validation loss, or the loss."""
+        found = self.metrics.get(number, {})
+        return found.get("val_loss", found.get("loss"))
+
+    def summarise(self) -> None:
+        """summary.csv and report.html, of all jobs, finished or not."""
+        from trainer.sweeps.report.files import summarise
+
+        summarise([self.folder], self.folder)
+
+    def conclude(self) -> None:
+        """The report of the sweep, and what the terminal shows at its end."""
+        self.summarise()
+        counts = self.record.counts()
+        seconds = time.monotonic() - self.began
+        log.info("")
+        log.info(f"{', '.join(f'{count} {status}' for status, count in counts.items())} in {seconds:.1f} s")
+        skipped = {line.reason for line in self.record.jobs if line.status == "skipped"}
+        for reason in sorted(skipped)[:5]:
+            log.info(f"  skipped: {printable(reason)}")
+        for row in self.best(3):
+            log.info(f"  {row}")
+        for name in (NAME, "summary.csv", "report.html"):
+            log.info(f"  {shorter(self.folder / name)}")
+
+    def best(self, most: int) -> list[str]:
+        """The best configurations by their mean over seeds: of the first metric, or the loss."""
+        groups: dict[tuple[str, ...], list[Mapping[str, float]]] = {}
+        for line in self.record.jobs:
+            if line.status in ("finished", "stopped"):
+                numbers = self.metrics.get(line.number) or left(self.folder / line.folder)[2]
+                if numbers:
+                    key = tuple(text for text in line.overrides if not text.startswith("seed="))
+                    groups.setdefault(key, []).append(numbers)
+        common = set.intersection(*(set(rows[0]) for rows in groups.values())) if groups else set()
+        ranked = [
+            ("val_accuracy", -1),
+            ("accuracy", -1),
+            ("val_loss", 1),
+            ("loss", 1),
+        ]
+        found = [(name, sign) for name, sign in ranked if name in common]
+        if not found:
+            return []
+        name, sign = found[0]
+        means = {key: sum(row.get(name, float("nan")) for row in rows) / len(rows) for key, rows in groups.items()}
+        order = sorted(means, key=lambda key: sign * means[key])[:most]
+        rows = [[f"{name} {means[key]:.4g}", f"{len(groups[key])} runs", " ".join(key)] for key in order]
+        return [printable(text) for text in table(rows)] if rows else []
+
+    def sentence(self, bad: int) -> str:
+        """Which jobs did not end well, in a few lines."""
+        record = self.record
+        wrong = [line for line in record.jobs if line.status in BAD]
+        left = sum(line.status in ("pending", "interrupted") for line in record.jobs)
+        lines = [f"{bad} of {len(record.jobs)} jobs did not end well{f'; {left} were not run' if left else ''}:"]
+        for line in wrong[:3]:
+            first = line.reason.strip().split("\n")[0]
+            lines.append(printable(f"  {line.folder}  {line.status}  {' '.join(line.overrides)}  {first}"))
+        more = f"  and {len(wrong) - 3} more, in {shorter(self.folder / NAME)}. " if len(wrong) > 3 else "  "
+        return "\n".join([*lines, f"{more}Try them again by {go_on(self.folder)}"])

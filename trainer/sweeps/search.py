@@ -1,0 +1,163 @@
+"""``python -m trainer -m sweep=optuna``: trials that Optuna proposes, each a run as any other in a folder of its own.
+
+The engine is Optuna's, an extra to install; here its proposals become overrides, and a run's metric its answer. The
+plugin hydra-optuna-sweeper does the same for Optuna before 3, whose storage fails with today's SQLAlchemy.
+
+The space is written in Hydra's words: lr=interval(0.01,1), tag(log,interval(1e-4,1)), loss=ce,brier.
+Proposals and answers are in study.log; the same command with hydra.sweep.dir=<that folder> goes on to more trials.
+"""
+
+import logging
+import math
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from trainer.errors import ConfigError, Diverged, choose, require
+from trainer.runs.config import Settings, read_settings
+from trainer.runs.outputs import check_plain, writing
+from trainer.runs.schema import structured
+
+log = logging.getLogger("trainer")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What sweep=optuna sets.
+
+    trials   in all, those of an earlier part of the search included
+    monitor  the column of metrics.csv that is to be low after the last epoch
+    seed     of the proposals
+    space    overrides, some of them with several values, for a command line that has none with several
+    """
+
+    name: ClassVar[str] = "optuna"
+    trials: int = 20
+    monitor: str = "val_loss"
+    seed: int = 3
+    space: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require(self.trials >= 1, f"sweep.trials must be at least 1, got {self.trials}.")
+        require(0 <= self.seed < 2**32, f"sweep.seed must be from 0 to 2**32 - 1, got {self.seed}.")
+
+
+class Space(NamedTuple):
+    """What every trial has in common, and what is proposed: the overrides' keys and Optuna's distributions."""
+
+    fixed: list[str]
+    axes: dict[str, Any]
+
+
+Compose = Callable[[str, list[str]], DictConfig]
+Single = Callable[[Callable[[DictConfig], None], str, list[str]], None]
+
+
+def search(arguments: list[str], compose: Compose, single: Single) -> None:
+    """Runs the trials; compose and single are those of the command line, which this module cannot import."""
+    ours = [argument for argument in arguments if argument.startswith("sweep.")]
+    overrides = [argument for argument in arguments if argument not in ours and not argument.startswith("sweep=")]
+    if flags := [argument for argument in overrides if argument.startswith("-")]:
+        raise ConfigError(f"sweep=optuna takes no flag {flags[0]}; leave it out.")
+    node = OmegaConf.to_container(compose("sweep/optuna", ours).sweep, resolve=True)
+    settings = structured("sweep", Search, {key: value for key, value in node.items() if key != "name"})  # type: ignore[union-attr, misc]
+    try:
+        optuna = import_module("optuna")
+        journal = import_module("optuna.storages.journal")
+    except ImportError as error:
+        raise ConfigError("sweep=optuna needs optuna; install it by pip install 'softmax-trainer[optuna]'.") from error
+    given = OverridesParser.create().parse_overrides(overrides)
+    if not any(override.is_sweep_override() for override in given):
+        given = [*OverridesParser.create().parse_overrides(settings.space), *given]
+    fixed, axes = space_of(given, optuna.distributions)
+    folder = Path(compose("config", [key for key in overrides if key.startswith("hydra.")]).hydra.sweep.dir).absolute()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    check_plain(folder / "study.log")
+    storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(folder / "study.log")))
+    study = optuna.create_study(study_name="trainer", storage=storage, load_if_exists=True)
+    done = sum(trial.state.is_finished() for trial in study.trials)
+    study.sampler = optuna.samplers.TPESampler(seed=(settings.seed + done) % 2**32)  # a search that goes on draws anew
+    state, failure = optuna.trial.TrialState, None
+    for _ in range(done, settings.trials):
+        trial = study.ask(axes)
+        proposed = [f"{key}={written(value)}" for key, value in trial.params.items()]
+        try:
+            with writing(folder):  # the log of a trial that is refused begins here
+                (folder / str(trial.number)).mkdir(exist_ok=True)
+            place = str(folder / str(trial.number)).replace("\\", "\\\\").replace("'", "\\'")
+            value = measure([*fixed, *proposed, f"hydra.run.dir='{place}'"], settings.monitor, single)
+            study.tell(trial, value)
+        except (Diverged, ConfigError) as error:  # of this trial; the others may do better
+            failure = error
+            study.tell(trial, state=state.PRUNED)  # a failed one teaches the sampler nothing, a pruned one is bad
+            log.info(f"Trial {trial.number} ({' '.join(proposed)}) failed: {error}")
+        except BaseException:
+            study.tell(trial, state=state.FAIL)
+            raise
+    finished = study.get_trials(states=(state.COMPLETE,))
+    if not finished:
+        raise failure or ConfigError(f"{folder} has no trial that finished; raise sweep.trials.")
+    best = study.best_trial
+    words = ["python", "-m", "trainer", *fixed, *(f"{key}={written(value)}" for key, value in best.params.items())]
+    log.info(f"{len(finished)} of {len(study.trials)} trials finished; the best is {best.number}:")
+    log.info(f"  {settings.monitor} {best.value:.6g}  in {folder / str(best.number)}")
+    log.info(f"  {shlex.join(word for word in words if not word.startswith('hydra.'))}")
+
+
+def measure(overrides: list[str], monitor: str, single: Single) -> float:
+    """The metric after the last epoch of the run with these overrides."""
+    found: list[float] = []
+
+    def trial(config: DictConfig) -> None:
+        with open_dict(config):
+            config.pop("sweep", None)
+        settings = read_settings(config, Settings)
+        from trainer.runs.run import run
+
+        kept = OmegaConf.to_container(config, resolve=False)
+        result = run(settings, Path(HydraConfig.get().runtime.output_dir), recorded=kept)  # type: ignore[arg-type]
+        row: Mapping[str, float] = {} if result is None else result.metrics
+        found.append(row[choose("sweep.monitor", row, monitor)])
+
+    single(trial, "config", ["plots=false", *overrides])
+    (value,) = found
+    if not math.isfinite(value):
+        raise Diverged(f"{monitor} is {value}.")
+    return value
+
+
+def space_of(overrides: list[Override], distributions: Any) -> Space:
+    """Overrides with one value are common to all trials, those with several are what is proposed."""
+    fixed, axes = [], {}
+    for override in overrides:
+        key, value = override.get_key_element(), override.value()
+        if not override.is_sweep_override():
+            fixed.append(override.input_line or "")
+        elif isinstance(value, IntervalSweep):
+            low, high, log_scale = value.start, value.end, "log" in value.tags
+            kind = distributions.IntDistribution if isinstance(low, int) else distributions.FloatDistribution
+            ok = low is not None and high is not None and low < high and (low > 0 or not log_scale)
+            require(ok, f"{override.input_line} is no interval: low must be less than high, and above 0 for log.")
+            axes[key] = kind(low, high, log=log_scale)
+        elif isinstance(value, ChoiceSweep | RangeSweep):
+            values = value.range() if isinstance(value, RangeSweep) else value.list
+            axes[key] = distributions.CategoricalDistribution([Override._get_value_element_as_str(v) for v in values])
+        else:
+            raise ConfigError(f"{override.input_line} cannot be searched; write interval(low,high) or a list a,b,c.")
+    require(bool(axes), "sweep=optuna has nothing to search: sweep.space is empty, and no key has several values.")
+    return Space(fixed, axes)
+
+
+def written(value: Any) -> str:
+    """A proposal as the value of an override; a choice is one already."""
+    return value if isinstance(value, str) else repr(value)
