@@ -49,7 +49,7 @@ def limited(arguments, cwd, limits=(), **options):
     return subprocess.run([sys.executable, *arguments], cwd=cwd, preexec_fn=limit, **pipes, **options)
 
 
-STRICT = "import numpy, trainer.commands.train as m; numpy.seterr(all='raise'); m.main()"
+STRICT = "import numpy, trainer.commands as m; numpy.seterr(all='raise'); m.main()"
 ODD = {"LANG": "C", "LC_ALL": "C", "OMP_NUM_THREADS": "0", "OPENBLAS_NUM_THREADS": "abc"}  # no HOME, no TZ, no PATH
 
 

@@ -15,7 +15,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")
 }
-FACES = {name for name in MODULES if name.count(".") <= 1} - {f"trainer.{room}" for room in ROOMS}  # python -m trainer.x
+FACES = {name for name in MODULES if name.count(".") <= 1} - {f"trainer.{room}" for room in ROOMS}  # python -m x
 
 
 def imported(path):

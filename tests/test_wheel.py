@@ -80,7 +80,7 @@ def test_the_command_runs_from_a_wheel_that_is_read_only_in_another_folder(site,
     of_the_wheel = {"PYTHONPATH": str(site), "before": read_only}
     code = "import trainer.runs.config as m; print(m.__file__, m.config_folder(), sep='\\n')"
     module, conf = python("-c", code, cwd=tmp_path, **of_the_wheel).stdout.splitlines()
-    assert Path(module) == site / "trainer" / "__main__.py"
+    assert Path(module) == site / "trainer" / "runs" / "config.py"
     assert Path(conf) == site / "trainer" / "conf"
     done = python("-m", "trainer", "loss=brier", "epochs=1", "plots=false", cwd=tmp_path, **of_the_wheel)
     assert "finished after 1 epochs" in done.stdout
