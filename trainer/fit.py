@@ -45,12 +45,17 @@ class Report:
     proof: Certificate | None = None  # where a solver has looked
 
 
-def proved(objective: Objective, train: Data, w: Array, report: Report | None) -> Certificate:
-    """How far w (D+1,K) is from the minimum of the objective on these data, at most; that of a report if it is of w."""
+def proved(
+    objective: Objective, optimizer: Optimizer, train: Data, w: Array, report: Report | None = None
+) -> Certificate:
+    """How far w (D+1,K) is from the minimum of the objective on these data, at most; that of a report if it is of w.
+
+    It is looked for as a solver does itself, up to its optimizer.gap, so that the two do not disagree.
+    """
     if report is not None and report.proof is not None and report.state.w is w:
         return report.proof
     with blas_on_one_thread(), np.errstate(all="ignore"):
-        return objective.on(train).certify(w)
+        return objective.on(train).certify(w, getattr(optimizer, "gap", math.inf))
 
 
 def samples_a_step(size: int | str | None, optimizer: Optimizer, schedule: Schedule) -> int | None:

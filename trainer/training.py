@@ -168,7 +168,7 @@ class Training:
         for penalty in self.parts.path:
             if penalty.strength == strength:  # type: ignore[attr-defined]
                 objective = replace(objective, penalty=penalty)
-        return proved(objective, self.data.train, state.w, None)
+        return proved(objective, self.parts.optimizer, self.data.train, state.w)
 
     def record(
         self,
