@@ -25,6 +25,7 @@ from tests.test_command_line import assert_refused, call, command, write_csv  # 
 from tests.test_model import model
 from tests.test_run import SETTINGS
 from trainer import path
+from trainer.certificate import Certificate
 from trainer.errors import DataError, FileError
 from trainer.experiments.tables import write_csv as write_csv_of_experiment
 from trainer.fit import TrainState
@@ -450,7 +451,9 @@ def predictions(names, folder):
 
 
 def coefficients(names, folder):
-    point = path.Point(0.5, TrainState(1, np.zeros((len(names) + 1, len(names))), None), {}, "")
+    point = path.Point(
+        0.5, TrainState(1, np.zeros((len(names) + 1, len(names))), None), {}, "", "", Certificate(None, "")
+    )
     path.write_coefficients(folder / "out.csv", [point], names, names)
 
 

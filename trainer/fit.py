@@ -58,6 +58,11 @@ def proved(
         return objective.on(train).certify(w, getattr(optimizer, "gap", math.inf))
 
 
+def just_enough(proof: Certificate, epochs: int) -> str:
+    """Why a solver has converged that was cut short and is close enough."""
+    return f"the last of epochs={epochs} is enough; {proof.why}."
+
+
 def samples_a_step(size: int | str | None, optimizer: Optimizer, schedule: Schedule) -> int | None:
     """Samples a step: the setting, with auto resolved; Incompatible where a solver is to take mini-batches or an lr."""
     if optimizer.full_batch:

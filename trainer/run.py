@@ -18,7 +18,7 @@ from trainer import checkpoint, path
 from trainer.checkpoint import Checkpoint
 from trainer.config import Settings, build
 from trainer.errors import ConfigError, Diverged, require
-from trainer.fit import Report, TrainState, fit
+from trainer.fit import Report, TrainState, fit, just_enough
 from trainer.hooks import Callback, close
 from trainer.objective import Objective
 from trainer.outputs import Lock, claim, move_log, read_record, remove_parts, shorter
@@ -199,7 +199,9 @@ def _strengths(training: Training, point: Point, done: RowBar) -> Steps:
             yield report
 
     objective = replace(parts.objective, progress=done)
-    for fitted in path.fit_path(objective, parts.path[state.epoch :], state.w, parts.optimizer.init, train):
+    for fitted in path.fit_path(
+        objective, parts.path[state.epoch :], state.w, parts.optimizer, training.data.train, train
+    ):
         state = path.after(state, fitted)
         yield fitted.row, Point(state)
 
@@ -240,23 +242,25 @@ def _finish(
             pass
     points = path.points_of(point.state, rows, parts.path) if parts.path else []
     state, reason, converged, last = point.state, point.reason, point.converged, rows[-1] if rows else {}
-    where, more = "", dict[str, Any]()
+    solver, more = parts.optimizer.full_batch, dict[str, Any]()
+    proof = None
     if points:
         kept, why = path.best(points)
-        state, last = kept.state, kept.metrics
-        late = [f"{fitted.strength:g}" for fitted in points if not fitted.converged]
-        where, converged = f" at strength {', '.join(late)}" if late else "", not late
-        if status == "finished" and converged:
-            reason = kept.converged
+        state, last, proof = kept.state, kept.metrics, kept.proof
+        late = [fitted for fitted in points if not fitted.converged]
+        converged = not late
+        if status == "finished":
+            reason = kept.converged if converged else path.unfinished(late, settings.epochs) if solver else reason
         strengths = [fitted.strength for fitted in points]
         more = {"path": {"strength": kept.strength, "chosen_by": why, "strengths": strengths}}
-    proof = training.proof(state, kept.strength if points else None) if status in ("finished", "stopped") else None
+    elif status in ("finished", "stopped"):
+        proof = training.proof(state)
+        if solver and proof.proves(parts.optimizer.gap):  # type: ignore[attr-defined]
+            reason, converged = reason or just_enough(proof, settings.epochs), True
     if proof is not None:
         more |= {"gap": proof.gap, "gap_reason": proof.why}
-        if parts.optimizer.full_batch and not points and proof.proves(parts.optimizer.gap):  # type: ignore[attr-defined]
-            reason, converged = reason or f"the last of epochs={settings.epochs} is enough; {proof.why}.", True
-    if parts.optimizer.full_batch and status == "finished":
-        reason = reason or f"No convergence within epochs={settings.epochs}{where}; raise it."
+    if solver and status == "finished":
+        reason = reason or f"No convergence within epochs={settings.epochs}; raise it."
         log.info(f"Converged: {reason}" if converged else reason)
     seconds = time.perf_counter() - began
     result = Result(status, folder, last)
@@ -269,8 +273,10 @@ def _finish(
         names = (model.classes, model.features)
         files.insert(0, path.write_coefficients(folder / "coefficients.csv", points, *names))
         if pictures:
-            files.append(path.draw(folder / "path.png", points, *names, training.title()))
-        log.info(f"{len(points)} strengths in {seconds:.2f} s; kept {kept.strength:g}, {why}")
+            missed = {fitted.strength for fitted in late} if solver else ()
+            files.append(path.draw(folder / "path.png", points, *names, training.title(), missed))
+        doubt = f", but not converged ({kept.bound})" if solver and not kept.converged else ""
+        log.info(f"{len(points)} strengths in {seconds:.2f} s; kept {kept.strength:g}, {why}{doubt}")
     elif pictures:
         files += training.draw(rows, state)
     training.record(result, state, seconds, reason, converged, more)
