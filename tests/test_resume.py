@@ -183,6 +183,22 @@ def test_a_run_that_was_stopped_and_then_killed_does_not_go_on(tmp_path, monkeyp
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["whole", "killed before its record"])
+def test_a_run_whose_last_epoch_was_enough_has_converged_also_where_it_goes_on(killed, tmp_path, caplog):
+    near = {"optimizer": {"name": "lbfgs", "gap": 0.1}, "penalty": {"name": "l2", "strength": 0.1}}
+    settings = replace(SMALL, batch_size="auto", **near, epochs=4)
+    run(settings, tmp_path)
+    record, before = json_of(tmp_path), outcome(tmp_path)
+    assert record["reason"].startswith("the last of epochs=4 is enough")
+    if killed:
+        write_record(tmp_path, {**record, "status": "running"})
+    with caplog.at_level("INFO", "trainer"):
+        resume(replace(settings, epochs=9), tmp_path)
+    assert f"{'Converged' if killed else 'after 4 epochs'}: {record['reason']}\n" in caplog.text
+    assert outcome(tmp_path) == before
+    assert [json_of(tmp_path)[key] for key in ("gap", "gap_reason")] == [record["gap"], record["gap_reason"]]
+
+
 def test_before_the_first_checkpoint_a_run_starts_anew_with_its_drawn_seed(tmp_path, monkeypatch):
     settings = replace(SMALL, seed=None)
 

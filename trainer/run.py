@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from trainer import checkpoint, path
+from trainer.certificate import Certificate
 from trainer.checkpoint import Checkpoint
 from trainer.config import Settings, build
 from trainer.errors import ConfigError, Diverged, require
@@ -243,7 +244,7 @@ def _finish(
     points = path.points_of(point.state, rows, parts.path) if parts.path else []
     state, reason, converged, last = point.state, point.reason, point.converged, rows[-1] if rows else {}
     solver, more = parts.optimizer.full_batch, dict[str, Any]()
-    proof = None
+    proof = Certificate(None, f"{status} before the end")
     if points:
         kept, why = path.best(points)
         state, last, proof = kept.state, kept.metrics, kept.proof
@@ -257,8 +258,7 @@ def _finish(
         proof = training.proof(state)
         if solver and proof.proves(parts.optimizer.gap):  # type: ignore[attr-defined]
             reason, converged = reason or just_enough(proof, settings.epochs), True
-    if proof is not None:
-        more |= {"gap": proof.gap, "gap_reason": proof.why}
+    more |= {"gap": proof.gap, "gap_reason": proof.why}
     if solver and status == "finished":
         reason = reason or f"No convergence within epochs={settings.epochs}; raise it."
         log.info(f"Converged: {reason}" if converged else reason)
@@ -267,7 +267,7 @@ def _finish(
     model = training.model(state)
     files = [model.save(folder / "model.npz")]
     if settings.checkpoint:
-        training.keep(rows, point._replace(reason=reason), status, began)
+        training.keep(rows, point._replace(reason=reason, converged=converged and not points), status, began)
     pictures = settings.plots and rows and status != "interrupted"
     if points:
         names = (model.classes, model.features)
@@ -282,7 +282,7 @@ def _finish(
     training.record(result, state, seconds, reason, converged, more)
     for line in summary(result, parts.metrics, seconds, files):
         log.info(line)
-    if proof is not None and proof.gap is not None:
+    if proof.gap is not None:
         log.info(f"  distance to the minimum of the training objective E: {proof.why}")
     if failure is not None:
         raise failure
