@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.test_run import SETTINGS, run
 from trainer.errors import ConfigError, DataError, Diverged
+from trainer.objective.certificate import Certificate
 from trainer.objective.penalties import L1, L2
 from trainer.optimizers.fit import TrainState
 from trainer.runs.model import Model
@@ -48,9 +49,9 @@ def test_a_path_leaves_its_tables_its_model_its_record_and_its_picture(folder):
     assert {path.name for path in folder.iterdir()} == names
     rows = table(folder / "path.csv")
     measured = ["loss", "val_loss", "accuracy", "val_accuracy"]
-    assert list(rows[0]) == ["strength", *measured, "nonzero", "iterations", "converged"]
+    assert list(rows[0]) == ["strength", *measured, "nonzero", "iterations", "converged", "gap"]
     assert [float(row["strength"]) for row in rows] == sorted(STRENGTHS, reverse=True)
-    assert all(row["converged"] == "True" for row in rows)
+    assert all(row["converged"] == "True" and float(row["gap"]) <= 1e-6 for row in rows)
     nonzero = [int(row["nonzero"]) for row in rows]
     assert nonzero[0] == 0  # 10 is more than any gradient of the null model
     assert nonzero == sorted(nonzero)
@@ -82,6 +83,7 @@ def test_the_kept_model_has_the_lowest_validation_loss_and_the_record_names_it(f
         "strengths": sorted(STRENGTHS, reverse=True),
     }
     assert record["metrics"]["val_loss"] == float(lowest["val_loss"])
+    assert record["gap"] == float(lowest["gap"])
     assert record["config"]["penalty"]["strength"] == STRENGTHS
     assert record["converged"]
 
@@ -109,12 +111,45 @@ def test_an_optimizer_without_an_end_walks_a_smooth_path(tmp_path):
     assert (tmp_path / "path.png").exists()
 
 
-def test_a_path_that_needs_more_iterations_says_at_which_strengths(tmp_path):
-    run(replace(PATH, epochs=4), tmp_path)
+def test_a_path_that_needs_more_iterations_says_at_which_strengths_and_by_how_much(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        run(replace(PATH, epochs=4), tmp_path)
     record = json.loads((tmp_path / "run.json").read_text())
+    gaps = {float(row["strength"]): float(row["gap"]) for row in table(tmp_path / "path.csv")}
+    late = [f"{strength:g} (gap {gap:.1e})" for strength, gap in gaps.items() if gap > 1e-6]
     assert not record["converged"]
-    assert "No convergence within epochs=4 at strength" in record["reason"]
-    assert "0.01; raise it." in record["reason"]
+    assert record["reason"] == f"No convergence within epochs=4 at strength {', '.join(late)}; raise it."
+    assert record["reason"] in caplog.messages
+    kept = record["path"]["strength"]
+    assert f"kept {kept:g}, the lowest val_loss, but not converged (gap {gaps[kept]:.1e})" in caplog.text
+
+
+def test_a_strength_at_which_a_solver_can_do_no_more_is_not_told_to_raise_epochs(tmp_path, caplog):
+    strict = {"optimizer": {"name": "newton", "gap": 1e-300}, "penalty": {"name": "l2", "strength": [1.0, 0.1]}}
+    with caplog.at_level("INFO"):
+        run(replace(PATH, **strict), tmp_path)
+    reason = json.loads((tmp_path / "run.json").read_text())["reason"]
+    gaps = {row["strength"]: float(row["gap"]) for row in table(tmp_path / "path.csv")}
+    stuck = f"1 (gap {gaps['1.0']:.1e}), 0.1 (gap {gaps['0.1']:.1e})"
+    assert reason == f"No convergence at strength {stuck}, where the solver can do no more."
+    assert reason in caplog.messages
+
+
+def test_a_strength_that_is_near_enough_when_its_epochs_end_has_converged(tmp_path):
+    loose = {"optimizer": {"name": "lbfgs", "gap": 0.1}, "penalty": {"name": "l2", "strength": [1.0, 0.1]}}
+    run(replace(PATH, **loose, epochs=3), tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["converged"]
+    assert record["reason"] == f"the last of epochs=3 is enough; {record['gap_reason']}."
+    assert [row["converged"] for row in table(tmp_path / "path.csv")] == ["True"] * 2
+
+
+def test_where_nothing_can_be_proved_the_gap_of_a_strength_is_empty(tmp_path):
+    run(replace(PATH, optimizer={"name": "auto"}, penalty={"name": "l2", "strength": [1.0, 0.0]}, epochs=2), tmp_path)
+    first, last = table(tmp_path / "path.csv")
+    assert float(first["gap"]) > 0
+    assert last["gap"] == ""
+    assert "0 (no proof); raise it." in json.loads((tmp_path / "run.json").read_text())["reason"]
 
 
 def test_a_diverged_path_keeps_what_it_has(tmp_path):
@@ -152,22 +187,32 @@ def test_a_single_strength_is_no_path():
     check_path(L1(0.1), ["early_stopping"], "compare_losses")
 
 
-ROWS = [{"strength": 1.0, "loss": 2.0, "nonzero": 0, "iterations": 1, "converged": True}]
+ROWS = [{"strength": 1.0, "loss": 2.0, "nonzero": 0, "iterations": 1, "converged": True, "gap": 1e-7}]
+ENDED = ("yes", "", "certified to 1.0e-07 of E")  # why it converged, why it can do no more, what is proved
+PROOF = Certificate(1e-7, ENDED[-1])
 
 
-def point(strength, w, **metrics):
-    return Point(strength, TrainState(1, np.asarray(w), None), metrics, "yes")
+def point(strength, w, converged="yes", stalled="", proof=PROOF, **metrics):
+    return Point(strength, TrainState(1, np.asarray(w), None), metrics, converged, stalled, proof)
 
 
 def test_a_state_of_a_path_holds_its_points():
-    points = [point(1.0, [[0.0], [0.0]], loss=2.0, val_loss=np.nan), point(0.1, [[0.5], [0.0]], loss=1.0, val_loss=1.0)]
+    points = [
+        point(1.0, [[0.0], [0.0]], loss=2.0, val_loss=np.nan),
+        point(0.1, [[0.5], [0.0]], "", "no", Certificate(None, "no proof"), loss=1.0, val_loss=1.0),
+    ]
     state = TrainState(0, np.zeros((2, 1)), ())
     for reached in points:
         state = after(state, reached)
     rows = [reached.row for reached in points]
     found = points_of(state, rows, [L1(1.0), L1(0.1), L1(0.0)])
     assert [one.row for one in found] == rows
-    assert [(one.converged, one.state.epoch) for one in found] == [("yes", 1)] * 2
+    assert [(one.converged, one.stalled, *one.proof[:2]) for one in found] == [
+        ("yes", "", 1e-7, PROOF.why),
+        ("", "no", None, "no proof"),
+    ]
+    assert [one.state.epoch for one in found] == [1, 1]
+    assert "gap" not in rows[1]
     assert found[1].state.w is points[1].state.w
     assert points_of(TrainState(0, state.w, ()), [], [L1(1.0)]) == []
 
@@ -178,11 +223,12 @@ def test_a_state_of_a_path_holds_its_points():
         ({"epoch": 2}, ROWS),
         ({"optimizer": ()}, ROWS),
         ({"optimizer": ("w",)}, ROWS),
-        ({"optimizer": ((None, "yes"),)}, ROWS),
-        ({"optimizer": ((np.zeros((3, 1)), "yes"),)}, ROWS),
-        ({"optimizer": ((np.zeros((2, 1), np.float32), "yes"),)}, ROWS),
-        ({"optimizer": ((np.full((2, 1), np.nan), "yes"),)}, ROWS),
-        ({"epoch": 3, "optimizer": ((np.zeros((2, 1)), "yes"),) * 3}, ROWS * 3),
+        ({"optimizer": ((np.zeros((2, 1)), "yes"),)}, ROWS),
+        ({"optimizer": ((None, *ENDED),)}, ROWS),
+        ({"optimizer": ((np.zeros((3, 1)), *ENDED),)}, ROWS),
+        ({"optimizer": ((np.zeros((2, 1), np.float32), *ENDED),)}, ROWS),
+        ({"optimizer": ((np.full((2, 1), np.nan), *ENDED),)}, ROWS),
+        ({"epoch": 3, "optimizer": ((np.zeros((2, 1)), *ENDED),) * 3}, ROWS * 3),
         ({}, []),
         ({}, [{"loss": 1.0}]),
         ({}, [{**ROWS[0], "strength": 2.0}]),
@@ -191,7 +237,7 @@ def test_a_state_of_a_path_holds_its_points():
     ],
 )
 def test_a_state_of_another_path_is_refused(changes, rows):
-    state = TrainState(1, np.zeros((2, 1)), ((np.zeros((2, 1)), "yes"),))
+    state = TrainState(1, np.zeros((2, 1)), ((np.zeros((2, 1)), *ENDED),))
     penalties = [L1(1.0), L1(0.1)]
     assert len(points_of(state, ROWS, penalties)) == 1
     with pytest.raises(DataError, match="no beginning of this path of 2 strengths"):
@@ -210,6 +256,18 @@ def test_any_path_is_drawn(strengths, tmp_path):
     points = [point(s, rng.normal(size=(5, 3)), loss=1.0 + s) for s in strengths]
     path = draw(tmp_path / "path.png", points, ("a", "$b", 3), ["f" * 40, "$x", "y", "z"], "l1")
     assert (imread(path)[..., :3].min(axis=2) < 0.99).mean() > 0.005
+
+
+def test_strengths_that_a_solver_has_missed_are_open_circles(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.runs.plots.save", lambda figure, path: figure)
+    points = [point(s, [[1.0], [0.0]], loss=s, val_loss=s + 1) for s in (3.0, 2.0, 1.0)]
+
+    def circles(missed):
+        lines = draw(tmp_path / "path.png", points, (0,), ["a"], "l1", missed).axes[1].lines
+        return [(*line.get_xdata(), *line.get_ydata()) for line in lines if line.get_markerfacecolor() == "white"]
+
+    assert circles({2.0}) == [(2.0, 2.0), (2.0, 3.0)]
+    assert circles(()) == []
 
 
 def test_a_path_without_any_weight_is_drawn(tmp_path):

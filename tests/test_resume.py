@@ -183,6 +183,22 @@ def test_a_run_that_was_stopped_and_then_killed_does_not_go_on(tmp_path, monkeyp
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["whole", "killed before its record"])
+def test_a_run_whose_last_epoch_was_enough_has_converged_also_where_it_goes_on(killed, tmp_path, caplog):
+    near = {"optimizer": {"name": "lbfgs", "gap": 0.1}, "penalty": {"name": "l2", "strength": 0.1}}
+    settings = replace(SMALL, batch_size="auto", **near, epochs=4)
+    run(settings, tmp_path)
+    record, before = json_of(tmp_path), outcome(tmp_path)
+    assert record["reason"].startswith("the last of epochs=4 is enough")
+    if killed:
+        write_record(tmp_path, {**record, "status": "running"})
+    with caplog.at_level("INFO", "trainer"):
+        resume(replace(settings, epochs=9), tmp_path)
+    assert f"{'Converged' if killed else 'after 4 epochs'}: {record['reason']}\n" in caplog.text
+    assert outcome(tmp_path) == before
+    assert [json_of(tmp_path)[key] for key in ("gap", "gap_reason")] == [record["gap"], record["gap_reason"]]
+
+
 def test_before_the_first_checkpoint_a_run_starts_anew_with_its_drawn_seed(tmp_path, monkeypatch):
     settings = replace(SMALL, seed=None)
 
@@ -286,6 +302,7 @@ WALKS = {
     "auto with l2": {"optimizer": {"name": "auto"}},
     "auto for a loss that is not canonical": {"optimizer": {"name": "auto"}, "loss": {"name": "brier"}},
     "newton": {"optimizer": {"name": "newton"}},
+    "newton, which can do no more": {"optimizer": {"name": "newton", "gap": 1e-300}},
     "lbfgs in float32": {"optimizer": {"name": "lbfgs"}, "dtype": "float32"},
     "lbfgs without validation": {"optimizer": {"name": "lbfgs"}, "valid_fraction": 0.0, "epochs": 2},
     "sgd": {"optimizer": {"name": "sgd"}, "batch_size": 7, "epochs": 3},
@@ -305,7 +322,10 @@ def walk(changes):
 def outcome_of_path(folder):
     """What must not differ by a bit: the files, and how the run ended."""
     record = json_of(folder)
-    ended = [record.get(key) for key in ("status", "reason", "converged", "epochs", "seed", "metrics", "path")]
+    ended = [
+        record.get(key)
+        for key in ("status", "reason", "converged", "epochs", "seed", "metrics", "path", "gap", "gap_reason")
+    ]
     return [(folder / name).read_bytes() for name in ("path.csv", "coefficients.csv", "model.npz")], ended
 
 
@@ -414,7 +434,7 @@ def test_a_checkpoint_that_is_of_no_path_is_refused(interrupted_path, tmp_path):
         checkpoint.save(interrupted_path / name, replace(found, config=config))
     with pytest.raises(DataError, match="has no state of optimizer=newton, but State"):
         resume(walk(WALKS["newton"]), interrupted_path)
-    state = replace(found.state, optimizer=((found.state.w, "yes"),) * 2)
+    state = replace(found.state, optimizer=((found.state.w, "yes", "", ""),) * 2)
     for name in NAMES:
         checkpoint.save(interrupted_path / name, replace(found, state=state, config=config))
     with pytest.raises(DataError, match="holds no beginning of this path of 3 strengths"):
@@ -427,7 +447,9 @@ def test_a_finished_path_says_so_and_is_left_alone(tmp_path, caplog):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with caplog.at_level("INFO", "trainer"):
         assert resume(settings, tmp_path) is None
-    assert "is already finished, after 3 strengths: No convergence within epochs=2 at strength 1, 0.1" in caplog.text
+    reason = json_of(tmp_path)["reason"]
+    assert "No convergence within epochs=2 at strength 0.1 (gap" in reason
+    assert f"is already finished, after 3 strengths: {reason}" in caplog.text
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

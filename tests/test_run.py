@@ -189,6 +189,7 @@ def test_a_diverged_run_says_so_and_keeps_the_last_finite_model(tmp_path):
     record = json_of(tmp_path)
     assert record["status"] == "diverged"
     assert "Lower optimizer.lr" in record["reason"]
+    assert (record["gap"], record["gap_reason"]) == (None, "diverged before the end")
     assert np.isfinite(Model.load(tmp_path / "model.npz").w).all()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -200,7 +201,9 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.runs.outputs.Table.add", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(SETTINGS, tmp_path)
-    assert json_of(tmp_path)["status"] == "interrupted"
+    record = json_of(tmp_path)
+    assert record["status"] == "interrupted"
+    assert (record["gap"], record["gap_reason"]) == (None, "interrupted before the end")
     Model.load(tmp_path / "model.npz")
 
 

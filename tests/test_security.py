@@ -24,6 +24,7 @@ from tests.test_model import model
 from tests.test_run import SETTINGS
 from trainer.commands.predict import table
 from trainer.errors import DataError, FileError
+from trainer.objective.certificate import Certificate
 from trainer.optimizers.fit import TrainState
 from trainer.runs import path
 from trainer.runs.experiments.tables import write_csv as write_csv_of_experiment
@@ -445,7 +446,9 @@ def predictions(names, folder):
 
 
 def coefficients(names, folder):
-    point = path.Point(0.5, TrainState(1, np.zeros((len(names) + 1, len(names))), None), {}, "")
+    point = path.Point(
+        0.5, TrainState(1, np.zeros((len(names) + 1, len(names))), None), {}, "", "", Certificate(None, "")
+    )
     path.write_coefficients(folder / "out.csv", [point], names, names)
 
 

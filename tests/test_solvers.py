@@ -437,6 +437,19 @@ def test_a_run_says_whether_it_has_converged_and_why(name, epochs, converged, tm
     assert ("No convergence within epochs=2; raise it" in content["reason"]) is not converged
 
 
+@pytest.mark.parametrize("strength", [1e-3, 1e-5])
+def test_the_gap_of_a_run_is_the_one_that_its_solver_has_proved(strength, tmp_path):
+    early = {"name": "newton", "tol": 0.01}  # ends where only further steps of Newton's prove what is wanted
+    run(
+        replace(RUN, optimizer=early, data={"name": "wine"}, epochs=50, penalty={"name": "l2", "strength": strength}),
+        tmp_path / "run",
+    )
+    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert content["converged"]
+    assert content["gap"] <= 1e-6
+    assert content["gap_reason"] in content["reason"]
+
+
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 def test_single_precision_is_the_same_objective_to_a_millionth(sparse, weighted):

@@ -181,6 +181,14 @@ def test_the_page_of_the_sweep(swept):
     assert (folder / "report.html").exists()
 
 
+def test_the_terminal_marks_what_is_not_certified_as_the_report_does(call, tmp_path):
+    grid = ["optimizer=newton", "penalty=l2", "penalty.strength=1,1e-5,0", "seed=1,2", "data.spread=4", *TINY]
+    outcome = call("-m", *grid, "hydra.sweep.dir=outputs/here")
+    told = sorted(line.split("  ")[3:] for line in outcome.out.splitlines() if "  2 runs  " in line)
+    assert told == [["penalty.strength=0"], ["penalty.strength=1"], ["penalty.strength=1e-05", "not certified"]]
+    assert ">not certified<" in (tmp_path / "outputs" / "here" / "report.html").read_text()
+
+
 def test_illegal_pairs_can_be_errors(call, tmp_path):
     grid = ["activation=softmax,sparsemax", "loss=ce,fenchel_young", "skip_illegal=false"]
     assert_refused(call("-m", *grid), 2, ["activation=sparsemax with loss=ce makes no sense"], tmp_path)

@@ -5,11 +5,12 @@ strength starts from the stronger one's weights. So the whole path costs little 
 which order the features enter and which strength does best on the validation data.
 
 A path that was interrupted goes on with the next strength. Its state, in a checkpoint, is a TrainState that counts
-finished strengths as epochs, with the last w, and (w, why it converged) of each in the place of an optimiser's state.
+finished strengths as epochs, with the last w, and (w, why it converged, why it can do no more, what is proved) of each
+in the place of an optimiser's state.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -18,13 +19,16 @@ from typing import Any
 import numpy as np
 
 from trainer.arrays import Array
+from trainer.data.rows import Data
 from trainer.errors import ConfigError, DataError, listed
+from trainer.objective.certificate import Certificate
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import Penalty, expand, strengths
-from trainer.optimizers.fit import Report, TrainState
+from trainer.optimizers import Optimizer
+from trainer.optimizers.fit import Report, TrainState, just_enough, proved
 from trainer.runs.outputs import csv_text, write_whole
 
-OWN = ("strength", "nonzero", "iterations", "converged")  # columns of path.csv beside what was measured
+OWN = ("strength", "nonzero", "iterations", "converged", "gap")  # columns of path.csv beside what was measured
 BIAS = "(bias)"  # the name of the last row of w in coefficients.csv
 LABELLED = 8  # lines of path.png with a colour and a name of their own
 
@@ -37,6 +41,13 @@ class Point:
     state: TrainState
     metrics: Mapping[str, float]
     converged: str
+    stalled: str
+    proof: Certificate  # by the penalty of this strength
+
+    @property
+    def bound(self) -> str:
+        """How far it may be from its minimum."""
+        return "no proof" if self.proof.gap is None else f"gap {self.proof.gap:.1e}"
 
     @property
     def row(self) -> dict[str, Any]:
@@ -47,6 +58,7 @@ class Point:
             "nonzero": int(np.count_nonzero(self.state.w[:-1])),
             "iterations": self.state.epoch,
             "converged": bool(self.converged),
+            **({} if self.proof.gap is None else {"gap": self.proof.gap}),
         }
 
 
@@ -75,25 +87,32 @@ def fit_path(
     objective: Objective,
     penalties: Sequence[Penalty],
     w: Array,
-    renew: Callable[[Array], Any],
+    optimizer: Optimizer,
+    data: Data,
     train: Callable[[Objective, TrainState], Iterator[Report]],
 ) -> Iterator[Point]:
     """The points of the path, in the order of the penalties, each from the parameters of the one before, the first w.
 
-    train(objective, state) gives the reports of one training, and renew(w) the optimiser's state before its first step;
-    what an optimiser remembers of another penalty is not handed on.
+    train(objective, state) gives the reports of one training of the optimiser on the data; what it remembers of another
+    penalty is not handed on.
     """
     for penalty in penalties:
-        state, metrics, converged = TrainState(0, w, renew(w)), {}, ""
-        for report in train(replace(objective, penalty=penalty), state):
-            state, metrics, converged = report.state, dict(report.metrics), report.converged
-        w = state.w
-        yield Point(float(penalty.strength), state, metrics, converged)  # type: ignore[attr-defined]
+        problem = replace(objective, penalty=penalty)
+        last = Report(TrainState(0, w, optimizer.init(w)), {})
+        for report in train(problem, last.state):
+            last = report
+        w = last.state.w
+        proof, converged = last.proof or proved(problem, optimizer, data, w, last.converged), last.converged
+        if optimizer.full_batch and proof.proves(optimizer.gap):  # type: ignore[attr-defined]
+            converged = converged or just_enough(proof, last.state.epoch)
+        strength = float(penalty.strength)  # type: ignore[attr-defined]
+        yield Point(strength, last.state, dict(last.metrics), converged, last.stalled, proof)
 
 
 def after(state: TrainState, point: Point) -> TrainState:
     """The state of a path after one more point."""
-    return TrainState(state.epoch + 1, point.state.w, (*state.optimizer, (point.state.w, point.converged)))
+    kept = (point.state.w, point.converged, point.stalled, point.proof.why)
+    return TrainState(state.epoch + 1, point.state.w, (*state.optimizer, kept))
 
 
 def points_of(state: TrainState, rows: Sequence[Mapping[str, Any]], penalties: Sequence[Penalty]) -> list[Point]:
@@ -105,8 +124,10 @@ def points_of(state: TrainState, rows: Sequence[Mapping[str, Any]], penalties: S
                 TrainState(row["iterations"], w, None),
                 {name: value for name, value in row.items() if name not in OWN},
                 converged,
+                stalled,
+                Certificate(row.get("gap"), why),
             )
-            for penalty, (w, converged), row in zip(penalties, state.optimizer, rows, strict=False)
+            for penalty, (w, converged, stalled, why), row in zip(penalties, state.optimizer, rows, strict=False)
         ]
         ours = len(finished) == len(state.optimizer) == len(rows) == state.epoch and all(
             point.row == row
@@ -129,6 +150,16 @@ def best(points: Sequence[Point]) -> tuple[Point, str]:
     return min(measured, key=lambda point: point.metrics["val_loss"]), "the lowest val_loss"
 
 
+def unfinished(points: Sequence[Point], epochs: int) -> str:
+    """A sentence about points at which a solver has not converged: where, by how much at most, and what to do."""
+    late, stuck = list[str](), list[str]()
+    for point in points:
+        (stuck if point.stalled else late).append(f"{point.strength:g} ({point.bound})")
+    parts = [f"at strength {', '.join(stuck)}, where the solver can do no more"] if stuck else []
+    parts += [f"within epochs={epochs} at strength {', '.join(late)}; raise it"] if late else []
+    return f"No convergence {' and '.join(parts)}."
+
+
 def write_coefficients(
     path: Path, points: Sequence[Point], classes: Sequence[int | str], features: Sequence[str]
 ) -> Path:
@@ -144,9 +175,17 @@ def write_coefficients(
 
 
 def draw(
-    path: Path, points: Sequence[Point], classes: Sequence[int | str], features: Sequence[str], title: str
+    path: Path,
+    points: Sequence[Point],
+    classes: Sequence[int | str],
+    features: Sequence[str],
+    title: str,
+    missed: Collection[float] = (),
 ) -> Path:
-    """The weights against the strength, the strongest on the left, and below them the loss; the kept one is marked."""
+    """The weights against the strength, the strongest on the left, and below them the loss; the kept one is marked.
+
+    The loss at strengths that a solver has missed is an open circle.
+    """
     from matplotlib.figure import Figure  # slow to import
 
     from trainer.runs.plots import COLORS, save, tidy
@@ -183,10 +222,15 @@ def draw(
         for text in legend.get_texts():
             text.set_parse_math(False)  # a $ in a name from a file is a dollar
 
+    is_open = np.array([point.strength in missed for point in points])
     for key, label, color in (("loss", "training", COLORS[0]), ("val_loss", "validation", COLORS[5])):
         values = np.array([point.metrics.get(key, np.nan) for point in points])
         if np.isfinite(values).any():
             below.plot(x, values, color=color, label=label, marker="o", markersize=3)
+            if is_open.any():
+                circles = {"color": color, "markerfacecolor": "white", "markersize": 6}
+                note = "not converged" if key == "loss" else None
+                below.plot(x[is_open], values[is_open], "o", label=note, **circles)
     kept = points.index(best(points)[0])
     for axes in (above, below):
         note = f"kept: {points[kept].strength:.4g}" if axes is below else None
@@ -243,5 +287,6 @@ __all__ = [
     "fit_path",
     "points_of",
     "strengths",
+    "unfinished",
     "write_coefficients",
 ]

@@ -15,8 +15,9 @@ from typing import Any
 from tqdm import tqdm
 
 from trainer.errors import ConfigError, Diverged, require
+from trainer.objective.certificate import Certificate
 from trainer.objective.objective import Objective
-from trainer.optimizers.fit import Report, TrainState, fit
+from trainer.optimizers.fit import Report, TrainState, fit, just_enough
 from trainer.runs import checkpoint, path
 from trainer.runs.callbacks.protocol import Callback, close
 from trainer.runs.checkpoint import Checkpoint
@@ -200,7 +201,9 @@ def _strengths(training: Training, point: Point, done: RowBar) -> Steps:
             yield report
 
     objective = replace(parts.objective, progress=done)
-    for fitted in path.fit_path(objective, parts.path[state.epoch :], state.w, parts.optimizer.init, train):
+    for fitted in path.fit_path(
+        objective, parts.path[state.epoch :], state.w, parts.optimizer, training.data.train, train
+    ):
         state = path.after(state, fitted)
         yield fitted.row, Point(state)
 
@@ -241,43 +244,46 @@ def _finish(
             pass
     points = path.points_of(point.state, rows, parts.path) if parts.path else []
     state, reason, converged, last = point.state, point.reason, point.converged, rows[-1] if rows else {}
-    where, more = "", dict[str, Any]()
+    solver, more = parts.optimizer.full_batch, dict[str, Any]()
+    proof = Certificate(None, f"{status} before the end")
     if points:
         kept, why = path.best(points)
-        state, last = kept.state, kept.metrics
-        late = [f"{fitted.strength:g}" for fitted in points if not fitted.converged]
-        where, converged = f" at strength {', '.join(late)}" if late else "", not late
-        if status == "finished" and converged:
-            reason = kept.converged
+        state, last, proof = kept.state, kept.metrics, kept.proof
+        late = [fitted for fitted in points if not fitted.converged]
+        converged = not late
+        if status == "finished":
+            reason = kept.converged if converged else path.unfinished(late, settings.epochs) if solver else reason
         strengths = [fitted.strength for fitted in points]
         more = {"path": {"strength": kept.strength, "chosen_by": why, "strengths": strengths}}
-    proof = training.proof(state, kept.strength if points else None) if status in ("finished", "stopped") else None
-    if proof is not None:
-        more |= {"gap": proof.gap, "gap_reason": proof.why}
-        if parts.optimizer.full_batch and not points and proof.proves(parts.optimizer.gap):  # type: ignore[attr-defined]
-            reason, converged = reason or f"the last of epochs={settings.epochs} is enough; {proof.why}.", True
-    if parts.optimizer.full_batch and status == "finished":
-        reason = reason or f"No convergence within epochs={settings.epochs}{where}; raise it."
+    elif status in ("finished", "stopped"):
+        proof = training.proof(state, converged)
+        if solver and proof.proves(parts.optimizer.gap):  # type: ignore[attr-defined]
+            reason, converged = reason or just_enough(proof, settings.epochs), True
+    more |= {"gap": proof.gap, "gap_reason": proof.why}
+    if solver and status == "finished":
+        reason = reason or f"No convergence within epochs={settings.epochs}; raise it."
         log.info(f"Converged: {reason}" if converged else reason)
     seconds = time.perf_counter() - began
     result = Result(status, folder, last)
     model = training.model(state)
     files = [model.save(folder / "model.npz")]
     if settings.checkpoint:
-        training.keep(rows, point._replace(reason=reason), status, began)
+        training.keep(rows, point._replace(reason=reason, converged=converged and not points), status, began)
     pictures = settings.plots and rows and status != "interrupted"
     if points:
         names = (model.classes, model.features)
         files.insert(0, path.write_coefficients(folder / "coefficients.csv", points, *names))
         if pictures:
-            files.append(path.draw(folder / "path.png", points, *names, training.title()))
-        log.info(f"{len(points)} strengths in {seconds:.2f} s; kept {kept.strength:g}, {why}")
+            missed = {fitted.strength for fitted in late} if solver else ()
+            files.append(path.draw(folder / "path.png", points, *names, training.title(), missed))
+        doubt = f", but not converged ({kept.bound})" if solver and not kept.converged else ""
+        log.info(f"{len(points)} strengths in {seconds:.2f} s; kept {kept.strength:g}, {why}{doubt}")
     elif pictures:
         files += training.draw(rows, state)
     training.record(result, state, seconds, reason, converged, more)
     for line in summary(result, parts.metrics, seconds, files):
         log.info(line)
-    if proof is not None and proof.gap is not None:
+    if proof.gap is not None:
         log.info(f"  distance to the minimum of the training objective E: {proof.why}")
     if failure is not None:
         raise failure

@@ -163,13 +163,9 @@ class Training:
         names = (self.raw.classes, self.raw.features, self.raw.target)
         return Model(state.w, standardizer, self.parts.objective.activation, *names, split=chosen | rows)
 
-    def proof(self, state: TrainState, strength: float | None) -> Certificate:
-        """How far a state is from the minimum on the training rows, with the penalty of this strength on a path."""
-        objective = self.parts.objective
-        for penalty in self.parts.path:
-            if penalty.strength == strength:  # type: ignore[attr-defined]
-                objective = replace(objective, penalty=penalty)
-        return proved(objective, self.data.train, state.w, None)
+    def proof(self, state: TrainState, converged: bool) -> Certificate:
+        """How far a state is from the minimum on the training rows."""
+        return proved(self.parts.objective, self.parts.optimizer, self.data.train, state.w, converged)
 
     def record(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -20,6 +20,9 @@ from trainer.sweeps.config import Grid
 from trainer.sweeps.grid import Composer, Plan, word
 from trainer.sweeps.record import BAD, DONE, NAME, Line, Record, go_on, printable, table
 from trainer.sweeps.resumed import left
+
+if TYPE_CHECKING:
+    from trainer.sweeps.report.reading import Run
 
 log = logging.getLogger("sweep")
 PLAIN_SUBDIR = "${hydra.job.num}"
@@ -215,15 +218,18 @@ class Sweep:
         found = self.metrics.get(number, {})
         return found.get("val_loss", found.get("loss"))
 
-    def summarise(self) -> None:
-        """summary.csv and report.html, of all jobs, finished or not."""
-        from trainer.sweeps.report.files import summarise
+    def summarise(self) -> "Sequence[Run]":
+        """summary.csv and report.html, of all jobs, finished or not; returns what has been read."""
+        from trainer.sweeps.report.files import write
+        from trainer.sweeps.report.reading import read
 
-        summarise([self.folder], self.folder)
+        found = read([self.folder])
+        write(found, self.folder)
+        return found.runs
 
     def conclude(self) -> None:
         """The report of the sweep, and what the terminal shows at its end."""
-        self.summarise()
+        runs = self.summarise()
         counts = self.record.counts()
         seconds = time.monotonic() - self.began
         log.info("")
@@ -231,21 +237,24 @@ class Sweep:
         skipped = {line.reason for line in self.record.jobs if line.status == "skipped"}
         for reason in sorted(skipped)[:5]:
             log.info(f"  skipped: {printable(reason)}")
-        for row in self.best(3):
+        for row in self.best(runs, 3):
             log.info(f"  {row}")
         for name in (NAME, "summary.csv", "report.html"):
             log.info(f"  {shorter(self.folder / name)}")
 
-    def best(self, most: int) -> list[str]:
+    def best(self, runs: "Sequence[Run]", most: int) -> list[str]:
         """The best configurations by their mean over seeds: of the first metric, or the loss."""
-        groups: dict[tuple[str, ...], list[Mapping[str, float]]] = {}
+        from trainer.sweeps.report.reading import shown
+        from trainer.sweeps.report.summary import Configuration
+
+        known = {run.folder: run for run in runs}
+        groups: dict[tuple[str, ...], Configuration] = {}
         for line in self.record.jobs:
-            if line.status in ("finished", "stopped"):
-                numbers = self.metrics.get(line.number) or left(self.folder / line.folder)[2]
-                if numbers:
-                    key = tuple(text for text in line.overrides if not text.startswith("seed="))
-                    groups.setdefault(key, []).append(numbers)
-        common = set.intersection(*(set(rows[0]) for rows in groups.values())) if groups else set()
+            run = known.get(shown(self.folder / line.folder))
+            if run is not None and run.status in ("finished", "stopped") and run.metrics:
+                key = tuple(text for text in line.overrides if not text.startswith("seed="))
+                groups.setdefault(key, Configuration({}, {}, [])).runs.append(run)
+        common = set.intersection(*(set(item.runs[0].metrics) for item in groups.values())) if groups else set()
         ranked = [
             ("val_accuracy", -1),
             ("accuracy", -1),
@@ -256,9 +265,12 @@ class Sweep:
         if not found:
             return []
         name, sign = found[0]
-        means = {key: sum(row.get(name, float("nan")) for row in rows) / len(rows) for key, rows in groups.items()}
+        means = {key: item.mean(name) for key, item in groups.items()}
         order = sorted(means, key=lambda key: sign * means[key])[:most]
-        rows = [[f"{name} {means[key]:.4g}", f"{len(groups[key])} runs", " ".join(key)] for key in order]
+        rows = [
+            [f"{name} {means[key]:.4g}", f"{len(groups[key].done)} runs", " ".join(key), groups[key].doubt]
+            for key in order
+        ]
         return [printable(text) for text in table(rows)] if rows else []
 
     def sentence(self, bad: int) -> str:

@@ -101,19 +101,13 @@ def _best(item: Configuration, aim: Goal) -> dict[str, Any]:
         "values": item.values,
         "data": ", ".join(f"{key} {text}".removeprefix("data.").removeprefix("data ") for key, text in data_of(item)),
         "number": value(item.mean(aim.metric), item.deviation(aim.metric)),
-        "uncertified": _uncertified(item),
+        "uncertified": item.doubt,
         "seeds": len(item.numbers(aim.metric)),
         "run": run.folder,
         "of_run": charts.short(run.metrics[aim.metric]),
         "command": command(run),
         "versions": ", ".join(f"{plain(name, 30)} {plain(text, 30)}" for name, text in used.items()),
     }
-
-
-def _uncertified(item: Configuration) -> str:
-    """not certified, of how many of its runs."""
-    count, runs = item.uncertified, len(item.done)
-    return "" if not count else "not certified" if count == runs else f"{count} of {runs} not certified"
 
 
 def label_of(item: Configuration, others: Sequence[Configuration]) -> str:
@@ -152,7 +146,7 @@ def _table(
                     charts.short(item.mean(name)) if name == "seconds" else value(item.mean(name), item.deviation(name))
                     for name in metrics
                 ],
-                "uncertified": _uncertified(item),
+                "uncertified": item.doubt,
                 "done": len(item.done),
                 "all": len(item.latest),
                 "broken": ", ".join(

@@ -58,9 +58,10 @@ class Configuration:
         return [run for run in self.latest if run.status in DONE]
 
     @property
-    def uncertified(self) -> int:
-        """Runs of a solver that can be proved to be at the minimum, and are not."""
-        return sum(map(uncertified, self.done))
+    def doubt(self) -> str:
+        """Of how many of its runs a solver could be proved to be at the minimum, and is not; empty if of none."""
+        count, runs = sum(map(uncertified, self.done)), len(self.done)
+        return "" if not count else "not certified" if count == runs else f"{count} of {runs} not certified"
 
     @property
     def broken(self) -> int:
