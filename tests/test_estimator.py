@@ -610,3 +610,10 @@ def test_the_package_has_no_other_names():
 
     with pytest.raises(AttributeError, match="has no attribute 'SoftmaxRegresion'"):
         trainer.SoftmaxRegresion  # noqa: B018 - a typo
+
+
+@pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
+def test_the_weights_of_a_solver_depend_on_no_seed_to_the_last_bit(optimizer):
+    x, y = load_digits(return_X_y=True)  # some of whose features are always zero
+    one, other = (SoftmaxRegression(optimizer=optimizer, random_state=seed).fit(x[:300], y[:300]) for seed in (0, 1))
+    assert one.coef_.tobytes() == other.coef_.tobytes()

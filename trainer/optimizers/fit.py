@@ -31,7 +31,8 @@ class TrainState:
     def start(cls, optimizer: Optimizer, data: Data, scale: float = 0.0, seed: int = 0) -> "TrainState":
         """Parameters scale times a standard normal; zero is the usual scale, for a convex objective as good as any."""
         shape = (data.x.shape[1] + 1, len(data.classes))
-        w = (scale * np.random.default_rng(seed).normal(size=shape)).astype(data.x.dtype)
+        drawn = scale * np.random.default_rng(seed).normal(size=shape) if scale else np.zeros(shape)  # no -0.0
+        w = drawn.astype(data.x.dtype)
         return cls(0, w, optimizer.init(w))
 
 
