@@ -23,8 +23,9 @@ from trainer.chain.activations import Softmax
 from trainer.chain.losses import CrossEntropy
 from trainer.chain.strategies import fused
 from trainer.data.rows import Data
-from trainer.objective.objective import BlockSum, Objective
+from trainer.objective.objective import Objective
 from trainer.objective.penalties import L2
+from trainer.objective.problem import Problem
 from trainer.objective.threads import available_cores, blas_on_one_thread
 from trainer.optimizers.newton import Newton
 from trainer.runs.plots import COLORS, save, tidy
@@ -50,14 +51,14 @@ class Cost(NamedTuple):
     peak: int
 
 
-def problem(n: int, d: int, k: int, threads: int) -> BlockSum:
+def problem(n: int, d: int, k: int, threads: int) -> Problem:
     """Normal features, and labels drawn from a softmax."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, d))
     z = x @ (2 * rng.normal(size=(d, k)) / np.sqrt(d))
     y = (z + rng.gumbel(size=z.shape)).argmax(axis=1)
     data = Data(x, y, tuple(range(k)), tuple(map(str, range(d))))
-    return Objective(Softmax(), CrossEntropy(), fused, L2(strength=1 / n), threads).on(data)
+    return Problem(Objective(Softmax(), CrossEntropy(), fused, L2(strength=1 / n), threads), data)
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -86,7 +87,7 @@ def measure(n: int, d: int, k: int, threads: int) -> dict[str, Cost]:
     zero = np.zeros((d + 1, k))
     with blas_on_one_thread(), np.errstate(all="ignore"):
         gradient_peak = peak(lambda: whole.value_and_grad(zero))
-        newton_peak = peak(lambda: solver.step(whole.objective.on(whole.data), zero, solver.init(zero)))
+        newton_peak = peak(lambda: solver.step(Problem(whole.objective, whole.data), zero, solver.init(zero)))
         w, state, *_ = solver.step(whole, zero, solver.init(zero))
         gradient = seconds(lambda: whole.value_and_grad(w))
         iteration = seconds(lambda: solver.step(whole, w, state))

@@ -46,8 +46,9 @@ from trainer.chain.losses import CrossEntropy
 from trainer.chain.pairs import strategy_of
 from trainer.chain.strategies import GradientChoice
 from trainer.data.rows import Data
-from trainer.objective.objective import BlockSum, Objective
+from trainer.objective.objective import Objective
 from trainer.objective.penalties import L2
+from trainer.objective.problem import Problem
 from trainer.objective.threads import available_cores, blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.fit import TrainState, fit
@@ -176,13 +177,13 @@ def data_of(name: str) -> Data:
     return Data(x, y, tuple(range(y.max() + 1)), tuple(map(str, range(x.shape[1]))))
 
 
-def value(problem: BlockSum, w: np.ndarray) -> float:
+def value(problem: Problem, w: np.ndarray) -> float:
     """f(w), by the strategy that is exact."""
     with blas_on_one_thread(), np.errstate(all="ignore"):
         return problem.evaluate(w, {}).loss + problem.penalty.value(w)
 
 
-def record(problem: BlockSum, solver: str) -> list[float]:
+def record(problem: Problem, solver: str) -> list[float]:
     """The values of f before the first iteration of a solver of this project and after each."""
     optimizer = OPTIMIZERS[solver](tol=TINY, gap=TINY)
     state = TrainState.start(optimizer, problem.data)
@@ -194,7 +195,7 @@ def record(problem: BlockSum, solver: str) -> list[float]:
     return values
 
 
-def call(problem: BlockSum, side: str, solver: str, max_iter: int, threads: int) -> Call:
+def call(problem: Problem, side: str, solver: str, max_iter: int, threads: int) -> Call:
     """One call of fit; a solver that fails with an error has reached nothing."""
     x, y, classes = problem.data.x, problem.data.y, len(problem.data.classes)
     if side == "trainer":
@@ -221,9 +222,9 @@ def work(connection: Connection, name: str) -> None:
     """Answers questions about a problem, in a process that may be ended while it is at one."""
     data = data_of(name)
     penalty = L2(strength=1 / (C * len(data)))
-    problem = Objective(
-        Softmax(), CrossEntropy(), strategy_of(Softmax(), CrossEntropy(), GRADIENT)[1], penalty, CORES
-    ).on(data)
+    problem = Problem(
+        Objective(Softmax(), CrossEntropy(), strategy_of(Softmax(), CrossEntropy(), GRADIENT)[1], penalty, CORES), data
+    )
     connection.send(value(problem, np.zeros((data.x.shape[1] + 1, len(data.classes)))))
     while (question := connection.recv()) is not None:
         function, *arguments = question

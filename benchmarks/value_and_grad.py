@@ -23,6 +23,7 @@ from trainer.chain.strategies import fused
 from trainer.data.rows import Data
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import NoPenalty
+from trainer.objective.problem import Problem
 from trainer.objective.threads import available_cores, blas_on_one_thread
 
 SHAPES = [(100_000, 20, 4), (100_000, 64, 10), (60_000, 784, 10), (100_000, 512, 100)]
@@ -35,7 +36,7 @@ Call = Callable[[], object]
 def ours(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> list[Call]:
     """The objective of this project, on every core."""
     data = Data(x, y, tuple(range(w.shape[1])), tuple(map(str, range(x.shape[1]))))
-    problem = Objective(Softmax(), CrossEntropy(), fused, NoPenalty(), CORES).on(data)
+    problem = Problem(Objective(Softmax(), CrossEntropy(), fused, NoPenalty(), CORES), data)
 
     def call() -> tuple[float, np.ndarray]:
         with blas_on_one_thread():

@@ -15,9 +15,9 @@ from trainer.chain.losses import Brier, CrossEntropy, FenchelYoung, MeanAbsolute
 from trainer.chain.pairs import allowed, canonical, convex, kinked
 from trainer.chain.strategies import auto
 from trainer.data.rows import Data
-from trainer.objective.certificate import certify
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2, ElasticNet, NoPenalty
+from trainer.objective.problem import Problem
 from trainer.optimizers.fit import TrainState, fit
 from trainer.optimizers.newton import Newton
 from trainer.optimizers.proximal import Fista
@@ -47,7 +47,7 @@ def sample(kind="plain"):
 
 
 def problem_of(pair, penalty, data=None):
-    return Objective(*pair, auto, penalty).on(sample() if data is None else data)
+    return Problem(Objective(*pair, auto, penalty), sample() if data is None else data)
 
 
 def best(problem):
@@ -67,7 +67,7 @@ def assert_never_below(problem):
     rng = np.random.default_rng(1)
     for decades in WAYS:
         w = minimum + 10.0**decades * rng.normal(size=minimum.shape)
-        found = certify(problem, w)
+        found = problem.certify(w)
         if problem.objective.loss.name == "z_loss" and found.gap is None:
             continue
         here = value(problem, w)
@@ -101,7 +101,7 @@ def test_with_l2_at_the_best_bias_it_is_the_gradient_squared_by_twice_the_streng
     w = best(problem_of(pair, L2(2 * strength)))  # whose bias is the best for its weights, whatever the penalty
     here, g = problem.value_and_grad(w)
     assert_allclose(g[-1], 0, atol=1e-8)
-    assert_allclose(certify(problem, w).gap * here, np.sum(g[:-1] ** 2) / (2 * strength), rtol=1e-4)
+    assert_allclose(problem.certify(w).gap * here, np.sum(g[:-1] ** 2) / (2 * strength), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_with_l2_at_the_best_bias_it_is_the_gradient_squared_by_twice_the_streng
     ids=["no penalty", "not convex", "kink", "l1 of another pair"],
 )
 def test_where_nothing_can_be_proved_it_says_why(pair, penalty, reason):
-    found = certify(problem_of(pair, penalty), np.zeros((D + 1, K)), 1e-6)
+    found = problem_of(pair, penalty).certify(np.zeros((D + 1, K)), 1e-6)
     assert found.gap is None
     assert reason in found.why
     assert not found.proves(1e9)
@@ -124,9 +124,9 @@ def test_where_nothing_can_be_proved_it_says_why(pair, penalty, reason):
 def test_z_loss_is_proved_only_where_its_scores_are_not_too_low():
     problem = problem_of((Softmax(), ZLoss(weight=0.1)), L2(0.1))
     w = np.zeros((D + 1, K))
-    assert certify(problem, w).gap is not None
+    assert problem.certify(w).gap is not None
     w[-1] = -50.0
-    found = certify(problem, w)
+    found = problem.certify(w)
     assert found.gap is None
     assert "not convex at scores as low as these" in found.why
 
@@ -136,7 +136,7 @@ def test_what_is_wanted_is_looked_for_with_newton_and_stays_above_the_true_gap(p
     problem = problem_of(pair, L2(1e-4))
     minimum = best(problem)
     w = minimum + 1e-4 * np.random.default_rng(1).normal(size=minimum.shape)
-    plain, refined = certify(problem, w), certify(problem, w, 1e-6)
+    plain, refined = problem.certify(w), problem.certify(w, 1e-6)
     true = (value(problem, w) - value(problem, minimum)) / plain.value
     assert plain.gap > 1e-6
     assert refined.gap < plain.gap
@@ -148,12 +148,12 @@ def test_what_is_wanted_is_looked_for_with_newton_and_stays_above_the_true_gap(p
 @pytest.mark.parametrize("kind", ["plain", "weighted", "smoothed"])
 def test_at_the_optimum_the_gap_is_nothing(penalty, kind):
     problem = problem_of(CE, penalty, sample(kind))
-    assert certify(problem, best(problem)).gap < 1e-9
+    assert problem.certify(best(problem)).gap < 1e-9
 
 
 def test_a_proof_is_kept_in_words_and_numbers():
     problem = problem_of(CE, L2(0.1))
-    found = certify(problem, best(problem))
+    found = problem.certify(best(problem))
     assert found.why.startswith("certified to ")
     assert found.proves(1e-6)
 
@@ -171,7 +171,7 @@ def test_the_minimum_of_another_road_is_within_the_bound(pair, penalty):
     minimum = np.vstack(lowest.model(truth, float))
     for size in (0, 1e-6, 1e-3, 0.1):
         w = minimum + size * np.random.default_rng(1).normal(size=minimum.shape)
-        found = certify(problem, w)
+        found = problem.certify(w)
         assert found.gap * found.value >= found.value - lowest.upper - 1e-13 * found.value
         assert size or found.gap < 1e-9
 
@@ -180,9 +180,9 @@ def test_a_bound_needs_the_best_bias_and_is_none_where_that_was_not_found(monkey
     problem = problem_of(CE, L2(0.01))
     w = best(problem)
     w[-1] += [5.0, 0.0, 0.0, -5.0][: len(w[-1])]
-    assert certify(problem, w).gap is not None
+    assert problem.certify(w).gap is not None
     monkeypatch.setattr("trainer.objective.certificate.STEPS", 0)
-    found = certify(problem, w)
+    found = problem.certify(w)
     assert (found.gap, found.why) == (None, "no proof: the best bias for these weights was not found.")
 
 
@@ -191,5 +191,5 @@ def test_scores_that_have_run_away_are_bounded_too(way):
     problem = problem_of(CE, L2(0.01))
     minimum = best(problem)
     w = minimum + way * np.random.default_rng(1).normal(size=minimum.shape)
-    found = certify(problem, w)
+    found = problem.certify(w)
     assert found.gap * found.value >= found.value - value(problem, minimum)

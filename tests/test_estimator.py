@@ -34,7 +34,7 @@ from trainer.chain.pairs import describe, registry
 from trainer.chain.strategies import GradientChoice
 from trainer.data.rows import Standardizer
 from trainer.errors import ConfigError, DataError
-from trainer.objective.objective import scores
+from trainer.objective.blocks import scores
 from trainer.objective.penalties import L2
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.first_order import Adam, Sgd

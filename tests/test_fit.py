@@ -14,6 +14,7 @@ from trainer.data.sources import Classification, Iris
 from trainer.objective.metrics import ACCURACY
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L2, NoPenalty
+from trainer.objective.problem import Problem
 from trainer.optimizers.first_order import Adam, AdamW, Sgd
 from trainer.optimizers.fit import Diverged, TrainState, columns, fit
 from trainer.optimizers.schedules import Cosine
@@ -66,7 +67,7 @@ def test_a_report_measures_the_parameters_that_its_epoch_ends_with(data):
         a = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
         assert_allclose(report.metrics[f"{side}loss"], -np.log(a[np.arange(len(part)), part.y]).mean(), rtol=1e-12)
         assert report.metrics[f"{side}accuracy"] == (z.argmax(axis=1) == part.y).mean()
-    gradient = replace(CE, penalty=L2(0.1)).on(train_rows).value_and_grad(w.copy())[1]
+    gradient = Problem(replace(CE, penalty=L2(0.1)), train_rows).value_and_grad(w.copy())[1]
     assert report.metrics["grad_norm"] == np.linalg.norm(gradient)
     assert set(report.metrics) == set(columns(ACCURACY))
 

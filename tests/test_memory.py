@@ -19,6 +19,7 @@ from trainer.data.rows import Data, Numbered
 from trainer.errors import DataError, FileError
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2
+from trainer.objective.problem import Problem
 from trainer.optimizers import OPTIMIZERS, Adam, Fista, Lbfgs, Newton, Sgd
 from trainer.optimizers.fit import TrainState, fit
 from trainer.runs import memory
@@ -132,7 +133,7 @@ def test_a_fit_takes_less_than_the_estimate_and_more_than_a_quarter_of_it(optimi
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    estimate = memory.of_fit(objective.on(data), optimizer, dtype, budget["batch_size"])
+    estimate = memory.of_fit(Problem(objective, data), optimizer, dtype, budget["batch_size"])
     assert estimate / 4 < peak < estimate
 
 

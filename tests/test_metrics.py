@@ -20,6 +20,7 @@ from trainer.objective.metrics import (
 )
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import NoPenalty
+from trainer.objective.problem import Problem
 
 N, K = 500, 6
 
@@ -157,19 +158,21 @@ def test_the_objective_weighs_every_metric_and_leaves_out_rows_without_a_target(
     data = Data(x, y, tuple(range(K)), tuple("abc"), weight=weight.astype(float))
     a = Softmax()(x @ w[:-1] + w[-1])
     assert_allclose(
-        objective.on(data).evaluate(w, chosen).metrics[name], measured(name, a[weight == 2], y[weight == 2]), rtol=1e-12
+        Problem(objective, data).evaluate(w, chosen).metrics[name],
+        measured(name, a[weight == 2], y[weight == 2]),
+        rtol=1e-12,
     )
-    assert np.isnan(objective.on(data.rows(weight == 1)).evaluate(w, chosen).metrics[name])
+    assert np.isnan(Problem(objective, data.rows(weight == 1)).evaluate(w, chosen).metrics[name])
 
 
 def test_a_row_that_weighs_nothing_does_not_count_also_where_its_number_is_infinite():
     w = np.array([[2000.0, 0.0], [0.0, 0.0]])
     data = Data(np.ones((2, 1)), np.array([0, 1]), (0, 1), ("p",), weight=np.array([1.0, 0.0]))
     objective, chosen = Objective(Softmax(), CrossEntropy(), auto, NoPenalty()), {"log_loss": METRICS["log_loss"]}
-    assert objective.on(data).evaluate(w, chosen).metrics == {"log_loss": 0.0}
-    assert objective.on(data.rows(slice(1, 2))).evaluate(w, {}).metrics == {}
+    assert Problem(objective, data).evaluate(w, chosen).metrics == {"log_loss": 0.0}
+    assert Problem(objective, data.rows(slice(1, 2))).evaluate(w, {}).metrics == {}
     both = Data(data.x, data.y, data.classes, data.features)
-    assert objective.on(both).evaluate(w, chosen).metrics == {"log_loss": np.inf}
+    assert Problem(objective, both).evaluate(w, chosen).metrics == {"log_loss": np.inf}
 
 
 def test_metrics_are_chosen_by_name_and_in_order():

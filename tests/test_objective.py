@@ -11,16 +11,18 @@ from trainer.chain.strategies import GRADIENTS, auto, fused, jacobian, log, vjp
 from trainer.data.rows import Data
 from trainer.errors import NonFiniteError
 from trainer.objective import objective as module
+from trainer.objective.blocks import Block, blocks, predict, scores
 from trainer.objective.metrics import METRICS
-from trainer.objective.objective import Objective, blocks, predict, scores
+from trainer.objective.objective import Objective
 from trainer.objective.penalties import L2, NoPenalty
+from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
 
 N, D, K = 140_001, 5, 4  # six blocks, and a last one that is not full
 
 
 def problem(data, **changes):
-    return replace(Objective(Softmax(), CrossEntropy(), fused, NoPenalty()), **changes).on(data)
+    return Problem(replace(Objective(Softmax(), CrossEntropy(), fused, NoPenalty()), **changes), data)
 
 
 def sample(n=300, dtype=np.float64, seed=0):
@@ -107,7 +109,7 @@ def test_blocks_on_one_two_and_four_threads_give_the_same_bits(dtype):
 def test_blocks_sum_to_the_whole(monkeypatch):
     data, w = sample(N), parameters()
     in_blocks = problem(data).value_and_grad(w)
-    monkeypatch.setattr(module, "blocks", lambda data, width: [slice(0, len(data))])
+    monkeypatch.setattr(module, "blocks", lambda data, width: [Block(0, slice(0, len(data)))])
     at_once = problem(data).value_and_grad(w)
     assert_allclose(in_blocks[0], at_once[0], rtol=1e-13)
     assert_allclose(in_blocks[1], at_once[1], rtol=1e-10, atol=1e-15)
@@ -118,14 +120,14 @@ def test_blocks_sum_to_the_whole(monkeypatch):
 )
 def test_blocks_cover_every_row_once_and_in_order(n, features, classes, width):
     data = Data(np.empty((n, features)), np.zeros(n, dtype=int), tuple(range(classes)), ())
-    rows = [row for part in blocks(data, width) for row in range(n)[part]]
+    rows = [row for part in blocks(data, width) for row in range(n)[part.rows]]
     assert rows == list(range(n))
-    assert all(part.stop - part.start == 1 for part in blocks(data, width)) == (width > 1 << 21)
+    assert all(rows.stop - rows.start == 1 for _, rows in blocks(data, width)) == (width > 1 << 21)
 
 
 def test_the_tensor_of_the_jacobian_strategy_is_bounded_by_its_blocks():
     data = sample(N)
-    rows = max(part.stop - part.start for part in blocks(data, module.numbers_per_row(jacobian, 500)))
+    rows = max(part.stop - part.start for _, part in blocks(data, module.numbers_per_row(jacobian, 500)))
     assert rows * 500**2 <= 1 << 21
 
 
@@ -169,6 +171,6 @@ def test_the_row_that_is_named_is_the_first_that_fails():
 
 def test_a_pair_that_no_strategy_is_finite_for_says_so():
     data = Data(np.ones((5, 1), dtype=np.float32), np.zeros(5, dtype=int), (0, 1), ("x0",))
-    hopeless = Objective(Spherical(), CrossEntropy(), log, NoPenalty()).on(data)  # z^2 overflows in float32
+    hopeless = Problem(Objective(Spherical(), CrossEntropy(), log, NoPenalty()), data)  # z^2 overflows in float32
     with pytest.raises(NonFiniteError, match=r"spherical with loss=ce is not finite\. No strategy of the pair is"):
         hopeless.value_and_grad(np.array([[-1e25, 1e25], [0, 0]], dtype=np.float32))

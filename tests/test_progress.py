@@ -9,13 +9,14 @@ from trainer.chain.strategies import fused
 from trainer.data.rows import Data
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import NoPenalty
+from trainer.objective.problem import Problem
 from trainer.runs import progress
 
 
 def test_every_pass_reports_its_rows_in_blocks():
     done = []
     data = Data(np.ones((70_001, 3)), np.zeros(70_001, dtype=int), (0, 1), tuple("abc"))
-    problem = Objective(Softmax(), CrossEntropy(), fused, NoPenalty(), threads=2, progress=done.append).on(data)
+    problem = Problem(Objective(Softmax(), CrossEntropy(), fused, NoPenalty(), threads=2, progress=done.append), data)
     problem.value_and_grad(np.zeros((4, 2)))
     assert sum(done) == 70_001
     assert len(done) > 1

@@ -16,6 +16,7 @@ from trainer.data.rows import Data
 from trainer.errors import ConfigError
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2, ElasticNet, NoPenalty, subgradient
+from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.fit import TrainState, fit
@@ -75,7 +76,7 @@ def test_the_optimum_is_scikit_learn_s(penalty, weighted):
 def test_the_optimality_conditions_hold(penalty, scale):
     data = example(scale=scale, k=5, weighted=True)
     w = of(penalty, data)
-    g = objective(penalty).on(data).value_and_grad(w)[1]
+    g = Problem(objective(penalty), data).value_and_grad(w)[1]
     zero, units = w[:-1] == 0, np.abs(data.x).max(axis=0)[:, None]
     assert (np.abs(g[:-1])[zero] <= penalty.lasso).all()
     assert_allclose((g[:-1] / units)[~zero], (-penalty.lasso * np.sign(w[:-1]) / units)[~zero], atol=1e-8)
@@ -96,14 +97,14 @@ def test_a_strength_above_the_gradient_of_the_null_model_leaves_no_weight():
     assert_array_equal(null[:-1], 0)
     shares = np.bincount(data.y, weights=data.weight) / data.weight.sum()
     assert_allclose(np.exp(null[-1]) / np.exp(null[-1]).sum(), shares, rtol=1e-7)
-    largest = np.abs(objective(NoPenalty()).on(data).value_and_grad(null)[1][:-1]).max()
+    largest = np.abs(Problem(objective(NoPenalty()), data).value_and_grad(null)[1][:-1]).max()
     assert_array_equal(of(L1(1.000001 * largest), data)[:-1], 0)
     assert of(L1(0.999 * largest), data)[:-1].any()
 
 
 def test_the_objective_never_rises_and_the_end_says_why():
     data = example()
-    problem = objective(L1(0.01)).on(data)
+    problem = Problem(objective(L1(0.01)), data)
     reports = solve(L1(0.01), data)
     values = np.array([problem.value_and_grad(report.state.w)[0] for report in reports])
     assert (np.diff(values) <= 1e-15 * values[0]).all()
@@ -124,7 +125,7 @@ def smooth(pair):
 def test_every_smooth_pair_of_the_registry_goes_down_to_where_it_is_stationary(pair):
     data = example(n=150, d=4, seed=3)
     penalty = ElasticNet(0.05)
-    problem = objective(penalty, pair=pair).on(data)
+    problem = Problem(objective(penalty, pair=pair), data)
     optimizer = Fista()
     start = TrainState.start(optimizer, data, getattr(pair[0], "start_scale", 0.0))
     reports = list(fit(problem.objective, optimizer, data, None, start, epochs=300))
@@ -169,7 +170,7 @@ def test_float32_reaches_the_objective_of_float64():
     exact = of(penalty, data)
     single = of(penalty, replace(data, x=data.x.astype(np.float32)), tol=1e-6)
     assert single.dtype == np.float32
-    problem = objective(penalty).on(data)
+    problem = Problem(objective(penalty), data)
     best, reached = problem.value_and_grad(exact)[0], problem.value_and_grad(single.astype(np.float64))[0]
     assert 0 <= reached - best < 1e-6 * best
 
@@ -183,13 +184,13 @@ def test_features_without_data_and_copies_of_features_do_no_harm():
 
 
 def moment_of(data, threads=1):
-    return second_moment(objective(L1(), threads).on(data).view(np.float64)).moment
+    return second_moment(Problem(objective(L1(), threads), data).view(np.float64)).moment
 
 
 def test_many_features_take_the_diagonal(monkeypatch):
     monkeypatch.setattr("trainer.optimizers.proximal.DENSE", 100)
     data = example(n=60, d=110)
-    problem = objective(L1(0.02)).on(data)
+    problem = Problem(objective(L1(0.02)), data)
     assert_allclose(moment_of(data), 1.0, rtol=1e-5)  # of standardised features
     w = of(L1(0.02), data, tol=1e-6)
     g = problem.value_and_grad(w)[1]
@@ -219,7 +220,7 @@ def test_the_second_moment_is_the_weighted_mean_of_the_standardised_features(wei
 
 def test_the_model_meets_the_last_pair_and_stays_positive():
     rng = np.random.default_rng(0)
-    view = objective(L1()).on(example(d=3)).view(np.float64)
+    view = Problem(objective(L1()), example(d=3)).view(np.float64)
     moments, state = second_moment(view), Fista().init(np.zeros((4, 3)))
     for _ in range(30):  # more than the memory holds
         s = rng.normal(size=(4, 3))
@@ -240,7 +241,7 @@ def test_the_model_meets_the_last_pair_and_stays_positive():
 
 def test_a_step_leaves_its_arguments_alone_and_can_be_repeated():
     data = example()
-    optimizer, problem = Fista(), objective(L1(0.01)).on(data)
+    optimizer, problem = Fista(), Problem(objective(L1(0.01)), data)
     with blas_on_one_thread():
         w = np.zeros((9, 3))
         first = optimizer.step(problem, w, optimizer.init(w))

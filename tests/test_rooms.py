@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def test_a_room_imports_only_rooms_before_it(module):
 def test_a_face_knows_the_commands_only():
     for face in FACES - {"trainer"}:
         assert list(imported(MODULES[face])) == ["trainer.commands"], face
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {name: set(imported(path)) - {name, "trainer"} for name, path in MODULES.items()}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_the_estimator_knows_of_runs_the_model_and_little_else():

@@ -28,6 +28,7 @@ from trainer.objective.metrics import ACCURACY
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2, NoPenalty
 from trainer.objective.preconditioner import preconditioner
+from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.auto import Auto
@@ -105,7 +106,7 @@ def test_the_gradient_of_every_smooth_pair_vanishes_where_a_solver_has_converged
 def test_the_objective_never_rises(optimizer):
     values = []
     data = sample(scale=3)
-    problem, w = CE.on(data), np.zeros((D + 1, K))
+    problem, w = Problem(CE, data), np.zeros((D + 1, K))
     state = optimizer.init(w)
     with blas_on_one_thread():
         for _ in range(60):
@@ -128,7 +129,9 @@ def along_differences(problem, w, d, step=1e-5):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["single", "double"])
 @pytest.mark.parametrize("pair", SMOOTH, ids=pair_id)
 def test_a_hessian_product_is_the_derivative_of_the_gradient_along_it(pair, dtype):
-    problem = replace(CE, activation=pair[0], loss=pair[1], gradient=auto, penalty=L2(0.1)).on(sample(200, weight=True))
+    problem = Problem(
+        replace(CE, activation=pair[0], loss=pair[1], gradient=auto, penalty=L2(0.1)), sample(200, weight=True)
+    )
     w, d = 0.05 * np.random.default_rng(1).normal(size=(2, D + 1, K))
     expected, view = along_differences(problem, w, d), problem.view(dtype)
     product = view.hessian(view.at(w))(d)
@@ -140,7 +143,7 @@ def test_a_hessian_product_is_the_derivative_of_the_gradient_along_it(pair, dtyp
 
 def test_smoothed_and_multi_hot_rows_have_the_factor_of_their_sum():
     rows = np.random.default_rng(2).integers(2, size=(N, K)).astype(float)
-    problem = CE.on(replace(sample(), y=rows))
+    problem = Problem(CE, replace(sample(), y=rows))
     w, d = 0.1 * np.random.default_rng(1).normal(size=(2, D + 1, K))
     for dtype in (np.float32, np.float64):
         view = problem.view(dtype)
@@ -152,7 +155,7 @@ def test_the_view_changes_coordinates_and_nothing_else(sparse):
     data = sample(300, scale=6, weight=True)
     size = np.append(np.abs(data.x).max(axis=0), 1)[:, None]
     w = np.random.default_rng(1).normal(size=(D + 1, K)) / size
-    problem = CE.on(replace(data, x=scipy.sparse.csr_array(data.x)) if sparse else data)
+    problem = Problem(CE, replace(data, x=scipy.sparse.csr_array(data.x)) if sparse else data)
     view = problem.view(np.float64)
     assert_allclose(view.leave(view.enter(w)) * size, w * size, atol=1e-13)
     value, g = problem.value_and_grad(w)
@@ -190,7 +193,7 @@ SHAPES = {
 def test_the_preconditioner_is_symmetric_positive_definite_and_the_inverse_at_zero(shape, strength, monkeypatch):
     monkeypatch.setattr("trainer.objective.preconditioner.FINE", 1e6)  # each class a factor of its own
     data = SHAPES[shape]
-    view = replace(CE, penalty=L2(strength)).on(data).view(np.float64)
+    view = Problem(replace(CE, penalty=L2(strength)), data).view(np.float64)
     rows = data.x.shape[1] + 1
     w = np.zeros((rows, K))
     product = preconditioner(view, w)
@@ -210,7 +213,7 @@ def test_the_preconditioner_is_symmetric_positive_definite_and_the_inverse_at_ze
 def test_the_preconditioner_of_many_features_is_the_inverse_of_the_diagonal(monkeypatch):
     monkeypatch.setattr("trainer.objective.preconditioner.FINE", 1e6)  # each class a factor of its own
     monkeypatch.setattr("trainer.objective.preconditioner.DENSE", 4)
-    view = CE.on(sample(scale=18)).view(np.float64)
+    view = Problem(CE, sample(scale=18)).view(np.float64)
     w = np.zeros((D + 1, K))
     p, h = matrix(preconditioner(view, w), D + 1), matrix(view.hessian(view.at(w)), D + 1)
     assert (np.linalg.eigvalsh((p + p.T) / 2) > 0).all()
@@ -219,7 +222,7 @@ def test_the_preconditioner_of_many_features_is_the_inverse_of_the_diagonal(monk
 
 @pytest.mark.parametrize("eta", [1e-1, 1e-6])
 def test_conjugate_gradients_leave_no_more_of_the_gradient_than_was_asked(eta):
-    problem = CE.on(sample(scale=18))
+    problem = Problem(CE, sample(scale=18))
     view = problem.view(np.float64)
     here = view.at(0.1 * view.leave(np.random.default_rng(0).normal(size=(D + 1, K))))
     p, hessian = preconditioner(view, here.v), view.hessian(here)
@@ -236,7 +239,7 @@ def test_conjugate_gradients_end_where_the_curvature_is_negative():
 
 
 def test_newton_s_direction_solves_its_equations():
-    view = CE.on(sample()).view(np.float64)
+    view = Problem(CE, sample()).view(np.float64)
     here = view.at(view.leave(0.1 * np.random.default_rng(0).normal(size=(D + 1, K))))
     d = conjugate_gradients(view.hessian(here), lambda r: r - r.mean(axis=1, keepdims=True), here.g, here.g, 1e-10)
     h, g = matrix(view.hessian(here), D + 1), here.g
@@ -300,7 +303,7 @@ def test_a_training_that_goes_on_from_any_iteration_gives_the_same_bits(optimize
 
 @pytest.mark.parametrize("optimizer", [Newton(), Lbfgs()], ids=lambda o: o.name)
 def test_in_float32_the_objective_of_float64_is_reached_to_a_millionth(optimizer):
-    exact = CE.on(sample(scale=4))
+    exact = Problem(CE, sample(scale=4))
     best = exact.value_and_grad(solve(CE, replace(optimizer, tol=1e-9), sample(scale=4)).state.w)[0]
     found = solve(CE, optimizer, sample(scale=4, dtype=np.float32))
     assert found.converged
@@ -339,7 +342,7 @@ def test_constant_and_repeated_columns_do_no_harm():
 def test_auto_takes_newton_for_canonical_pairs_of_many_classes_and_lbfgs_for_others(loss, classes, name):
     data = sample()
     data = replace(data, y=data.y % classes, classes=tuple(range(classes)))
-    assert Auto().choose(replace(CE, loss=loss).on(data), classes).name == name
+    assert Auto().choose(Problem(replace(CE, loss=loss), data), classes).name == name
     both = [solve(replace(CE, loss=loss, gradient=auto), o, data) for o in (Auto(), OPTIMIZERS[name]())]
     assert_array_equal(both[0].state.w, both[1].state.w)
 
@@ -458,7 +461,7 @@ def test_single_precision_is_the_same_objective_to_a_millionth(sparse, weighted)
     w = np.random.default_rng(1).normal(size=(D + 1, K)) / size
     if sparse:
         data = replace(data, x=scipy.sparse.csr_array(data.x))
-    problem = replace(CE, penalty=L2(0.1), threads=2).on(data)
+    problem = Problem(replace(CE, penalty=L2(0.1), threads=2), data)
     rough, exact = (problem.view(dtype).at(w) for dtype in (np.float32, np.float64))
     assert rough.value != exact.value
     assert_allclose(rough.value, exact.value, rtol=1e-6)
@@ -469,11 +472,11 @@ def test_what_a_solver_reports_is_what_it_knows_and_in_the_end_exact():
     data = sample(300, scale=3)
     reports = list(fit(CE, Newton(tol=1e-10), data, None, TrainState.start(Newton(), data), epochs=50, metrics=None))
     for report in reports:
-        assert_allclose(report.metrics["loss"], CE.on(data).evaluate(report.state.w, {}).loss, rtol=1e-6)
+        assert_allclose(report.metrics["loss"], Problem(CE, data).evaluate(report.state.w, {}).loss, rtol=1e-6)
     last = reports[-1]
     assert last.converged
     assert last.state.optimizer.stage > SINGLE
-    assert_allclose(last.metrics["loss"], CE.on(data).evaluate(last.state.w, {}).loss, rtol=1e-14)
+    assert_allclose(last.metrics["loss"], Problem(CE, data).evaluate(last.state.w, {}).loss, rtol=1e-14)
 
 
 def test_the_loss_is_the_same_number_whatever_else_is_measured():
@@ -499,7 +502,7 @@ def imbalanced(n=4000, dtype=float):
 def test_the_start_is_the_best_prediction_without_features(temperature, smoothing, weighted):
     weight = np.random.default_rng(1).uniform(0.1, 3, size=4000) if weighted else None
     data = replace(imbalanced(), smoothing=smoothing, weight=weight)
-    problem = replace(CE, activation=Softmax(temperature)).on(data)
+    problem = Problem(replace(CE, activation=Softmax(temperature)), data)
     start = problem.start(np.zeros((D + 1, 2)))
     assert not start[:-1].any()
     assert start[-1].any()
@@ -509,21 +512,21 @@ def test_the_start_is_the_best_prediction_without_features(temperature, smoothin
 def test_a_start_that_says_something_is_kept_and_so_is_that_of_a_pair_without_a_closed_form():
     w = np.random.default_rng(0).normal(size=(D + 1, 2))
     common = w.mean(axis=1, keepdims=True)  # of all classes, which means nothing and costs a penalty
-    assert_array_equal(CE.on(imbalanced()).start(w), w - common)
-    assert_array_equal(replace(CE, penalty=L1(0.1)).on(imbalanced()).start(w), w)
+    assert_array_equal(Problem(CE, imbalanced()).start(w), w - common)
+    assert_array_equal(Problem(replace(CE, penalty=L1(0.1)), imbalanced()).start(w), w)
     zeros = np.zeros((D + 1, 2))
-    assert_array_equal(replace(CE, loss=Brier()).on(imbalanced()).start(zeros), zeros)
+    assert_array_equal(Problem(replace(CE, loss=Brier()), imbalanced()).start(zeros), zeros)
 
 
 def test_a_class_without_samples_has_a_finite_start():
     data = replace(imbalanced(), classes=(0, 1, 2))
-    assert np.isfinite(CE.on(data).start(np.zeros((D + 1, 3)))).all()
+    assert np.isfinite(Problem(CE, data).start(np.zeros((D + 1, 3)))).all()
 
 
 def test_where_the_loss_is_nearly_exponential_a_step_is_longer_than_newtons():
     data = sample()
     data = replace(data, y=(data.x @ np.random.default_rng(3).normal(size=(D, K))).argmax(axis=1))  # separable
-    problem = replace(CE, penalty=L2(1e-6)).on(data)
+    problem = Problem(replace(CE, penalty=L2(1e-6)), data)
     w = solve(replace(CE, penalty=L2(1e-6)), Newton(), data, epochs=2).state.w
     view = problem.view(np.float64)
     here = view.at(w)
@@ -554,7 +557,7 @@ def test_a_product_from_the_kept_slopes_is_that_from_the_scores(pair, smoothing,
     data = replace(sample(200, weight=weighted), smoothing=smoothing)
     objective = replace(CE, activation=pair[0], loss=pair[1], penalty=L2(0.1))
     w, d = 0.1 * np.random.default_rng(1).normal(size=(2, D + 1, K))
-    problem = objective.on(data)
+    problem = Problem(objective, data)
     for dtype in (np.float32, np.float64):
         view = problem.view(dtype)
         here = view.at(w)

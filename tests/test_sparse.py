@@ -16,9 +16,11 @@ from trainer.data import reading
 from trainer.data.files import read, read_features
 from trainer.data.rows import Data, Standardizer, batches, prepare
 from trainer.errors import ConfigError, DataError
+from trainer.objective.blocks import blocks, scores
 from trainer.objective.metrics import METRICS
-from trainer.objective.objective import Objective, blocks, scores
+from trainer.objective.objective import Objective
 from trainer.objective.penalties import L2
+from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import Adam
 from trainer.optimizers.fit import TrainState, fit
@@ -89,7 +91,7 @@ def test_value_gradient_and_metrics_are_those_of_the_dense_array(kind, dtype):
     objective = Objective(Softmax(), CrossEntropy(), fused, L2(0.1))
     assert len(blocks(data, K)) > 1
     tolerance = {"rtol": 1e-11 if dtype == "float64" else 1e-4, "atol": 1e-14 if dtype == "float64" else 1e-6}
-    one, other = (objective.on(part) for part in (data, dense(data)))
+    one, other = (Problem(objective, part) for part in (data, dense(data)))
     for mine, its in zip(one.value_and_grad(w), other.value_and_grad(w), strict=True):
         assert_allclose(mine, its, **tolerance)
     assert one.value_and_grad(w)[1].dtype == dtype
@@ -99,13 +101,13 @@ def test_value_gradient_and_metrics_are_those_of_the_dense_array(kind, dtype):
 def test_threads_do_not_change_a_bit():
     data, w = sample(40_000), np.random.default_rng(2).normal(size=(D + 1, K))
     with blas_on_one_thread():
-        one, two = (Objective(Softmax(), CrossEntropy(), fused, L2(0.1), threads=t).on(data) for t in (1, 2))
+        one, two = (Problem(Objective(Softmax(), CrossEntropy(), fused, L2(0.1), threads=t), data) for t in (1, 2))
         assert_array_equal(one.value_and_grad(w)[1], two.value_and_grad(w)[1])
 
 
 def test_blocks_of_a_wide_matrix_are_as_large_as_its_entries_allow():
     x = sparse.csr_array((100_000, 1_000_000))
-    assert max(part.stop - part.start for part in blocks(Data(x, np.zeros(100_000, int), (0, 1), ()), 2)) > 10_000
+    assert max(part.stop - part.start for _, part in blocks(Data(x, np.zeros(100_000, int), (0, 1), ()), 2)) > 10_000
 
 
 # standardisation, split and batches

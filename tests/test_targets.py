@@ -17,6 +17,7 @@ from trainer.errors import ConfigError
 from trainer.objective.metrics import METRICS
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L2, NoPenalty
+from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers.first_order import Sgd
 from trainer.optimizers.fit import TrainState, fit
@@ -59,10 +60,10 @@ def test_a_weight_of_two_is_the_row_twice_for_every_pair(pair, reduction):
     data = sample()
     counts = np.random.default_rng(2).integers(3, size=N)
     objective = Objective(*pair, auto, NoPenalty(), reduction=reduction)
-    weighted = objective.on(replace(data, weight=counts.astype(float)))
+    weighted = Problem(objective, replace(data, weight=counts.astype(float)))
     w = parameters()
     scale = 1.0 if reduction == "weights" else counts.sum() / N
-    value, grad = objective.on(repeated(data, counts)).value_and_grad(w)
+    value, grad = Problem(objective, repeated(data, counts)).value_and_grad(w)
     assert_allclose(weighted.value_and_grad(w)[0], scale * value, rtol=1e-12)
     assert_allclose(weighted.value_and_grad(w)[1], scale * grad, rtol=1e-10, atol=1e-13)
     assert_allclose(weighted.evaluate(w, {}).loss, scale * value, rtol=1e-12)
@@ -72,7 +73,7 @@ def test_a_class_weight_of_two_is_its_rows_twice_for_every_pair(pair):
     data = sample()
     objective = Objective(*pair, auto, NoPenalty())
     weighted = for_training(data, 0.0, {"oak": 3, "ash": 2, "cedar": 0})
-    same(objective.on(weighted), objective.on(repeated(data, np.array([2, 1, 0, 3])[data.y])), rtol=1e-10)
+    same(Problem(objective, weighted), Problem(objective, repeated(data, np.array([2, 1, 0, 3])[data.y])), rtol=1e-10)
 
 
 def test_labels_and_one_hot_rows_get_the_same_weights():
@@ -129,7 +130,7 @@ def test_weights_that_leave_nothing_are_refused():
 
 
 def test_a_batch_that_weighs_nothing_has_a_zero_loss_and_moves_nothing():
-    problem = CE.on(replace(sample(), weight=np.zeros(N)))
+    problem = Problem(CE, replace(sample(), weight=np.zeros(N)))
     value, grad = problem.value_and_grad(parameters())
     assert value == 0
     assert_array_equal(grad, 0)
@@ -146,7 +147,7 @@ def test_the_optimum_of_logistic_regression_is_ours(class_weight, weighted):
         C=1 / (STRENGTH * total), class_weight=named, solver="newton-cg", tol=1e-12, max_iter=1000
     ).fit(data.x, data.y, sample_weight=weight)
     w = np.vstack([peer.coef_.T, peer.intercept_])
-    assert np.abs(replace(CE, penalty=L2(STRENGTH)).on(data).value_and_grad(w)[1]).max() < 1e-6
+    assert np.abs(Problem(replace(CE, penalty=L2(STRENGTH)), data).value_and_grad(w)[1]).max() < 1e-6
 
 
 def test_the_reduction_over_rows_has_the_optimum_of_its_formula():
@@ -156,7 +157,7 @@ def test_the_reduction_over_rows_has_the_optimum_of_its_formula():
     peer.fit(data.x, data.y, sample_weight=weight)
     w = np.vstack([peer.coef_.T, peer.intercept_])
     objective = replace(CE, penalty=L2(STRENGTH), reduction="rows")
-    assert np.abs(objective.on(data).value_and_grad(w)[1]).max() < 1e-6
+    assert np.abs(Problem(objective, data).value_and_grad(w)[1]).max() < 1e-6
 
 
 def test_multi_hot_rows_are_as_many_binary_logistic_regressions():
@@ -171,7 +172,7 @@ def test_multi_hot_rows_are_as_many_binary_logistic_regressions():
     ]
     w = np.vstack([np.vstack([peer.coef_ for peer in peers]).T, np.hstack([peer.intercept_ for peer in peers])])
     objective = Objective(Sigmoid(), BinaryCrossEntropy(), auto, L2(STRENGTH))
-    assert np.abs(objective.on(data).value_and_grad(w)[1]).max() < 1e-6
+    assert np.abs(Problem(objective, data).value_and_grad(w)[1]).max() < 1e-6
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.75])
@@ -182,7 +183,7 @@ def test_smooth_labels_train_as_rows_that_were_smoothed_by_hand(pair, epsilon):
     smooth = for_training(labels, epsilon, None)
     assert smooth.y is labels.y  # labels stay labels in memory
     w = parameters()
-    one, other = (objective.on(data).value_and_grad(w) for data in (smooth, sample(y)))
+    one, other = (Problem(objective, data).value_and_grad(w) for data in (smooth, sample(y)))
     assert one[0] == other[0]
     assert_array_equal(one[1], other[1])
 
@@ -199,9 +200,9 @@ def test_smoothing_goes_with_the_batches():
 
 def test_the_loss_is_on_smooth_targets_and_the_metrics_are_on_plain_ones():
     smooth, w = for_training(sample(), 0.2, None), parameters()
-    one, other = CE.on(smooth).evaluate(w, METRICS), CE.on(sample()).evaluate(w, METRICS)
+    one, other = Problem(CE, smooth).evaluate(w, METRICS), Problem(CE, sample()).evaluate(w, METRICS)
     assert one.metrics == other.metrics
-    assert_allclose(one.loss, CE.on(smooth).value_and_grad(w)[0], rtol=1e-14)
+    assert_allclose(one.loss, Problem(CE, smooth).value_and_grad(w)[0], rtol=1e-14)
     assert one.loss != other.loss
 
 
@@ -230,7 +231,7 @@ def test_smoothing_has_the_optimum_of_logistic_regression_on_repeated_rows(class
     peer = LogisticRegression(C=1 / (STRENGTH * weight.sum()), solver="newton-cg", tol=1e-12, max_iter=1000)
     peer.fit(rows.x, rows.y, sample_weight=rows.weight)
     w = np.vstack([peer.coef_.T, peer.intercept_])
-    assert np.abs(replace(CE, penalty=L2(STRENGTH)).on(smooth).value_and_grad(w)[1]).max() < 1e-6
+    assert np.abs(Problem(replace(CE, penalty=L2(STRENGTH)), smooth).value_and_grad(w)[1]).max() < 1e-6
 
 
 @pytest.mark.parametrize("class_weight", [None, "balanced", {"ash": 3}], ids=str)
@@ -241,18 +242,18 @@ def test_unlabelled_rows_give_no_gradient_with_ce(class_weight):
     objective, w = replace(CE, reduction="rows"), parameters()
     every = for_training(sample(y), 0.1, class_weight)
     labelled = for_training(sample(y).rows(kept), 0.1, class_weight)
-    assert_array_equal(objective.on(every.rows(~kept)).value_and_grad(w)[1], 0)
-    grads = [len(data) * objective.on(data).value_and_grad(w)[1] for data in (every, labelled)]
+    assert_array_equal(Problem(objective, every.rows(~kept)).value_and_grad(w)[1], 0)
+    grads = [len(data) * Problem(objective, data).value_and_grad(w)[1] for data in (every, labelled)]
     assert_allclose(*grads, rtol=1e-11, atol=1e-13)
 
 
 def test_float32_stays_float32_and_near_float64():
     data, w = for_training(sample(), 0.1, "balanced"), parameters()
     single = replace(data, x=data.x.astype(np.float32))
-    value, grad = CE.on(single).value_and_grad(w.astype(np.float32))
+    value, grad = Problem(CE, single).value_and_grad(w.astype(np.float32))
     assert grad.dtype == np.float32
-    assert_allclose(value, CE.on(data).value_and_grad(w)[0], rtol=1e-6)
-    assert_allclose(grad, CE.on(data).value_and_grad(w)[1], atol=1e-6)
+    assert_allclose(value, Problem(CE, data).value_and_grad(w)[0], rtol=1e-6)
+    assert_allclose(grad, Problem(CE, data).value_and_grad(w)[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("reduction", ["weights", "rows"])
@@ -260,7 +261,7 @@ def test_weights_and_smoothing_in_blocks_give_the_same_bits_on_any_threads(reduc
     rng = np.random.default_rng(0)
     big = Data(rng.normal(size=(140_001, D)), rng.integers(K, size=140_001), CLASSES, tuple("pqr"))
     data, w = for_training(big, 0.1, {"ash": 3, "oak": 0}), parameters()
-    objectives = [replace(CE, threads=threads, reduction=reduction).on(data) for threads in (1, 2, 4)]
+    objectives = [Problem(replace(CE, threads=threads, reduction=reduction), data) for threads in (1, 2, 4)]
     with blas_on_one_thread():
         one, *others = ((*problem.value_and_grad(w), problem.evaluate(w, METRICS)) for problem in objectives)
     for other in others:

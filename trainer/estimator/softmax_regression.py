@@ -36,9 +36,11 @@ from trainer.estimator.parameters import (
     total_weight,
     with_mean_one,
 )
+from trainer.objective.blocks import scores
 from trainer.objective.metrics import DISTRIBUTIONS, PROBABILITIES
-from trainer.objective.objective import Objective, scores
+from trainer.objective.objective import Objective
 from trainer.objective.penalties import PENALTIES
+from trainer.objective.problem import Problem
 from trainer.objective.threads import available_cores, blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS, Optimizer
 from trainer.optimizers.fit import Report, TrainState, fit, proved, samples_a_step
@@ -62,7 +64,7 @@ class _Progress(NamedTuple):
 
 def _mean_loss(objective: Objective, train: Data, w: Array) -> float:
     with blas_on_one_thread():
-        return objective.on(train).evaluate(w, {}).loss
+        return Problem(objective, train).evaluate(w, {}).loss
 
 
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -175,7 +177,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         data, valid = split(data, self.validation_fraction, seed) if self.early_stopping else (data, None)
         train = for_training(data, self.label_smoothing, named_weights(self.class_weight))
         objective = self._objective(train, total_weight(train), "weights" if all_at_once else "rows")
-        check_fit(objective.on(train), optimizer, train.x.dtype, size)
+        check_fit(Problem(objective, train), optimizer, train.x.dtype, size)
         if not all_at_once:
             train, valid = with_mean_one(train), None if valid is None else with_mean_one(valid)
         state = self._start(objective.activation, optimizer, train, classes, seed, again)
@@ -235,7 +237,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         rows = len(train) + (before.rows if before else 0)
         objective = self._objective(train, rows, "rows")
-        check_fit(objective.on(train), optimizer, train.x.dtype, samples_a_step(self.batch_size, optimizer, Constant()))
+        check_fit(
+            Problem(objective, train), optimizer, train.x.dtype, samples_a_step(self.batch_size, optimizer, Constant())
+        )
         seed = before.seed if before else self._seed()
         state = self._start(objective.activation, optimizer, train, known, seed, again)
         if before and type(before.optimizer) is type(optimizer) and self.model_ is self._model:

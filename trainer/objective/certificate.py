@@ -18,24 +18,22 @@ mean of many deviations costs no digits.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.losses import FenchelYoung, ZLoss
 from trainer.chain.pairs import convex, kinked
-from trainer.chain.strategies import auto
+from trainer.chain.strategies import LossGrad, auto
 from trainer.chain.strategies import value as loss_of
+from trainer.objective.blocks import Block
 from trainer.objective.conjugate_gradients import conjugate_gradients
-from trainer.objective.objective import KEPT
+from trainer.objective.objective import BlockSum, weighted
 from trainer.objective.penalties import subgradient
 from trainer.objective.preconditioner import measured, preconditioner
-
-if TYPE_CHECKING:
-    from trainer.objective.objective import BlockSum
+from trainer.objective.view import View
 
 STEPS, SHORTEST = 100, 1e-6  # to the best bias, and the shortest of them
 ROUNDING, FLAT = 1e-15, 1e-10  # of the derivative by the bias: where it is rounding, and where it may count as zero
@@ -60,26 +58,24 @@ class Certificate(NamedTuple):
         return self.gap is not None and self.gap <= gap
 
 
-def certify(
-    problem: "BlockSum", w: Array, wanted: float = math.inf, scores: Mapping[int, Array] = MappingProxyType({})
-) -> Certificate:
-    """What can be proved of w (D+1,K); scores has the z of blocks that are known, by their first row.
+def certify(view: View, w: Array, wanted: float = math.inf, scores: tuple[Array, ...] = ()) -> Certificate:
+    """What can be proved of w (D+1,K) in a view in double precision; scores has z of each block where it is known.
 
     The bound is tight at the minimum and loose beside it. So where it is above what is wanted and a penalty is smooth,
     some of Newton's steps go on from w in double precision, and what is proved of E there is true of w, too.
     """
-    penalty, view = problem.objective.penalty, problem.view(np.float64)
+    objective = view.sums.objective
     try:
-        check_provable(problem)
-        here = _Scores(problem, view.enter(w), scores)
-        if isinstance(problem.objective.loss, ZLoss) and not here.z_loss_is_convex():
+        check_provable(view.sums)
+        here = _Scores(view, view.enter(w), scores)
+        if isinstance(objective.loss, ZLoss) and not here.z_loss_is_convex():
             raise Unproved("ce with z_loss is not convex at scores as low as these.")
         value, bound = _bound(here)
-        for _ in range(REFINED if penalty.lasso == 0 and math.isfinite(wanted) else 0):
+        for _ in range(REFINED if objective.penalty.lasso == 0 and math.isfinite(wanted) else 0):
             if not bound > wanted * value:
                 break
             eta = 0.3 * math.sqrt(wanted * value / bound)  # the bound falls with its square
-            further = _Scores(problem, _newton(problem, here.v, min(max(eta, 1e-6), 0.1)))
+            further = _Scores(view, _newton(view, here.v, min(max(eta, 1e-6), 0.1)))
             lower, rest = _bound(further)
             if not value - lower + rest < bound:
                 break
@@ -94,11 +90,11 @@ def certify(
 
 def _bound(here: "_Scores") -> tuple[float, float]:
     """E(w), and a bound on E(w) - min E."""
-    problem, penalty = here.problem, here.problem.objective.penalty
+    penalty = here.view.sums.objective.penalty
     ridge, lasso, w = penalty.ridge, penalty.lasso, here.view.leave(here.v)
     shift, slack = here.best_bias()
     g, weights = here.gradient(shift), w[:-1]  # (D,K), by the weights as the problem states them
-    if problem.canonical:
+    if here.view.sums.canonical:
         c = 1.0 if ridge > 0 else min(1.0, lasso / max(float(np.abs(g).max(initial=0.0)), 1e-300))
         bound = _conjugates(weights, c * g, ridge, lasso) + (here.divergence(shift, c) if c < 1 else 0.0)
     else:
@@ -107,17 +103,16 @@ def _bound(here: "_Scores") -> tuple[float, float]:
     return here.value + penalty.value(w), bound + slack
 
 
-def _newton(problem: "BlockSum", v: Array, eta: float) -> Array:
+def _newton(view: View, v: Array, eta: float) -> Array:
     """v after one of Newton's steps, in double precision, that leaves the share eta of the gradient."""
-    view = problem.view(np.float64)
     here = view.at(view.leave(v))
     p = preconditioner(view, here.v)
     return here.v + conjugate_gradients(view.hessian(here), p, here.g, p(here.g), eta)
 
 
-def check_provable(problem: "BlockSum") -> None:
+def check_provable(sums: BlockSum) -> None:
     """Unproved where nothing can be proved, whatever w is."""
-    objective = problem.objective
+    objective = sums.objective
     activation, loss, penalty = objective.activation, objective.loss, objective.penalty
     pair = f"activation={activation.name} with loss={loss.name}"
     if not convex(activation, loss):
@@ -126,7 +121,7 @@ def check_provable(problem: "BlockSum") -> None:
         raise Unproved(f"the gradient of {pair} jumps.")
     if penalty.ridge == 0 and penalty.lasso == 0:
         raise Unproved("without a penalty no gradient tells how far the minimum is.")
-    if penalty.ridge == 0 and not problem.canonical:
+    if penalty.ridge == 0 and not sums.canonical:
         raise Unproved(f"penalty={penalty.name} needs a canonical pair for it, or a share of l2.")
 
 
@@ -164,48 +159,34 @@ def _damped(c: Array) -> Callable[[Array], Array]:
 class _Scores:
     """The rows at v, whose products with the features are made once where there is room for them."""
 
-    def __init__(self, problem: "BlockSum", v: Array, scores: Mapping[int, Array] = MappingProxyType({})) -> None:
-        self.problem, self.v = problem, v
-        self.view = problem.view(np.float64)
-        self._kept = dict(scores)
-        self._keep = len(problem.data) * v.shape[1] <= KEPT
+    def __init__(self, view: View, v: Array, scores: tuple[Array, ...] = ()) -> None:
+        self.view, self.sums, self.v = view, view.sums, v
+        if not scores and view.keeps(v.shape[1]):
+            (scores,) = self.sums.map_sum(lambda block: ((view.times(block, v),),))
+        self._kept = scores
         self.value, self._slope = self.at_bias(np.zeros(v.shape[1]))  # the mean loss, and its derivative by the bias
 
-    def z(self, rows: slice) -> Array:
-        found = self._kept.get(rows.start)
-        if found is None:
-            found = self.view.times(rows, self.v)
-            if self._keep:
-                self._kept[rows.start] = found
-        return found
+    def z(self, block: Block) -> Array:
+        return self._kept[block.number] if self._kept else self.view.times(block, self.v)
 
-    def _rows(self, rows: slice, shift: Array) -> tuple[Array, Array]:
+    def _rows(self, block: Block, shift: Array) -> LossGrad:
         """The weighted loss (B,) and dl_dz (B,K) of a block."""
-        part = self.problem.targets.rows(rows)
-        pair = (self.problem.objective.activation, self.problem.objective.loss)
-        z = self.z(rows) + shift
-        y = part.y if self.problem.short_exactly else part.targets(np.float64)
-        loss, dl_dz = auto(*pair, z, y)
-        if part.weight is None:
-            return loss, dl_dz
-        weight = part.weight.astype(np.float64)
-        return weight * loss, weight[:, None] * dl_dz
+        part = self.sums.targets.rows(block.rows)
+        y = part.y if self.sums.short_exactly else part.targets(np.float64)
+        return weighted(part, *auto(*self.sums.objective.pair, self.z(block) + shift, y))
 
     def at_bias(self, shift: Array) -> tuple[float, Array]:
         """The mean loss and its derivative (K,) by the bias, at a bias moved by shift."""
 
-        def partial(rows: slice) -> tuple[float, Array]:
-            loss, dl_dz = self._rows(rows, shift)
+        def of_block(block: Block) -> tuple[float, Array]:
+            loss, dl_dz = self._rows(block, shift)
             return float(loss.sum()), dl_dz.sum(axis=0)
 
-        value, g, total = 0.0, np.zeros(self.v.shape[1]), self.problem.total
         with np.errstate(all="ignore"):
-            for loss, share in self.problem.each_block(partial):
-                value += loss
-                g += share
+            value, g = self.sums.map_sum(of_block)
         if not np.isfinite(value + g.sum()):
             raise Unproved("the loss is not finite.")
-        return value / total, g / total
+        return value / self.sums.total, g / self.sums.total
 
     def best_bias(self) -> tuple[Array, float]:
         """The move (K,) to the best bias, and a bound on what it gained; Unproved where it is not found.
@@ -220,9 +201,9 @@ class _Scores:
                 break
             if inverse is None:
                 moved = np.concatenate([self.v[:-1], self.v[-1:] + shift])
-                inverse = _damped(measured(self.problem, moved)[0])
+                inverse = _damped(measured(self.view, moved)[0])
             step, t = -inverse(g), 1.0
-            if self.problem.shift_invariant:
+            if self.sums.shift_invariant:
                 step -= step.mean()
             after, slope = self.at_bias(shift + step)
             while not (after < value or np.abs(slope).max() < size) and t > SHORTEST:
@@ -243,45 +224,40 @@ class _Scores:
     def gradient(self, shift: Array) -> Array:
         """G (D,K), of the mean loss by the weights, at the bias moved by shift."""
 
-        def partial(rows: slice) -> Array:
-            return self.view.against(rows, self._rows(rows, shift)[1])
-
-        sums = np.zeros(self.v.shape)
         with np.errstate(all="ignore"):
-            for share in self.problem.each_block(partial):
-                sums += share
-        result: Array = self.view.outer(sums)[:-1] * self.view.scale[:, None] / self.problem.total
+            (g,) = self.sums.map_sum(lambda block: (self.view.against(block, self._rows(block, shift).dl_dz),))
+        result: Array = self.view.outer(g)[:-1] * self.view.scale[:, None] / self.sums.total
         return result
 
     def divergence(self, shift: Array, c: float) -> float:
         """The weighted mean of L(z; a') at a' = y + c (a - y), for rows of any sum s: s L(z; a'/s)."""
-        activation, loss = self.problem.entropic
-        young = isinstance(self.problem.objective.loss, FenchelYoung)
+        activation, loss = self.sums.entropic
+        young = isinstance(self.sums.objective.loss, FenchelYoung)
         scale = 1.0 if young else 1 / getattr(activation, "temperature", 1.0)
 
-        def partial(rows: slice) -> float:
-            part = self.problem.targets.rows(rows)
-            z, y = self.z(rows) + shift, part.targets(np.float64)
-            s = y.sum(axis=1) if self.problem.softmax_like else np.ones(len(y))
+        def of_block(block: Block) -> tuple[float]:
+            part = self.sums.targets.rows(block.rows)
+            z, y = self.z(block) + shift, part.targets(np.float64)
+            s = y.sum(axis=1) if self.sums.softmax_like else np.ones(len(y))
             q = y / np.where(s > 0, s, 1.0)[:, None]
             row = s * loss_of(activation, loss, z, q + c * (activation(z) - q))
-            return float(row.sum() if part.weight is None else part.weight @ row)
+            return (float(row.sum() if part.weight is None else part.weight @ row),)
 
-        return scale * sum(self.problem.each_block(partial)) / self.problem.total
+        return scale * float(self.sums.map_sum(of_block)[0]) / self.sums.total
 
     def z_loss_is_convex(self) -> bool:
         """Whether ce + weight lse^2 lies where it is convex: s lse + weight lse^2 must rise, as it does for higher lse.
 
         A convex function that is nowhere above it, and equal where it rises, has no higher minimum.
         """
-        objective = self.problem.objective
-        temperature = getattr(objective.activation, "temperature", 1.0)
-        strength = getattr(objective.loss, "weight", 0.0)
+        activation, loss = self.sums.objective.pair
+        temperature, strength = getattr(activation, "temperature", 1.0), getattr(loss, "weight", 0.0)
 
-        def partial(rows: slice) -> bool:
-            part, z = self.problem.targets.rows(rows), self.z(rows) / temperature
+        def outside(block: Block) -> tuple[int]:
+            part, z = self.sums.targets.rows(block.rows), self.z(block) / temperature
             top = z.max(axis=1)
             lse = top + np.log(np.exp(z - top[:, None]).sum(axis=1))
-            return bool((part.targets(np.float64).sum(axis=1) + 2 * strength * lse >= 0).all())
+            rising = part.targets(np.float64).sum(axis=1) + 2 * strength * lse >= 0
+            return (int(np.count_nonzero(~rising)),)
 
-        return all(self.problem.each_block(partial))
+        return self.sums.map_sum(outside) == [0]

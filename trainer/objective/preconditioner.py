@@ -9,18 +9,15 @@ matrices by Cholesky's method, whose accuracy does not depend on the scales of t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.strategies import auto
-from trainer.objective.objective import times
+from trainer.objective.blocks import times
 from trainer.objective.row_hessian import row_factor, row_hessian
-
-if TYPE_CHECKING:
-    from trainer.objective.objective import BlockSum
-    from trainer.objective.view import View
+from trainer.objective.view import View
 
 PROBED = 1 << 21  # numbers that K probes of rows (n,K) may make to find their mean Hessian
 EXPONENTIALS = 1 << 22  # that are taken of the sample's scores
@@ -32,14 +29,15 @@ FACTORS = 1 << 25  # numbers of all factors: 256 MiB
 FINE = 1  # classes whose curvatures differ by less than a factor of 2^(1/FINE) share one, or by more where memory asks
 
 
-def measured(problem: "BlockSum", v: Array) -> tuple[Array, Array]:
+def measured(view: View, v: Array) -> tuple[Array, Array]:
     """C (K,K), the mean Hessian of the sample's rows at v, and the trace t (n,) of each; C is (K,) of many classes."""
-    objective, sample, classes = problem.objective, problem.sample, v.shape[1]
+    sums, sample, classes = view.sums, view.sample, v.shape[1]
+    objective = sums.objective
     rows = sample.data
     weight = np.ones(len(rows)) if rows.weight is None else rows.weight.astype(np.float64)
-    share = weight[:, None] * (len(problem.data) / problem.total)  # (n,1)
+    share = weight[:, None] * (len(sums.data) / sums.total)  # (n,1)
     y = rows.targets(np.float64)
-    if problem.softmax_like:
+    if sums.softmax_like:
         temperature = getattr(objective.activation, "temperature", 1.0)
         few = slice(None, None, max(1, len(y) * classes // EXPONENTIALS))
         z = times(sample.u[few], (v / temperature).astype(np.float32))
@@ -91,16 +89,15 @@ class Preconditioner:
         return g - g.mean(axis=1, keepdims=True) if self.sums_to_zero else g.copy()
 
 
-def preconditioner(view: "View", v: Array) -> Preconditioner:
+def preconditioner(view: View, v: Array) -> Preconditioner:
     """P for the problem of a view at v."""
-    problem = view.problem
-    mean_hessian, t = measured(problem, v)
-    if not problem.canonical:
-        mean_hessian = mean_hessian + _straight(problem, v) * (1 if mean_hessian.ndim == 1 else np.eye(v.shape[1]))
+    mean_hessian, t = measured(view, v)
+    if not view.sums.canonical:
+        mean_hessian = mean_hessian + _straight(view, v) * (1 if mean_hessian.ndim == 1 else np.eye(v.shape[1]))
     level = float(t.mean())
     t = t / t.sum() if level > 0 else np.full(len(t), 1 / len(t))
     basis, curvatures = _of_classes(mean_hessian, view.sums_to_zero)
-    u, ridge = problem.sample.u[:, :-1], view.ridge[:-1, 0]
+    u, ridge = view.sample.u[:, :-1], view.ridge[:-1, 0]
     groups = _groups(curvatures, u.shape)
     mean, moment, rows = _moment(u, t)
     inverses = []
@@ -112,9 +109,9 @@ def preconditioner(view: "View", v: Array) -> Preconditioner:
     return Preconditioner(level, mean, basis, curvatures, inverses, view.sums_to_zero)
 
 
-def _straight(problem: "BlockSum", v: Array) -> float:
+def _straight(view: View, v: Array) -> float:
     """A curvature for where the loss is straight, as sigmoid with mae at zero: the slope may change in 100 scores."""
-    objective, sample = problem.objective, problem.sample
+    objective, sample = view.sums.objective, view.sample
     z = times(sample.u, v.astype(np.float32))
     slope = auto(objective.activation, objective.loss, z, sample.data.targets(np.float32)).dl_dz
     return 0.01 * float(np.abs(slope).mean())

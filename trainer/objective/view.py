@@ -9,20 +9,19 @@ mean zero. Single precision takes half of the time and knows E to about 1e-7 of 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from trainer.arrays import Array
 from trainer.data.features import is_sparse, numbers_a_row
 from trainer.data.rows import Data
-from trainer.objective.objective import KEPT, against, blocks, times
+from trainer.objective.blocks import Block, against, blocks, times
+from trainer.objective.objective import BlockSum, weighted
 from trainer.objective.row_hessian import RowHessian, row_hessian, row_hessian_of_slope
 
-if TYPE_CHECKING:
-    from trainer.objective.objective import BlockSum
-
 SAMPLE = 4096  # rows that coordinates and preconditioners are made of, or two for each feature
+KEPT = 1 << 25  # numbers (N,K) that are kept from a gradient for the Hessian products at the same w
 COPIED = 1 << 27  # numbers of u that are kept in single precision: 512 MiB
 FAR = 100.0  # deviations from zero beyond which a mean is subtracted before the product, and not after it
 LARGEST = 1e200  # of a ridge in these coordinates; a feature that is so small can only have the weight zero
@@ -71,7 +70,7 @@ def _moments(x: Any) -> tuple[Array, Array]:
 def _largest(data: Data, mean: Array, columns: Array) -> Array:
     """The largest distance from the mean in some of the columns, over all rows."""
     found = np.zeros(int(columns.sum()))
-    for rows in blocks(data, 1):
+    for _, rows in blocks(data, 1):
         x = data.x[rows]
         part = abs(x[:, np.flatnonzero(columns)])
         far = part.max(axis=0).toarray().ravel() if is_sparse(x) else np.abs(x[:, columns] - mean[columns]).max(axis=0)
@@ -105,8 +104,8 @@ class Evaluated:
     """E and its derivative g (D+1,K) by v at v (D+1,K), without the share of a penalty in |w|_1, all in float64.
 
     w is v in the problem's own coordinates and dtype, where it was evaluated; rows has dl_dz of each block in single
-    precision, or its z in double, by its first row, where there is room for them; dtype is the view's. It can be
-    computed again, so no checkpoint keeps it.
+    precision, or its z in double, where there is room for them; dtype is the view's. It can be computed again, so no
+    checkpoint keeps it.
     """
 
     dtype: Any
@@ -114,26 +113,26 @@ class Evaluated:
     v: Array
     value: float
     g: Array
-    rows: dict[int, Array]
+    rows: tuple[Array, ...]
 
 
 class View:
-    """The problem in the coordinates v, in one precision."""
+    """The problem in the coordinates v, in one precision; one in single precision knows the exact one."""
 
-    def __init__(self, problem: "BlockSum", dtype: Any) -> None:
-        self.problem = problem
+    def __init__(self, sums: BlockSum, sample: Sample, dtype: Any, exact: "View | None" = None) -> None:
+        self.sums, self.sample = sums, sample
         self.dtype = np.dtype(dtype)
         self.single = self.dtype == np.float32
-        self.mean, self.scale = problem.sample.mean, problem.sample.scale
-        self.ridge = np.append(np.minimum(self._by_scale(problem.penalty.ridge, 2), LARGEST), 0.0)[:, None]  # (D+1,1)
-        self.lasso = np.append(np.minimum(self._by_scale(problem.penalty.lasso, 1), LARGEST), 0.0)[:, None]
-        data = problem.data
+        self.exact = exact or self
+        self.mean, self.scale = sample.mean, sample.scale
+        penalty, x = sums.objective.penalty, sums.data.x
+        self.ridge = np.append(np.minimum(self._by_scale(penalty.ridge, 2), LARGEST), 0.0)[:, None]  # (D+1,1)
+        self.lasso = np.append(np.minimum(self._by_scale(penalty.lasso, 1), LARGEST), 0.0)[:, None]
         self._shift = np.where(np.abs(self.mean) > FAR * self.scale, self.mean, 0.0)
-        self._u: dict[int, Array] = {}
+        self._u: tuple[Any, ...] = ()
         self._moments: Any = None
-        x = data.x
         if self.single and not hasattr(x, "reader") and x.shape[0] * numbers_a_row(x) <= COPIED:
-            self._u = dict(problem.each_block(lambda rows: (rows.start, self._standardised(rows))))
+            (self._u,) = sums.map_sum(lambda block: ((self._standardised(block),),))
 
     def _by_scale(self, strength: float, power: int) -> Array:
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
@@ -156,48 +155,44 @@ class View:
 
     def at(self, w: Array) -> Evaluated:
         """E and g at w, or at the v that w stands for."""
-        problem, objective = self.problem, self.problem.objective
+        sums, objective = self.sums, self.sums.objective
         v = self.enter(w)
-        keep = len(problem.data) * w.shape[1] <= KEPT
+        keep = self.keeps(w.shape[1])
 
-        def partial(rows: slice) -> tuple[float, Array, Array]:
-            part = problem.targets.rows(rows)
-            z = self.times(rows, v)
-            y = part.y if problem.short else part.targets(self.dtype)
-            loss, dl_dz = objective.gradient(objective.activation, objective.loss, z, y)
-            kept = dl_dz if self.single else z
-            if part.weight is not None:
-                weight = part.weight.astype(self.dtype, copy=False)
-                loss, dl_dz = weight * loss, weight[:, None] * dl_dz
-            return float(loss.sum(dtype=np.float64)), self.against(rows, dl_dz), kept
+        def of_block(block: Block) -> tuple[float, Array, tuple[Array, ...]]:
+            part, z = sums.targets.rows(block.rows), self.times(block, v)
+            slopes = objective.gradient(*objective.pair, z, part.y if sums.short else part.targets(self.dtype))
+            loss, dl_dz = weighted(part, *slopes)
+            kept = (slopes.dl_dz if self.single else z,) if keep else ()
+            return float(loss.sum(dtype=np.float64)), self.against(block, dl_dz), kept
 
-        total, g, kept = 0.0, np.zeros(v.shape), {}
         with np.errstate(all="ignore"):  # what is not finite is seen in the sums
-            for rows, (loss, share, of_rows) in zip(problem.blocks, problem.each_block(partial), strict=True):
-                total += loss
-                g += share
-                if keep:
-                    kept[rows.start] = of_rows
-        if not np.isfinite(total + g.sum()):
-            problem.name_the_row(w)
-        g = self.outer(g) / problem.total + self.ridge * v
-        value = total / problem.total + problem.penalty.value(self.leave(v))
+            loss, g, kept = sums.map_sum(of_block)
+        if not np.isfinite(loss + g.sum()):
+            sums.name_the_row(w)
+        g = self.outer(g) / sums.total + self.ridge * v
+        value = loss / sums.total + objective.penalty.value(self.leave(v))
         return Evaluated(self.dtype, w, v, value if np.isfinite(g).all() else np.nan, g, kept)
 
-    def times(self, rows: slice, v: Array) -> Array:
+    def keeps(self, classes: int) -> bool:
+        """Whether there is room for numbers of each row and class."""
+        return len(self.sums.data) * classes <= KEPT
+
+    def times(self, block: Block, v: Array) -> Array:
         """z = u v (B,K) of a block, in the view's precision."""
         if self.single:
-            return times(self._block(rows), v.astype(np.float32))
+            return times(self._features(block), v.astype(np.float32))
         weights = v[:-1] / self.scale[:, None]
-        z = times(self._block(rows), weights)
+        z = times(self._features(block), weights)
         z += v[-1] - (self.mean - self._shift) @ weights
         return z
 
-    def against(self, rows: slice, q: Array) -> Array:
-        """What ``outer`` makes u^T q (D+1,K) of, for q (B,K), in the view's precision."""
+    def against(self, block: Block, q: Array) -> Array:
+        """What ``outer`` makes u^T q (D+1,K) of, for q (B,K) in the view's precision; in float64, to be summed."""
+        product = against(self._features(block), q)
         if self.single:
-            return against(self._block(rows), q)
-        return np.concatenate([against(self._block(rows), q), q.sum(axis=0, keepdims=True)])
+            return product.astype(np.float64)
+        return np.concatenate([product, q.sum(axis=0, keepdims=True)])
 
     def outer(self, sums: Array) -> Array:
         """u^T q (D+1,K) from the sum of ``against`` over the blocks."""
@@ -206,47 +201,45 @@ class View:
         centred = sums[:-1] - np.outer(self.mean - self._shift, sums[-1])
         return np.concatenate([centred / self.scale[:, None], sums[-1:]])
 
-    def _block(self, rows: slice) -> Any:
+    def _features(self, block: Block) -> Any:
         if self.single:
-            return self._u[rows.start] if self._u else self._standardised(rows)
-        x = self.problem.data.x[rows]
+            return self._u[block.number] if self._u else self._standardised(block)
+        x = self.sums.data.x[block.rows]
         if is_sparse(x):
             return x.astype(np.float64)
         if self._shift.any():
             return np.subtract(x, self._shift, dtype=np.float64)
         return x.astype(np.float64, copy=False)
 
-    def _standardised(self, rows: slice) -> Any:
-        return standardised(self.problem.data.x[rows], self.mean, self.scale, np.float32)
+    def _standardised(self, block: Block) -> Any:
+        return standardised(self.sums.data.x[block.rows], self.mean, self.scale, np.float32)
 
     def hessian(self, here: Evaluated) -> Callable[[Array], Array]:
         """d (D+1,K) -> H d, the Hessian of E's smooth part by v at what was evaluated, whose rows are made once."""
-        problem, pair = self.problem, (self.problem.objective.activation, self.problem.objective.loss)
-        made: dict[int, RowHessian] = {}
-        keep = len(problem.data) * here.v.shape[1] <= KEPT
+        sums, pair, weight = self.sums, self.sums.objective.pair, self.sums.data.weight
+        keep = self.keeps(here.v.shape[1])
 
-        def of_rows(rows: slice) -> RowHessian:
-            kept, part = here.rows.get(rows.start), problem.targets.rows(rows)
-            if kept is not None and kept.dtype == np.float32 and problem.softmax_like:
+        def of_rows(block: Block) -> RowHessian:
+            kept, part = here.rows[block.number] if here.rows else None, sums.targets.rows(block.rows)
+            if kept is not None and kept.dtype == np.float32 and sums.softmax_like:
                 return row_hessian_of_slope(*pair, kept, part)  # type: ignore[arg-type]
-            exact = problem.view(np.float64)
-            z = kept if kept is not None and kept.dtype == np.float64 else exact.times(rows, here.v)
+            z = kept if kept is not None and kept.dtype == np.float64 else self.exact.times(block, here.v)
             return row_hessian(*pair, z, part.targets(np.float64), self.dtype)
 
-        def product(d: Array) -> Array:
-            def partial(rows: slice) -> Array:
-                hessian = made.get(rows.start) or of_rows(rows)
-                if keep:
-                    made[rows.start] = hessian
-                q = hessian(self.times(rows, d))
-                if problem.data.weight is not None:
-                    q = problem.data.weight[rows, None].astype(self.dtype) * q
-                return self.against(rows, q)
+        made: dict[int, RowHessian] = {}
 
-            sums = np.zeros(d.shape)
-            for share in problem.each_block(partial):
-                sums += share
-            result: Array = self.outer(sums) / problem.total + self.ridge * d
+        def product(d: Array) -> Array:
+            def of_block(block: Block) -> tuple[Array]:
+                hessian = made.get(block.number) or of_rows(block)
+                if keep:
+                    made[block.number] = hessian
+                q = hessian(self.times(block, d))
+                if weight is not None:
+                    q = weight[block.rows, None].astype(self.dtype) * q
+                return (self.against(block, q),)
+
+            (product,) = sums.map_sum(of_block)
+            result: Array = self.outer(product) / sums.total + self.ridge * d
             return result
 
         return product
@@ -254,14 +247,12 @@ class View:
     @property
     def sums_to_zero(self) -> bool:
         """Whether the weights of all classes together mean nothing, and are to stay zero."""
-        return self.problem.shift_invariant
+        return self.sums.shift_invariant
 
     def moments(self, make: Callable[[Array, Array], Any]) -> Any:
         """What make(u, share) says of the sample's rows u (n,D+1) and the shares (n,) of E's denominator; made once."""
         if self._moments is None:
-            weight = self.problem.sample.data.weight
-            share = np.ones(len(self.problem.sample.data)) if weight is None else weight.astype(np.float64)
-            self._moments = make(
-                self.problem.sample.u, share * (len(self.problem.data) / self.problem.total / len(share))
-            )
+            weight, u = self.sample.data.weight, self.sample.u
+            share = np.ones(len(self.sample.data)) if weight is None else weight.astype(np.float64)
+            self._moments = make(u, share * (len(self.sums.data) / self.sums.total / len(share)))
         return self._moments

@@ -14,9 +14,10 @@ import numpy as np
 from trainer.arrays import Array
 from trainer.objective.conjugate_gradients import conjugate_gradients
 from trainer.objective.preconditioner import Preconditioner, preconditioner
+from trainer.objective.problem import Problem
 from trainer.objective.view import Evaluated, View
 from trainer.optimizers.line_search import Line, Trial, along
-from trainer.optimizers.protocols import Problem, Step
+from trainer.optimizers.protocols import Step
 from trainer.optimizers.stopping import believes, enough, noise, told, unproved
 
 NEAR = 1e-6  # of E: the gap at which single precision has nothing more to say
@@ -67,7 +68,7 @@ class Solver(Protocol):
     @property
     def gap(self) -> float: ...
 
-    def stale(self, problem: Problem, here: Evaluated, metric: Preconditioner, age: int) -> bool:
+    def stale(self, view: View, here: Evaluated, metric: Preconditioner, age: int) -> bool:
         """Whether the preconditioner, so many iterations old, is to be made anew."""
 
     def directions(
@@ -99,7 +100,7 @@ def iterate(solver: Solver, problem: Problem, w: Array, state: State) -> Step:
         metric = state.metric
         if metric is None and state.made is not None:  # of a run that goes on
             metric = preconditioner(view, view.enter(state.made))
-        if metric is None or solver.stale(problem, here, metric, state.age):
+        if metric is None or solver.stale(view, here, metric, state.age):
             metric, state = preconditioner(view, here.v), state._replace(made=w, age=0)
         y = metric(here.g)
         size = max(float(np.vdot(here.g, y)), 0.0)  # |g|_P^2

@@ -8,7 +8,8 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.errors import require
-from trainer.optimizers.protocols import Problem, Step
+from trainer.objective.problem import Problem
+from trainer.optimizers.protocols import Step
 
 
 def _check(lr: float, **fractions: float) -> None:

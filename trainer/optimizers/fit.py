@@ -14,6 +14,7 @@ from trainer.objective.certificate import Certificate
 from trainer.objective.metrics import ACCURACY, Metric
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import subgradient
+from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import Optimizer, Schedule
 from trainer.optimizers.schedules import Constant
@@ -55,7 +56,7 @@ def proved(objective: Objective, optimizer: Optimizer, train: Data, w: Array, co
     """
     wanted = getattr(optimizer, "gap", math.inf) if converged else math.inf
     with blas_on_one_thread(), np.errstate(all="ignore"):
-        return objective.on(train).certify(w, wanted)
+        return Problem(objective, train).certify(w, wanted)
 
 
 def just_enough(proof: Certificate, epochs: int) -> str:
@@ -105,15 +106,15 @@ def fit(
     grad_norm is the norm of dE_dw there (with l1 of the smallest subgradient), lr the learning rate of the last step,
     which solvers have not.  Raises Diverged within one step.
     """
-    whole = objective.on(train)
-    checked = None if valid is None else objective.on(valid)
+    whole = Problem(objective, train)
+    checked = None if valid is None else Problem(objective, valid)
     full_lr = getattr(optimizer, "lr", None)
     steps = 1 if batch_size is None else -(-len(train) // batch_size)
     for epoch in range(state.epoch, epochs):
         with blas_on_one_thread(), np.errstate(all="ignore"):  # what is not finite ends in Diverged, below
             w, memory = state.w, state.optimizer
             for number, batch in enumerate(batches(train, batch_size, seed, epoch)):
-                problem = whole if batch is train else objective.on(batch)
+                problem = whole if batch is train else Problem(objective, batch)
                 if full_lr is not None:
                     lr = full_lr * schedule(epoch + (number + 0.5) / steps, epochs)
                     if lr != optimizer.lr:  # type: ignore[attr-defined]

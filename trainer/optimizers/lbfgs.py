@@ -10,10 +10,11 @@ import numpy as np
 from trainer.arrays import Array
 from trainer.errors import require
 from trainer.objective.preconditioner import Preconditioner
+from trainer.objective.problem import Problem
 from trainer.objective.view import Evaluated, View
 from trainer.optimizers.descent import Pair, State, iterate
 from trainer.optimizers.line_search import Line, Trial, wolfe
-from trainer.optimizers.protocols import Problem, Step
+from trainer.optimizers.protocols import Step
 from trainer.optimizers.stopping import check_tol
 
 RENEWED = 16  # iterations between two preconditioners
@@ -48,7 +49,7 @@ class Lbfgs:
     def step(self, problem: Problem, w: Array, state: State) -> Step:
         return iterate(self, problem, w, state)
 
-    def stale(self, problem: Problem, here: Evaluated, metric: Preconditioner, age: int) -> bool:
+    def stale(self, view: View, here: Evaluated, metric: Preconditioner, age: int) -> bool:
         return age >= RENEWED
 
     def directions(

@@ -7,10 +7,11 @@ from typing import ClassVar
 from trainer.arrays import Array
 from trainer.objective.conjugate_gradients import conjugate_gradients
 from trainer.objective.preconditioner import Preconditioner, measured
+from trainer.objective.problem import Problem
 from trainer.objective.view import Evaluated, View
 from trainer.optimizers.descent import State, iterate
 from trainer.optimizers.line_search import Line, Trial, armijo
-from trainer.optimizers.protocols import Problem, Step
+from trainer.optimizers.protocols import Step
 from trainer.optimizers.stopping import check_tol
 
 STALE = 2.0  # the preconditioner is renewed once the mean curvature has changed by this factor
@@ -49,8 +50,8 @@ class Newton:
     def step(self, problem: Problem, w: Array, state: State) -> Step:
         return iterate(self, problem, w, state)
 
-    def stale(self, problem: Problem, here: Evaluated, metric: Preconditioner, age: int) -> bool:
-        level = float(measured(problem, here.v)[1].mean())  # type: ignore[arg-type]
+    def stale(self, view: View, here: Evaluated, metric: Preconditioner, age: int) -> bool:
+        level = float(measured(view, here.v)[1].mean())
         return not 1 / STALE < level / (metric.level or 1.0) < STALE
 
     def directions(

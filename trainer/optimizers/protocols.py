@@ -1,4 +1,4 @@
-"""What an optimiser is, and what it may ask: the seat of every solver.
+"""What an optimiser is: the seat of every solver.
 
 State goes in and comes out; nothing is kept between two steps, so a run can be stopped and resumed at any of them.
 """
@@ -7,40 +7,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from trainer.arrays import Array
 from trainer.objective.certificate import Certificate
-from trainer.objective.penalties import Penalty
+from trainer.objective.problem import Problem
 from trainer.objective.view import Evaluated, View
-
-
-class Problem(Protocol):
-    """An objective on data, as far as an optimiser knows it."""
-
-    @property
-    def penalty(self) -> Penalty:
-        """What E adds to the mean loss; its share lasso |w[:-1]|_1 is in the value and not in the gradient."""
-
-    @property
-    def canonical(self) -> bool:
-        """Whether dl_dz is a - y, up to a factor, and the rows' Hessians therefore known in closed form."""
-
-    @property
-    def rough(self) -> bool:
-        """Whether single precision will do for the way to the minimum."""
-
-    @property
-    def provable(self) -> bool:
-        """Whether there can be a certificate."""
-
-    def start(self, w: Array) -> Array:
-        """w, or where it is all zero a better place to start from."""
-
-    def value_and_grad(self, w: Array) -> tuple[float, Array]:
-        """E and dE_dw (D+1,K) at w (D+1,K)."""
-
-    def view(self, dtype: Any) -> View:
-        """The problem in standardised coordinates and a precision."""
-
-    def certify(self, w: Array, wanted: float, here: Evaluated | None) -> Certificate:
-        """How far E(w) is from its minimum at most; wanted is worth some work, and here may be known of w."""
 
 
 class Step(NamedTuple):

@@ -27,8 +27,9 @@ from trainer.arrays import Array
 from trainer.errors import Incompatible, NonFiniteError
 from trainer.objective.penalties import Penalty, subgradient
 from trainer.objective.preconditioner import DENSE
+from trainer.objective.problem import Problem
 from trainer.objective.view import Evaluated, View
-from trainer.optimizers.protocols import Problem, Step
+from trainer.optimizers.protocols import Step
 from trainer.optimizers.stopping import check_tol, told, unproved
 
 PAIRS = 20  # pairs of steps and gradient differences that are kept

@@ -19,9 +19,10 @@ from trainer.chain.strategies import numbers_per_row
 from trainer.data.features import Features, is_sparse, numbers_a_row
 from trainer.data.rows import Data
 from trainer.errors import FileError
-from trainer.objective.objective import KEPT, BlockSum, blocks
+from trainer.objective.blocks import blocks
 from trainer.objective.preconditioner import DENSE, FACTORS
-from trainer.objective.view import COPIED, SAMPLE
+from trainer.objective.problem import Problem
+from trainer.objective.view import COPIED, KEPT, SAMPLE
 
 if TYPE_CHECKING:
     from trainer.optimizers import Optimizer
@@ -40,7 +41,7 @@ def check(needed: int, what: str, way: str) -> None:
         raise FileError(f"{what} takes about {_gib(needed)} of memory, and {_gib(there)} are available. {way}")
 
 
-def check_fit(problem: BlockSum, optimizer: "Optimizer", dtype: Any, batch: int | None, beside: int = 0) -> None:
+def check_fit(problem: Problem, optimizer: "Optimizer", dtype: Any, batch: int | None, beside: int = 0) -> None:
     """FileError where a training, and so many bytes beside it, would not fit."""
     (rows, features), classes = problem.data.x.shape, len(problem.data.classes)
     what = f"Training on {rows:,} rows of {features:,} features in {classes:,} classes by optimizer={optimizer.name}"
@@ -48,14 +49,14 @@ def check_fit(problem: BlockSum, optimizer: "Optimizer", dtype: Any, batch: int 
     check(of_fit(problem, optimizer, dtype, batch) + beside, what, way)
 
 
-def of_fit(problem: BlockSum, optimizer: "Optimizer", dtype: Any, batch: int | None) -> int:
+def of_fit(problem: Problem, optimizer: "Optimizer", dtype: Any, batch: int | None) -> int:
     """Bytes that ``fit`` takes beside the data, which are to be in dtype; batch is the rows of a step, None all."""
     data, threads = problem.data, problem.objective.threads
     (rows, features), classes = data.x.shape, len(data.classes)
     item = np.dtype(dtype).itemsize
     width = max(classes, numbers_per_row(problem.objective.gradient, classes))
     parts = blocks(data, width)
-    at_work = min(len(parts), threads) * (parts[0].stop - parts[0].start)
+    at_work = min(len(parts), threads) * (parts[0].rows.stop - parts[0].rows.start)
     copies = optimizer.copies(problem, classes) + (len(parts) if threads > 1 else 1)  # a gradient of each block
     taken = copies * (features + 1) * classes * (8 if optimizer.full_batch else item) + 32 * rows
     taken += at_work * item * (TEMPORARIES * width + (0 if isinstance(data.x, np.ndarray) else numbers_a_row(data.x)))

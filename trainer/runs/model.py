@@ -11,7 +11,7 @@ from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, Activation
 from trainer.data.rows import Standardizer
 from trainer.errors import ConfigError, DataError, FileError, is_text
-from trainer.objective.objective import predict
+from trainer.objective.blocks import predict
 from trainer.objective.threads import blas_on_one_thread
 from trainer.runs import archive
 from trainer.runs.schema import build

@@ -17,6 +17,7 @@ from trainer.data.rows import Data, Prepared, Source, for_training, prepare
 from trainer.data.sources import File
 from trainer.errors import DataError
 from trainer.objective.certificate import Certificate
+from trainer.objective.problem import Problem
 from trainer.optimizers.fit import TrainState, columns, proved
 from trainer.runs import checkpoint, memory, path
 from trainer.runs.callbacks.protocol import Callback, Context
@@ -220,7 +221,7 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
     fingerprint = _fingerprint(parts.source)
     raw = parts.source(seed)
     beside = memory.of_run(raw, len(parts.path))
-    memory.check_fit(parts.objective.on(raw), parts.optimizer, settings.dtype, parts.batch_size, beside)
+    memory.check_fit(Problem(parts.objective, raw), parts.optimizer, settings.dtype, parts.batch_size, beside)
     data = prepare(
         raw,
         valid_fraction=settings.valid_fraction,

@@ -9,7 +9,8 @@ import numpy as np
 from trainer.chain.check import deviations, witnesses
 from trainer.data.rows import batches
 from trainer.errors import require
-from trainer.objective.objective import Objective, scores
+from trainer.objective.blocks import scores
+from trainer.objective.objective import Objective
 from trainer.optimizers.fit import Report
 from trainer.runs.callbacks.protocol import Answer, Callback, Context
 

@@ -13,7 +13,8 @@ from trainer.chain.losses import LOSSES
 from trainer.data.rows import prepare
 from trainer.data.sources import Classification
 from trainer.errors import require
-from trainer.objective.objective import Objective, scores
+from trainer.objective.blocks import scores
+from trainer.objective.objective import Objective
 from trainer.runs.config import Settings
 from trainer.runs.experiments.protocols import Show
 from trainer.runs.experiments.tables import against_spread, aligned, mean, named, with_spread, write_csv

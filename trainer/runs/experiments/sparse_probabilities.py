@@ -13,8 +13,9 @@ from trainer.chain.losses import LOSSES
 from trainer.data.rows import prepare
 from trainer.data.sources import Digits
 from trainer.errors import require
+from trainer.objective.blocks import scores
 from trainer.objective.metrics import METRICS
-from trainer.objective.objective import Objective, scores
+from trainer.objective.objective import Objective
 from trainer.runs.config import Settings
 from trainer.runs.experiments.protocols import Show
 from trainer.runs.experiments.tables import against_spread, aligned, mean, named, with_spread, write_csv

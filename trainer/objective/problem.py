@@ -1,0 +1,89 @@
+"""What a solver asks: an objective on data in either precision, where to start from, and how far the minimum is."""
+
+import math
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.chain.strategies import auto, fused, log, precise
+from trainer.data.rows import Data
+from trainer.objective.certificate import Certificate, Unproved, certify, check_provable
+from trainer.objective.objective import BlockSum, Objective
+from trainer.objective.penalties import Penalty
+from trainer.objective.view import Evaluated, Sample, View
+
+
+class Problem:
+    """An objective on data, as an optimiser knows it; first-order ones ask ``value_and_grad`` alone."""
+
+    def __init__(self, objective: Objective, data: Data) -> None:
+        self.objective, self.data = objective, data
+        self.sums = BlockSum(objective, data)
+        self.value_and_grad = self.sums.value_and_grad
+        self.evaluate = self.sums.evaluate
+
+    @property
+    def penalty(self) -> Penalty:
+        """What E adds to the mean loss; its share lasso |w[:-1]|_1 is in the value and not in the gradient."""
+        return self.objective.penalty
+
+    @property
+    def canonical(self) -> bool:
+        """Whether dl_dz is a - y, up to a factor, and the rows' Hessians therefore known in closed form."""
+        return self.sums.canonical
+
+    @property
+    def rough(self) -> bool:
+        """Whether single precision will do for the way to the minimum: with strategies that keep their digits there."""
+        return self.canonical and self.objective.gradient in (auto, fused, log, precise)
+
+    @cached_property
+    def provable(self) -> bool:
+        """Whether there can be a certificate."""
+        with suppress(Unproved):
+            check_provable(self.sums)
+            return True
+        return False
+
+    def start(self, w: Array) -> Array:
+        """w, or where it is all zero the best prediction without features, if that is known in closed form.
+
+        For a loss whose dl_dz is softmax(z/T) - y it is z = T log of the mean of y.  Weights of all classes together
+        that mean nothing are made zero, which lowers an l2 penalty.
+        """
+        activation, data = self.objective.activation, self.data
+        if w.any() or not self.sums.softmax_like:
+            return w - w.mean(axis=1, keepdims=True) if self.sums.shift_invariant and self.penalty.lasso == 0 else w
+        weight = np.ones(len(data)) if data.weight is None else data.weight
+        sums: Array = np.bincount(data.y, weight, w.shape[1]) if data.y.ndim == 1 else weight @ data.y
+        sums = data.smooth(sums[None, :])[0].astype(np.float64)
+        b = getattr(activation, "temperature", 1.0) * np.log(np.maximum(sums, sums.sum() / (2 * len(data)) or 1.0))
+        started = w.copy()
+        started[-1] = b - b.mean()
+        return started
+
+    def view(self, dtype: Any) -> View:
+        """The problem in standardised coordinates, in single or in double precision."""
+        return self._single if np.dtype(dtype) == np.float32 else self._double
+
+    @cached_property
+    def _sample(self) -> Sample:
+        return Sample.of(self.data)
+
+    @cached_property
+    def _double(self) -> View:
+        return View(self.sums, self._sample, np.float64)
+
+    @cached_property
+    def _single(self) -> View:
+        return View(self.sums, self._sample, np.float32, self._double)
+
+    def certify(self, w: Array, wanted: float = math.inf, here: Evaluated | None = None) -> Certificate:
+        """How far E(w) is from its minimum at most, as far as that can be proved; see trainer.objective.certificate.
+
+        A bound above what is wanted is worth some work; here is what was evaluated at w, where that is known.
+        """
+        return certify(self._double, w, wanted, here.rows if here is not None and here.dtype == np.float64 else ())
