@@ -5,7 +5,7 @@ of work on.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -84,22 +84,6 @@ if hasattr(os, "register_at_fork"):  # with the lock held no other thread leaves
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_alone)
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+def in_order(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:
     """The results in the order of the items, whichever thread is done first."""
-    items = list(items)
-    if threads == 1 or len(items) == 1:
-        return map(function, items)
-    left, results = iter(range(len(items))), {}  # a range's iterator gives each number once, whoever asks
-
-    def work() -> None:
-        for number in left:
-            results[number] = function(items[number])
-
-    others = [_workers(threads).submit(work) for _ in range(threads - 1)]
-    try:
-        work()
-    finally:
-        for other in others:
-            if not other.cancel():  # one that has not begun, behind another fit's work, would find nothing left
-                other.result()
-    return map(results.__getitem__, range(len(items)))
+    return map(function, items) if threads == 1 or len(items) == 1 else _workers(threads).map(function, items)
