@@ -14,7 +14,7 @@ from trainer.chain.pairs import PROPERTIES, allowed, kinked, markdown, reason, r
 from trainer.chain.strategies import GRADIENTS
 
 PAIRS = registry()
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "pairs.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
@@ -74,8 +74,8 @@ def test_the_table_has_a_line_for_every_pair_and_names_every_refused_one():
                 assert name in refusals[other].split(" with ")[1].split(":")[0].split(", ")
 
 
-def test_the_readme_has_the_table_of_the_program():
-    assert markdown() in README
+def test_the_page_has_the_table_of_the_program():
+    assert f"\n\n{markdown()}\n\n" in PAGE
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 0), (["--markdown"], 0), (["--help"], 0), (["--latex"], 2)])

@@ -1,7 +1,7 @@
 """The registry of pairs: which activation goes with which loss, why not if not, the strategies, and what is known.
 
 A loss names the ranges that it is defined on and what it needs of an activation; a pair is allowed where both are met.
-``python -m trainer.pairs`` prints the table, with ``--markdown`` as the page of the README.
+``python -m trainer.pairs`` prints the table, with ``--markdown`` as docs/pairs.md has it.
 Every claim made here is measured by tests/test_registry.py over the whole registry.
 """
 
@@ -225,7 +225,7 @@ def table() -> str:
 
 
 def markdown() -> str:
-    """The registry as a matrix for the README: losses down, activations across, a letter for each property."""
+    """The registry as a matrix for docs/pairs.md: losses down, activations across, a letter for each property."""
     letters = {"proper": "p", "convex": "c", "shift_invariant": "s", "canonical": "k", "dead": "d", "kinked": "j"}
     pairs = {(pair.activation, pair.loss): pair for pair in registry()}
 
