@@ -109,7 +109,8 @@ def iterate(solver: Solver, problem: Problem, w: Array, state: State) -> Step:
             state = state._replace(stage=DOUBLE)
             continue
         near = enough(solver.tol, value, state.first, problem.provable)
-        if state.stage != SINGLE and (why := believes(math.sqrt(size), value, state.value - value, near)):
+        fell = state.value - value if problem.provable else math.inf  # a short step alone proves nothing
+        if state.stage != SINGLE and (why := believes(math.sqrt(size), value, fell, near)):
             proof = problem.certify(w, solver.gap, here)
             after = (view, here)
             if proof.gap is None or proof.proves(solver.gap):
