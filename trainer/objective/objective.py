@@ -64,10 +64,11 @@ class Sums(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The mean loss without the penalty, by the objective's reduction, and each metric."""
+    """The mean loss without the penalty, by the objective's reduction, each metric, and dE_dw (D+1,K) where asked."""
 
     loss: float
     metrics: dict[str, float]
+    dE_dw: Any = None
 
 
 def weighted(part: Data, loss: Array, dl_dz: Array) -> LossGrad:
@@ -90,25 +91,30 @@ def gradient_sums(objective: Objective, part: Data, w: Array, labels: bool) -> S
     y = part.y if labels else part.targets(w.dtype)
     with np.errstate(all="ignore"):  # what is not finite is seen in the sums
         loss, dl_dz = weighted(part, *objective.gradient(*objective.pair, scores(w, part.x), y))
-        dl_dw = np.concatenate([against(part.x, dl_dz), dl_dz.sum(axis=0, keepdims=True)])  # (D+1,K)
-        return Sums(float(loss.sum(dtype=np.float64)), dl_dw, count(objective, part))
+        return Sums(float(loss.sum(dtype=np.float64)), pulled_back(part.x, dl_dz), count(objective, part))
+
+
+def pulled_back(x: Array, dl_dz: Array) -> Array:
+    """dl_dw (D+1,K), summed over the rows."""
+    return np.concatenate([against(x, dl_dz), dl_dz.sum(axis=0, keepdims=True)])
 
 
 def metric_sums(
-    objective: Objective, part: Data, w: Array, metrics: Mapping[str, Metric], labels: bool
+    objective: Objective, part: Data, w: Array, metrics: Mapping[str, Metric], labels: bool, slopes: bool
 ) -> tuple[Any, ...]:
-    """The loss, the denominator, the weight of the rows that have a target at all, and the sums of each metric."""
+    """The loss, the denominator, the weight of the rows that have a target at all, dl_dw or zero, and each metric."""
     y, z = part.plain_targets(w.dtype), scores(w, part.x)
     with np.errstate(all="ignore"):
         # The exact strategy, whichever one trains: a reported loss must not suffer from its rounding.
-        loss = auto(*objective.pair, z, part.y if labels else part.smooth(y)).loss
+        loss, dl_dz = auto(*objective.pair, z, part.y if labels else part.smooth(y))
+        dl_dw = pulled_back(part.x, weighted(part, loss, dl_dz).dl_dz) if slopes else 0.0
         a = objective.activation(z)
         weight = np.ones(len(part)) if part.weight is None else part.weight
         labelled = weight * (y.sum(axis=1) > 0)
         statistics = [metric.statistics(a, y) for metric in metrics.values()]  # (N,) or (N,M) each
         # A row that does not count must not, also where its number is infinite.
         sums = [np.atleast_1d(np.where(labelled > 0, rows.T, 0.0) @ labelled) for rows in statistics]
-        return (float(weight @ loss), count(objective, part), float(labelled.sum(dtype=np.float64)), *sums)
+        return (float(weight @ loss), count(objective, part), float(labelled.sum(dtype=np.float64)), dl_dw, *sums)
 
 
 class BlockSum:
@@ -184,21 +190,23 @@ class BlockSum:
         penalty = objective.penalty
         return sums.loss / total + penalty.value(w), sums.dl_dw / total + penalty.grad(w)
 
-    def evaluate(self, w: Array, metrics: Mapping[str, Metric]) -> Evaluation:
-        """The mean loss, and the metrics over the samples that have a target at all.
+    def evaluate(self, w: Array, metrics: Mapping[str, Metric], slopes: bool = False) -> Evaluation:
+        """The mean loss, and the metrics over the samples that have a target at all; slopes asks for dE_dw, too.
 
         The loss is the objective's, on smooth targets where the data have them. Metrics are stated on the targets as
         they are, and their means are over the weights whatever the reduction.
         """
-        loss, total, labelled, *sums = self.map_sum(
-            lambda block: metric_sums(self.objective, self.part(block), w, metrics, self.short_exactly),
+        loss, total, labelled, dl_dw, *sums = self.map_sum(
+            lambda block: metric_sums(self.objective, self.part(block), w, metrics, self.short_exactly, slopes),
             blocks(self.data, w.shape[1]),
         )
+        total = total or 1.0
         with np.errstate(invalid="ignore"):  # without any target a metric is nan
             values = [
                 metric.finish(rows / np.float64(labelled)) for metric, rows in zip(metrics.values(), sums, strict=True)
             ]
-        return Evaluation(float(loss / (total or 1.0)), dict(zip(metrics, values, strict=True)))
+        dE_dw = dl_dw / total + self.objective.penalty.grad(w) if slopes else None
+        return Evaluation(float(loss / total), dict(zip(metrics, values, strict=True)), dE_dw)
 
     def name_the_row(self, w: Array) -> None:
         """NonFiniteError for the first row that the strategy fails at, unless the scores themselves have run away."""

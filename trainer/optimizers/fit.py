@@ -129,16 +129,18 @@ def fit(
                     )
             state = TrainState(epoch + 1, w, memory)
             row: dict[str, float] = {"epoch": epoch + 1}
-            if metrics is not None:
-                measured = whole.evaluate(w, metrics)
+            known = None if step.after is None else step.after[0].known(step.after[1])
+            if metrics is None:
+                value, g = known or whole.value_and_grad(w)
+                row["loss"] = value - objective.penalty.value(w)
+            else:  # with the slope at once where the step does not know it
+                measured = whole.evaluate(w, metrics, slopes=known is None)
+                g = measured.dE_dw if known is None else known[1]
                 row |= {"loss": measured.loss, **measured.metrics}
             if checked is not None:
                 held_out = checked.evaluate(w, metrics or {})
                 row |= {"val_loss": held_out.loss, **{f"val_{k}": v for k, v in held_out.metrics.items()}}
-            value, g = whole.value_and_grad(w) if step.after is None else step.after[0].known(step.after[1])
             row["grad_norm"] = float(np.linalg.norm(subgradient(w, g, objective.penalty.lasso)))
-            if metrics is None:
-                row["loss"] = value - objective.penalty.value(w)
             if full_lr is not None:
                 row["lr"] = lr
         yield Report(state, row, step.converged, step.stalled, step.proof)
