@@ -28,6 +28,7 @@ from trainer.chain.activations import (
     softmax_and_complement,
     softmax_three_ways,
 )
+from trainer.chain.known import has
 from trainer.chain.losses import (
     BinaryCrossEntropy,
     Brier,
@@ -147,13 +148,20 @@ def auto(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
 def has_strategy(name: str, activation: Activation, loss: Loss) -> bool:
     """Whether the pair has what the strategy needs: a formula for fused, logarithms on both sides for log.
 
+    A formula is that of two classes and of no subclass, which may compute something else.
     log needs rows of a that sum to one, too: h is known up to a multiple of a, which only they do not notice.
     """
     if name == "fused":
         return (type(activation), type(loss)) in FUSED
     if name == "log":
-        return activation.range == "simplex" and isinstance(activation, LogActivation) and isinstance(loss, LogLoss)
+        both = has(activation, "log", "log_vjp") and has(loss, "value_log", "grad_log")
+        return activation.range == "simplex" and both
     return True
+
+
+def has_precise(activation: Activation, loss: Loss) -> bool:
+    """Whether fused has a precise form for the pair."""
+    return FUSED.get((type(activation), type(loss))) is _softmax_ce
 
 
 def numbers_per_row(gradient: GradientStrategy, classes: int) -> int:

@@ -13,6 +13,7 @@ class Sigmoid:
 
     name: ClassVar[str] = "sigmoid"
     range: ClassVar[str] = "unit"
+    entropy: ClassVar[str] = "binary"
 
     def __call__(self, z: Array) -> Array:
         xp = namespace(z)
@@ -60,6 +61,7 @@ class Identity:
 
     name: ClassVar[str] = "identity"
     range: ClassVar[str] = "real"
+    entropy: ClassVar[str] = "squares"
 
     def __call__(self, z: Array) -> Array:
         return z

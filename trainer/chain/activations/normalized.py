@@ -1,6 +1,7 @@
 """Activations whose rows are f(z) / sum f(z): softmax and its kin, and log_softmax."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -89,6 +90,9 @@ class Softmax:
 
     name: ClassVar[str] = "softmax"
     range: ClassVar[str] = "simplex"
+    entropy: ClassVar[str] = "shannon"
+    shift_invariant: ClassVar[bool] = True
+    saturates: ClassVar[bool] = True
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -119,6 +123,28 @@ class Softmax:
     def omega(self, a: Array) -> Array:
         return self.temperature * namespace(a).sum(x_log_x(a), axis=1)
 
+    def start(self, mean: Array) -> Array:
+        """The scores (...,K), of the sum zero, whose prediction is the mean of the targets (...,K), up to its sum."""
+        xp = namespace(mean)
+        z = self.temperature * xp.log(mean)
+        return z - xp.mean(z, axis=-1, keepdims=True)
+
+    def row_hessian(self, a: Array, factor: Array | float = 1.0) -> Callable[[Array], Array]:
+        """u -> factor da_dz u (...,N,K) from the prediction alone, for a factor (...,N,1) or a number.
+
+        With factor = s / T that is the Hessian of ce by the scores, whose dl_dz is (s a - y) / T.
+        """
+        xp = namespace(a)
+        scale = factor / self.temperature
+        plain = bool(xp.all(xp.asarray(scale) == 1))
+
+        def product(u: Array) -> Array:
+            q = a * u
+            q -= a * xp.sum(q, axis=-1, keepdims=True)
+            return q if plain else scale * q
+
+        return product
+
 
 @dataclass(frozen=True)
 class LogSoftmax:
@@ -126,6 +152,9 @@ class LogSoftmax:
 
     name: ClassVar[str] = "log_softmax"
     range: ClassVar[str] = "log_simplex"
+    entropy: ClassVar[str] = "shannon"
+    shift_invariant: ClassVar[bool] = True
+    logarithm_of: ClassVar[Softmax] = Softmax()
 
     def __call__(self, z: Array) -> Array:
         return log_softmax(z)
@@ -201,6 +230,7 @@ class Spherical:
 
     name: ClassVar[str] = "spherical"
     range: ClassVar[str] = "simplex"
+    saturates: ClassVar[bool] = True
     start_scale: ClassVar[float] = 0.1  # at zero its derivative is zero, and no training would leave it
     epsilon: float = 0.01
 

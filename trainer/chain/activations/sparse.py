@@ -97,6 +97,9 @@ class Sparsemax:
 
     name: ClassVar[str] = "sparsemax"
     range: ClassVar[str] = "sparse_simplex"
+    shift_invariant: ClassVar[bool] = True
+    saturates: ClassVar[bool] = True
+    kinked: ClassVar[bool] = True
 
     def __call__(self, z: Array) -> Array:
         return _thresholded(z, 2.0)
@@ -121,11 +124,18 @@ class Entmax:
 
     name: ClassVar[str] = "entmax"
     range: ClassVar[str] = "sparse_simplex"
+    shift_invariant: ClassVar[bool] = True
+    saturates: ClassVar[bool] = True
     alpha: float = 1.5
 
     def __post_init__(self) -> None:
         ok = 1 <= self.alpha < math.inf
         require(ok, f"activation.alpha must be finite and at least 1, got {self.alpha}.")
+
+    @property
+    def kinked(self) -> bool:
+        """Whether da_dz jumps: from alpha = 2 on, which is sparsemax."""
+        return self.alpha >= 2
 
     def __call__(self, z: Array) -> Array:
         return Softmax()(z) if self.alpha == 1 else _thresholded(z, self.alpha)

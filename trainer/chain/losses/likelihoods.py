@@ -16,6 +16,8 @@ class CrossEntropy:
     name: ClassVar[str] = "ce"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
     targets: ClassVar[str] = "any"
+    entropy: ClassVar[str] = "shannon"
+    proper: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
         return self.value_log(namespace(a).log(a), y)
@@ -37,6 +39,8 @@ class NegativeLogLikelihood:
     name: ClassVar[str] = "nll"
     accepts: ClassVar[frozenset[str]] = frozenset({"log_simplex"})
     targets: ClassVar[str] = "any"
+    entropy: ClassVar[str] = "shannon"
+    proper: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
         return -row_sum(where(y > 0, y * a))
@@ -52,6 +56,9 @@ class BinaryCrossEntropy:
     name: ClassVar[str] = "bce"
     accepts: ClassVar[frozenset[str]] = frozenset({"unit", "simplex"})
     targets: ClassVar[str] = "unit"
+    entropy: ClassVar[str] = "binary"
+    proper: ClassVar[bool] = True
+    log_exact: ClassVar[bool] = False  # 1 - a, the sum of the others, is not in log a where a rounds to one
 
     def value(self, a: Array, y: Array) -> Array:
         xp = namespace(a)
@@ -78,6 +85,8 @@ class KullbackLeibler:
     name: ClassVar[str] = "kl"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
     targets: ClassVar[str] = "any"
+    entropy: ClassVar[str] = "shannon"
+    proper: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
         return self.value_log(namespace(a).log(a), y)
@@ -104,6 +113,8 @@ class ZLoss:
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
     needs: ClassVar[str] = "log_normalizer"
     targets: ClassVar[str] = "any"
+    proper: ClassVar[bool] = True
+    convex_with: ClassVar[frozenset[str]] = frozenset({"shannon"})
     weight: float = 1e-4
 
     def __post_init__(self) -> None:
@@ -176,6 +187,11 @@ class Poly1:
     def __post_init__(self) -> None:
         require(-1 <= self.epsilon < math.inf, f"loss.epsilon must be finite and at least -1, got {self.epsilon}.")
 
+    @property
+    def convex_with(self) -> frozenset[str]:
+        """Softmax, for an epsilon between that of ce and the default."""
+        return frozenset({"shannon"} if 0 <= self.epsilon <= 1 else ())
+
     def value(self, a: Array, y: Array) -> Array:
         return CrossEntropy().value(a, y) + self.epsilon * row_sum(y * (1 - a))
 
@@ -201,6 +217,7 @@ class GeneralizedCrossEntropy:
     name: ClassVar[str] = "gce"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
     targets: ClassVar[str] = "any"
+    bounded: ClassVar[bool] = True
     q: float = 0.7
 
     def __post_init__(self) -> None:

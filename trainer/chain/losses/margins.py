@@ -19,6 +19,9 @@ class FenchelYoung:
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex", "unit", "real"})
     needs: ClassVar[str] = "omega"
     targets: ClassVar[str] = "simplex"
+    entropy: ClassVar[str] = "own"
+    proper: ClassVar[bool] = True
+    direct_shift_invariant: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
         return row_sum(namespace(a).zeros_like(a))
@@ -44,6 +47,9 @@ class CrammerSinger:
     name: ClassVar[str] = "crammer_singer"
     accepts: ClassVar[frozenset[str]] = frozenset({"real"})
     targets: ClassVar[str] = "one_hot"
+    convex_with: ClassVar[frozenset[str]] = frozenset({"squares"})
+    kinks: ClassVar[str] = "inside"
+    shift_invariant: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
         return namespace(a).max(a - row_sum(y * a)[:, None] + 1 - y, axis=1)
@@ -64,6 +70,9 @@ class WestonWatkins:
     name: ClassVar[str] = "weston_watkins"
     accepts: ClassVar[frozenset[str]] = frozenset({"real"})
     targets: ClassVar[str] = "one_hot"
+    convex_with: ClassVar[frozenset[str]] = frozenset({"squares"})
+    kinks: ClassVar[str] = "inside"
+    shift_invariant: ClassVar[bool] = True
 
     def _margins(self, a: Array, y: Array) -> Array:
         return 1 + a - row_sum(y * a)[:, None]  # (N,K)
@@ -84,6 +93,7 @@ class SquaredHinge:
     name: ClassVar[str] = "squared_hinge"
     accepts: ClassVar[frozenset[str]] = frozenset({"real"})
     targets: ClassVar[str] = "unit"
+    convex_with: ClassVar[frozenset[str]] = frozenset({"squares"})
 
     def value(self, a: Array, y: Array) -> Array:
         missing = 1 - (2 * y - 1) * a
@@ -102,6 +112,7 @@ class ModifiedHuber:
     name: ClassVar[str] = "modified_huber"
     accepts: ClassVar[frozenset[str]] = frozenset({"real"})
     targets: ClassVar[str] = "unit"
+    convex_with: ClassVar[frozenset[str]] = frozenset({"squares"})
 
     def value(self, a: Array, y: Array) -> Array:
         xp = namespace(a)

@@ -16,6 +16,8 @@ class Brier:
     name: ClassVar[str] = "brier"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex", "unit"})
     targets: ClassVar[str] = "any"
+    proper: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
         return row_sum((a - y) ** 2)
@@ -37,6 +39,9 @@ class SquaredError:
     name: ClassVar[str] = "squared_error"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex", "unit", "signed_unit", "real"})
     targets: ClassVar[str] = "any"
+    entropy: ClassVar[str] = "squares"
+    proper: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
         return row_sum((a - y) ** 2) / 2
@@ -58,6 +63,9 @@ class MeanAbsoluteError:
     name: ClassVar[str] = "mae"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex", "unit", "signed_unit", "real"})
     targets: ClassVar[str] = "any"
+    bounded: ClassVar[bool] = True
+    convex_with: ClassVar[frozenset[str]] = frozenset({"squares"})
+    kinks: ClassVar[str] = "targets"
 
     def value(self, a: Array, y: Array) -> Array:
         return row_sum(namespace(a).abs(a - y))
@@ -85,6 +93,8 @@ class Tsallis:
     name: ClassVar[str] = "tsallis"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
     targets: ClassVar[str] = "any"
+    proper: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     alpha: float = 1.5
 
     def __post_init__(self) -> None:
@@ -111,6 +121,8 @@ class SphericalScore:
     name: ClassVar[str] = "spherical_score"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex"})
     targets: ClassVar[str] = "any"
+    proper: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
         return 1 - row_sum(y * a) / namespace(a).sqrt(row_sum(a * a))
