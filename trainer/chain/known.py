@@ -7,6 +7,7 @@ A claim belongs to the function that its class computes, and so does each method
 one, with a ``__call__`` or a ``value`` of its own, inherits neither.
 """
 
+from types import ModuleType
 from typing import Any
 
 ENTROPIES = {
@@ -59,6 +60,13 @@ def known(part: Any, claim: str) -> Any:
     """
     stands = claim in SETTINGS or _own(part, claim)
     return getattr(part, claim, ASSUMED[claim]) if stands else ASSUMED[claim]
+
+
+def parts(*modules: ModuleType) -> dict[str, Any]:
+    """The classes with a name that the modules define, in their order, by that name."""
+    classes = [cls for module in modules for cls in vars(module).values() if isinstance(cls, type)]
+    here = {module.__name__ for module in modules}
+    return {vars(cls)["name"]: cls for cls in classes if "name" in vars(cls) and cls.__module__ in here}
 
 
 def borrowed(part: Any) -> list[str]:

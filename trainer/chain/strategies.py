@@ -241,7 +241,7 @@ def _softmax_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad
     Written as a_k (r_k (1 - a_k) - sum_{j != k} a_j r_j), so that a confident right answer keeps its small numbers.
     """
     a, rest = softmax_and_complement(z / activation.temperature)
-    value, slope = _distance(loss, residual(a, rest, y))
+    value, slope = loss.of_residual(residual(a, rest, y))
     return LossGrad(value, a * (slope * rest - others(a * slope)) / activation.temperature)
 
 
@@ -305,14 +305,14 @@ def _sigmoid_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
 def _sigmoid_distance(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     """dl_dz = d'(r) a (1 - a) for a distance d of r = a - y: 2 r (brier), r (squared_error) or sign r (mae)."""
     a, rest = activation(z), activation(-z)
-    value, slope = _distance(loss, residual(a, rest, y))
+    value, slope = loss.of_residual(residual(a, rest, y))
     return LossGrad(value, slope * a * rest)
 
 
 def _tanh_distance(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     """dl_dz = d'(r) (1 - a^2) for a distance d of r = a - y; 1 - a is 2 sigmoid(-2 z)."""
     a = activation(z)
-    value, slope = _distance(loss, residual(a, 2 * Sigmoid()(-2 * z), y))
+    value, slope = loss.of_residual(residual(a, 2 * Sigmoid()(-2 * z), y))
     return LossGrad(value, activation.vjp(z, a, slope))
 
 
@@ -351,16 +351,7 @@ def _fenchel_young(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
 
 def _identity_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     """dl_dz = z - y and loss = 1/2 <z - y, z - y>, which is also the Fenchel-Young loss of identity."""
-    return LossGrad(*_distance(SquaredError(), z - y))
-
-
-def _distance(loss: Loss, r: Array) -> tuple[Array, Array]:
-    """The loss (N,) of residuals r (N,K) and its derivative by them."""
-    xp = namespace(r)
-    if isinstance(loss, MeanAbsoluteError):
-        return xp.sum(xp.abs(r), axis=1), xp.sign(r)
-    factor = 2 if isinstance(loss, Brier) else 1
-    return xp.sum(r * r, axis=1) * (factor / 2), factor * r
+    return LossGrad(*SquaredError().of_residual(z - y))
 
 
 FUSED: dict[tuple[type[Activation], type[Loss]], GradientStrategy] = {

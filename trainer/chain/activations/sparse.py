@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from trainer.arrays import Array, namespace
 from trainer.chain.activations.base import diagonal
-from trainer.chain.activations.normalized import Softmax
+from trainer.chain.activations.softmax import Softmax
 from trainer.errors import require
 
 HALVINGS = 60  # of a bracket of width one at most: the threshold is then exact to rounding
