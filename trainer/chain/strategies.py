@@ -4,13 +4,14 @@ Each is a plain function (activation, loss, z, y) -> LossGrad. Value and gradien
 value shares the gradient's log-sum-exp. Switching the strategy never changes the objective, only cost and rounding.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from trainer.arrays import Array, namespace, others
+from trainer.arrays import Array, contraction, namespace, one_hot, others
 from trainer.chain.activations import (
     Activation,
     Entmax,
@@ -50,6 +51,8 @@ from trainer.chain.losses import (
     residual,
 )
 
+STEP = float(np.cbrt(np.finfo(np.float64).eps))  # of a central difference, relative to the score
+
 
 class LossGrad(NamedTuple):
     """loss (N,) and dl_dz (N,K), both per sample."""
@@ -87,22 +90,24 @@ def with_direct(activation: Activation, loss: Loss, z: Array, y: Array, chained:
 def loop(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
     """One sample and one Jacobian at a time: the readable reference.  O(K^2) a row, in Python."""
     xp = namespace(z)
+    samples = xp.reshape(z, (-1, z.shape[-1])), xp.reshape(xp.broadcast_to(y, z.shape), (-1, z.shape[-1]))
     values, rows = [], []
-    for n in range(z.shape[0]):
-        z_n, y_n = z[n : n + 1], y[n : n + 1]  # (1,K)
+    for n in range(samples[0].shape[0]):
+        z_n, y_n = (part[n : n + 1, :] for part in samples)  # (1,K)
         a_n = activation(z_n)  # (1,K)
-        da_dz = activation.jacobian(z_n, a_n)[0]  # (K,K)
-        dl_da = loss.grad(a_n, y_n)[0]  # (K,)
+        da_dz = activation.jacobian(z_n, a_n)[0, :, :]  # (K,K)
+        dl_da = loss.grad(a_n, y_n)[0, :]  # (K,)
         values.append(loss.value(a_n, y_n))
         rows.append(da_dz.T @ dl_da)  # sum over j of dl_da[j] da_dz[j, k]
-    return with_direct(activation, loss, z, y, LossGrad(xp.concat(values), xp.stack(rows)))
+    chained = LossGrad(xp.reshape(xp.concat(values), z.shape[:-1]), xp.reshape(xp.stack(rows), z.shape))
+    return with_direct(activation, loss, z, y, chained)
 
 
 def jacobian(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
     """The generic contraction of dl_da (N,K) with the whole tensor da_dz (N,K,K).  O(N K^2) time and memory."""
     a = activation(z)
     da_dz = activation.jacobian(z, a)
-    dl_dz = namespace(z).einsum("nj,njk->nk", loss.grad(a, y), da_dz)
+    dl_dz = contraction(loss.grad(a, y), da_dz)
     return with_direct(activation, loss, z, y, LossGrad(loss.value(a, y), dl_dz))
 
 
@@ -126,12 +131,13 @@ def numeric(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
     xp = namespace(z)
     z64, y64 = xp.astype(z, xp.float64), xp.astype(y, xp.float64)
     columns = []
-    for k in range(z.shape[1]):
-        step = np.cbrt(np.finfo(np.float64).eps) * xp.where(xp.abs(z64[:, k]) > 1, xp.abs(z64[:, k]), 1.0)  # (N,)
-        shift = step[:, None] * (xp.arange(z.shape[1]) == k)
+    for k in range(z.shape[-1]):
+        size = xp.abs(z64[..., k])
+        step = STEP * xp.where(size > 1, size, 1.0)  # (N,)
+        shift = xp.where(xp.arange(z.shape[-1]) == k, step[..., None], 0.0)
         up, down = (value(activation, loss, z64 + sign * shift, y64) for sign in (1, -1))
         columns.append((up - down) / (2 * step))
-    dl_dz = xp.astype(xp.stack(columns, axis=1), z.dtype)
+    dl_dz = xp.astype(xp.stack(columns, axis=-1), z.dtype)
     return LossGrad(value(activation, loss, z, y), dl_dz)
 
 
@@ -193,39 +199,56 @@ def _softmax_ce(activation: Any, loss: Any, z: Array, y: Array, precise: bool = 
     exactly zero at the target, whose derivative is then minus the sum of the other probabilities.
     """
     scores = z if activation.temperature == 1 else z / activation.temperature
-    if y.ndim == 1:
-        return _labelled_ce(scores, y, activation.temperature)
     xp = namespace(z)
-    top = xp.max(scores, axis=1, keepdims=True)
+    if y.ndim == 1:
+        if isinstance(z, np.ndarray):
+            return _labelled_ce(scores, y, activation.temperature)
+        y = one_hot(y, z.shape[-1], z.dtype)
+    top = xp.max(scores, axis=-1, keepdims=True)
     if precise:
         d, e = shifted_exp(scores, top)
     else:
         d = scores - top  # (N,K), <= 0
         e = xp.exp(d)
-    s = xp.sum(y, axis=1, keepdims=True)  # (N,1)
+    s = xp.sum(y, axis=-1, keepdims=True)  # (N,1)
     q = y / xp.where(s > 0, s, 1.0)  # an all-zero row has no target and no gradient
     e_target = q * e
-    t = xp.sum(e_target, axis=1, keepdims=True)
-    o = xp.sum(e - e_target, axis=1, keepdims=True)
-    value = s * xp.log1p(o + (t - 1)) - xp.sum(xp.where(y > 0, y * d, 0.0), axis=1, keepdims=True)
+    t = xp.sum(e_target, axis=-1, keepdims=True)
+    o = xp.sum(e - e_target, axis=-1, keepdims=True)
+    value = s * xp.log1p(o + (t - 1)) - xp.sum(xp.where(y > 0, y * d, 0.0), axis=-1, keepdims=True)
     scale = s / (o + t)
-    return LossGrad(value[:, 0], (e - q * t - q * o) * (scale / activation.temperature))
+    return LossGrad(value[..., 0], (e - q * t - q * o) * (scale / activation.temperature))
 
 
 def _labelled_ce(z: Array, labels: Array, temperature: float) -> LossGrad:
-    """The same for one-hot rows: with e zero at the label, o = sum e, and dl_dz = (e, or -o at the label) / (S T)."""
-    rows = z.T  # (K,N), the long axis last
-    d = np.subtract(rows, rows.max(axis=0), order="C")
-    at_label = np.multiply(labels, len(labels), dtype=np.intp) + np.arange(len(labels))  # in the flat array
-    hit = d.ravel()[at_label]
+    """softmax with ce where the rows are labels (N,) and q is one at a single place: written over the exponentials.
+
+    (1) d = z - max, e = exp d, and t = e at the label.
+    (2) o = sum e without the label, so S = o + t.
+    (3) dl_dz is e / (S T), but -o / (S T) at the label, where e - q t - q o is e - t - o.
+    (4) loss = log S - d at the label, with log S = log1p(o + (t - 1)).
+    """
+    rows = z.mT  # (...,K,N), the long axis last
+    d = np.subtract(rows, rows.max(axis=-2, keepdims=True), order="C")
+    at_label = _places(labels, d.shape)  # in the flat array
+    d_label = d.ravel()[at_label]
     e = np.exp(d, out=d)
     flat = e.ravel()  # a view
     t = flat[at_label]
     flat[at_label] = 0
-    o = e.sum(axis=0)
+    o = e.sum(axis=-2)
     flat[at_label] = -o
-    e *= 1 / ((o + t) * temperature)
-    return LossGrad(_log1p(o + (t - 1)) - hit, e.T)
+    e *= (1 / ((o + t) * temperature))[..., None, :]
+    return LossGrad(_log1p(o + (t - 1)) - d_label, e.mT)
+
+
+def _places(labels: Array, shape: tuple[int, ...]) -> Array:
+    """Where the label of each row stands in a flat array (...,K,N)."""
+    *stack, classes, rows = shape
+    places: Array = np.multiply(labels, rows, dtype=np.intp) + np.arange(rows)
+    if stack:
+        places = places + np.arange(math.prod(stack)).reshape(*stack, 1) * (classes * rows)
+    return places
 
 
 def _log1p(x: Array) -> Array:
@@ -255,10 +278,10 @@ def _softmax_spherical_score(activation: Any, loss: Any, z: Array, y: Array) -> 
     a = activation(z)
     square, hit = a * a, y * a
     u = a * others(hit) - y * others(square)
-    norm2, q = (xp.sum(terms, axis=1, keepdims=True) for terms in (square, hit))
+    norm2, q = (xp.sum(terms, axis=-1, keepdims=True) for terms in (square, hit))
     norm = xp.sqrt(norm2)
-    short = norm2 * (1 - xp.sum(y * y, axis=1, keepdims=True)) - xp.sum(y * u, axis=1, keepdims=True)
-    return LossGrad((short / (norm * (norm + q)))[:, 0], a * u / (norm * norm2 * activation.temperature))
+    short = norm2 * (1 - xp.sum(y * y, axis=-1, keepdims=True)) - xp.sum(y * u, axis=-1, keepdims=True)
+    return LossGrad((short / (norm * (norm + q)))[..., 0], a * u / (norm * norm2 * activation.temperature))
 
 
 def _softmax_h(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
@@ -277,19 +300,19 @@ def _softmax_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     xp = namespace(z)
     scores = z / activation.temperature
     log_a, a, rest = softmax_three_ways(scores)
-    first = xp.argmax(scores, axis=1)[:, None]  # (N,1)
-    top = xp.arange(z.shape[1])[None, :] == first
+    first = xp.argmax(scores, axis=-1)[..., None]  # (N,1)
+    top = xp.arange(z.shape[-1]) == first
     others_only = xp.where(top, -xp.inf, scores)
-    second = xp.max(others_only, axis=1, keepdims=True)
+    second = xp.max(others_only, axis=-1, keepdims=True)
     e = xp.exp(others_only - second)
-    total = xp.sum(e, axis=1, keepdims=True)
-    lead = second - xp.max(scores, axis=1, keepdims=True)  # (N,1), <= 0
+    total = xp.sum(e, axis=-1, keepdims=True)
+    lead = second - xp.max(scores, axis=-1, keepdims=True)  # (N,1), <= 0
     log_rest = xp.where(
-        top, lead + xp.log(total) + xp.max(log_a, axis=1, keepdims=True), xp.log1p(-xp.where(top, 0.0, a))
+        top, lead + xp.log(total) + xp.max(log_a, axis=-1, keepdims=True), xp.log1p(-xp.where(top, 0.0, a))
     )
-    value = -xp.sum(xp.where(y > 0, y * log_a, 0.0) + xp.where(y != 1, (1 - y) * log_rest, 0.0), axis=1)
+    value = -xp.sum(xp.where(y > 0, y * log_a, 0.0) + xp.where(y != 1, (1 - y) * log_rest, 0.0), axis=-1)
     share = xp.where(top, 0.0, (1 - y) * a / xp.where(top, 1.0, rest))
-    at_top = xp.sum(xp.where(top, (1 - y) * a, 0.0), axis=1, keepdims=True)
+    at_top = xp.sum(xp.where(top, (1 - y) * a, 0.0), axis=-1, keepdims=True)
     pulled = a * (others(share) - others(y)) + at_top * (e / total)
     return LossGrad(value, (residual(a, rest, y) - pulled) / activation.temperature)
 
@@ -298,7 +321,7 @@ def _sigmoid_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     """dl_dz = a - y, loss = sum_k max(z, 0) - y z + log1p(exp(-|z|)); no factor s: the K questions are independent."""
     xp = namespace(z)
     size = xp.abs(z)
-    value = xp.sum(size * xp.where(z > 0, 1 - y, y) + xp.log1p(xp.exp(-size)), axis=1)
+    value = xp.sum(size * xp.where(z > 0, 1 - y, y) + xp.log1p(xp.exp(-size)), axis=-1)
     return LossGrad(value, residual(activation(z), activation(-z), y))
 
 

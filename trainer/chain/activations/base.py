@@ -53,7 +53,7 @@ RANGES = {
 def diagonal(d: Array) -> Array:
     """diag(d_n) for every row: (N,K) to (N,K,K)."""
     xp = namespace(d)
-    return d[:, :, None] * xp.eye(d.shape[1], dtype=d.dtype)
+    return d[..., :, None] * xp.eye(d.shape[-1], dtype=d.dtype)
 
 
 def x_log_x(a: Array) -> Array:

@@ -30,7 +30,7 @@ class Sigmoid:
         return self._slope(z) * dl_da
 
     def omega(self, a: Array) -> Array:
-        return namespace(a).sum(x_log_x(a) + x_log_x(1 - a), axis=1)
+        return namespace(a).sum(x_log_x(a) + x_log_x(1 - a), axis=-1)
 
 
 @dataclass(frozen=True)
@@ -73,4 +73,4 @@ class Identity:
         return dl_da
 
     def omega(self, a: Array) -> Array:
-        return namespace(a).sum(a * a, axis=1) / 2
+        return namespace(a).sum(a * a, axis=-1) / 2

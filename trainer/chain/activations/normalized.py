@@ -24,7 +24,7 @@ def _call(self: _LogF, z: Array) -> Array:
 
 
 def _jacobian(self: _LogF, z: Array, a: Array) -> Array:
-    return Softmax().jacobian(z, a) * self.slope(z)[:, None, :]
+    return Softmax().jacobian(z, a) * self.slope(z)[..., None, :]
 
 
 def _vjp(self: _LogF, z: Array, a: Array, dl_da: Array) -> Array:

@@ -37,11 +37,11 @@ def softmax_three_ways(z: Array) -> tuple[Array, Array, Array]:
 def _shifted(z: Array) -> tuple[Array, Array, Array]:
     """d = z - max z and exp d, both (N,K), and the sum (N,1) of exp d over all classes but one maximum."""
     xp = namespace(z)
-    top = xp.max(z, axis=1, keepdims=True)  # the row's own maximum: exp never overflows, softmax is unchanged
+    top = xp.max(z, axis=-1, keepdims=True)  # the row's own maximum: exp never overflows, softmax is unchanged
     d, e = shifted_exp(z, top)
     at_top = d == 0
-    ties = xp.sum(xp.astype(at_top, z.dtype), axis=1, keepdims=True) - 1
-    return d, e, xp.sum(xp.where(at_top, 0.0, e), axis=1, keepdims=True) + ties
+    ties = xp.sum(xp.astype(at_top, z.dtype), axis=-1, keepdims=True) - 1
+    return d, e, xp.sum(xp.where(at_top, 0.0, e), axis=-1, keepdims=True) + ties
 
 
 def shifted_exp(z: Array, top: Array) -> tuple[Array, Array]:
@@ -65,8 +65,8 @@ def _log_pull_back(z: Array, h: Array) -> Array:
 
 def _softmax(z: Array) -> Array:
     xp = namespace(z)
-    _, e = shifted_exp(z, xp.max(z, axis=1, keepdims=True))
-    return e / xp.sum(e, axis=1, keepdims=True)
+    _, e = shifted_exp(z, xp.max(z, axis=-1, keepdims=True))
+    return e / xp.sum(e, axis=-1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class Softmax:
         return _softmax(z / self.temperature)
 
     def jacobian(self, z: Array, a: Array) -> Array:
-        return (diagonal(a) - a[:, :, None] * a[:, None, :]) * (1 / self.temperature)
+        return (diagonal(a) - a[..., :, None] * a[..., None, :]) * (1 / self.temperature)
 
     def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
-        inside = dl_da - namespace(a).sum(a * dl_da, axis=1, keepdims=True)
+        inside = dl_da - namespace(a).sum(a * dl_da, axis=-1, keepdims=True)
         return a * inside * (1 / self.temperature)
 
     def log(self, z: Array) -> Array:
@@ -103,11 +103,11 @@ class Softmax:
     def log_normalizer(self, z: Array) -> Array:
         """log sum_j exp(z_j / T)  (N,)."""
         xp = namespace(z)
-        top = xp.max(z, axis=1) / self.temperature
-        return top + xp.log1p(_shifted(z / self.temperature)[2][:, 0])
+        top = xp.max(z, axis=-1) / self.temperature
+        return top + xp.log1p(_shifted(z / self.temperature)[2][..., 0])
 
     def omega(self, a: Array) -> Array:
-        return self.temperature * namespace(a).sum(x_log_x(a), axis=1)
+        return self.temperature * namespace(a).sum(x_log_x(a), axis=-1)
 
     def start(self, mean: Array) -> Array:
         """The scores (...,K), of the sum zero, whose prediction is the mean of the targets (...,K), up to its sum."""
@@ -147,7 +147,7 @@ class LogSoftmax:
 
     def jacobian(self, z: Array, a: Array) -> Array:
         xp = namespace(z)
-        return xp.eye(z.shape[1], dtype=z.dtype) - xp.exp(a)[:, None, :]
+        return xp.eye(z.shape[-1], dtype=z.dtype) - xp.exp(a)[..., None, :]
 
     def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
         return _log_pull_back(z, dl_da)  # it is softmax in logarithms

@@ -33,7 +33,7 @@ class FenchelYoung:
         a = activation(z)
         r = a - y
         # As r sums to zero on the simplex, a shift of z changes nothing but the rounding.
-        shifted = z - namespace(z).max(z, axis=1, keepdims=True) if "simplex" in activation.range else z
+        shifted = z - namespace(z).max(z, axis=-1, keepdims=True) if "simplex" in activation.range else z
         return row_sum(shifted * r) - activation.omega(a) + activation.omega(y), r
 
 
@@ -52,12 +52,12 @@ class CrammerSinger:
     shift_invariant: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
-        return namespace(a).max(a - row_sum(y * a)[:, None] + 1 - y, axis=1)
+        return namespace(a).max(a - row_sum(y * a)[..., None] + 1 - y, axis=-1)
 
     def grad(self, a: Array, y: Array) -> Array:
         xp = namespace(a)
-        first = xp.argmax(a + 1 - y, axis=1)[:, None]
-        return xp.astype(xp.arange(a.shape[1])[None, :] == first, a.dtype) - y
+        first = xp.argmax(a + 1 - y, axis=-1)[..., None]
+        return xp.astype(xp.arange(a.shape[-1]) == first, a.dtype) - y
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class WestonWatkins:
     shift_invariant: ClassVar[bool] = True
 
     def _margins(self, a: Array, y: Array) -> Array:
-        return 1 + a - row_sum(y * a)[:, None]  # (N,K)
+        return 1 + a - row_sum(y * a)[..., None]  # (N,K)
 
     def value(self, a: Array, y: Array) -> Array:
         margins = self._margins(a, y)
@@ -83,7 +83,7 @@ class WestonWatkins:
 
     def grad(self, a: Array, y: Array) -> Array:
         violated = namespace(a).astype(self._margins(a, y) > 0, a.dtype) * (1 - y)
-        return violated - y * row_sum(violated)[:, None]
+        return violated - y * row_sum(violated)[..., None]
 
 
 @dataclass(frozen=True)

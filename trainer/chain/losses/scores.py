@@ -154,8 +154,8 @@ class SphericalScore:
         return 1 - row_sum(y * a) / namespace(a).sqrt(row_sum(a * a))
 
     def grad(self, a: Array, y: Array) -> Array:
-        size = namespace(a).sqrt(row_sum(a * a))[:, None]
-        return (row_sum(y * a)[:, None] * a / size**2 - y) / size
+        size = namespace(a).sqrt(row_sum(a * a))[..., None]
+        return (row_sum(y * a)[..., None] * a / size**2 - y) / size
 
     def value_log(self, log_a: Array, y: Array) -> Array:
         return self.value(namespace(log_a).exp(log_a), y)
@@ -198,4 +198,4 @@ class ZLoss:
     def direct(self, activation: Any, z: Array, y: Array) -> tuple[Array, Array]:
         lse = activation.log_normalizer(z)  # (N,)
         slope = 2 * self.weight / activation.temperature * lse
-        return self.weight * lse**2, slope[:, None] * activation(z)
+        return self.weight * lse**2, slope[..., None] * activation(z)
