@@ -17,9 +17,9 @@ from tests.test_run import SETTINGS
 from trainer import SoftmaxRegression
 from trainer.arrays import namespace
 from trainer.chain.activations import ACTIVATIONS, Sigmoid
-from trainer.chain.check import check
 from trainer.chain.losses import LOSSES, CrossEntropy
 from trainer.chain.pairs import PROPERTIES, allowed, check_pair, describe
+from trainer.commands.check import check
 from trainer.errors import ConfigError
 from trainer.runs.model import Model
 from trainer.runs.run import run

@@ -19,13 +19,12 @@ from trainer.chain.pairs import (
     canonical,
     entropic,
     kinked,
-    markdown,
     reason,
     registry,
-    table,
     target_share,
 )
 from trainer.chain.strategies import GRADIENTS, auto
+from trainer.commands.pairs import markdown, table
 
 PAIRS = registry()
 PAGE = (Path(__file__).parents[1] / "docs" / "pairs.md").read_text(encoding="utf-8")

@@ -194,9 +194,11 @@ def precise(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
 def _softmax_ce(activation: Any, loss: Any, z: Array, y: Array, precise: bool = False) -> LossGrad:
     """dl_dz = (s a - y) / T and loss = s log sum exp z/T - <y, z/T>, without their cancellations.
 
-    With q = y/s, e = exp(z/T - max), S = sum e split by the target into t = <q, e> and o = <1-q, e>:
-    dl_dz = s (e - q t - q o) / (S T), and loss = -<y, z/T - max> + s log1p(o + (t - 1)). On one-hot rows e - q t is
-    exactly zero at the target, whose derivative is then minus the sum of the other probabilities.
+    (1) q = y / s, d = z/T - max and e = exp d, so a = e / S with S = sum e.
+    (2) S is split by the target: S = t + o with t = <q, e> and o = <1 - q, e>.
+    (3) dl_dz = s (e - q S) / (S T) = s (e - q t - q o) / (S T). On one-hot rows e - q t is exactly zero at the target,
+        whose derivative is then minus the sum of the other probabilities.
+    (4) loss = s log S - <y, d>, with log S = log1p(o + (t - 1)).
     """
     scores = z if activation.temperature == 1 else z / activation.temperature
     xp = namespace(z)
@@ -292,29 +294,37 @@ def _softmax_h(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
 
 
 def _softmax_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
-    """dl_dz = (r (1 - a) - a sum_{j != k} r_j) / T with r = (1-y) a / (1-a) - y, finite at any scores.
+    """softmax with bce, finite at any scores.  Let m be a row's largest class.
 
-    1 - a of a row's largest class, which underflows where it leads by 745, is the sum of the others: its logarithm is
-    theirs, and a_j / (1 - a) is p_j, the softmax among them alone.
+    (1) dl_dz = (r (1 - a) - a sum_{j != k} r_j) / T with r = dl/dlog a = (1 - y) b - y and b = a / (1 - a).
+    (2) r (1 - a) is the residual a - y, and sum_{j != k} r_j = sum_{j != k} (1 - y_j) b_j - sum_{j != k} y_j.
+    (3) Where m leads by 745 its 1 - a underflows, so b_m overflows. But 1 - a_m is the sum of the others, and
+        a_k b_m = a_m p_k, with p the softmax among the others alone: that share of (2) never meets 1 - a_m.
+    (4) loss = -sum y log a + (1 - y) log(1 - a), with log(1 - a_m) = log a_m + log sum_{j != m} exp(z_j - z_m).
     """
     xp = namespace(z)
     scores = z / activation.temperature
     log_a, a, rest = softmax_three_ways(scores)
-    first = xp.argmax(scores, axis=-1)[..., None]  # (N,1)
-    top = xp.arange(z.shape[-1]) == first
-    others_only = xp.where(top, -xp.inf, scores)
+    largest = xp.arange(z.shape[-1]) == xp.argmax(scores, axis=-1)[..., None]  # (N,K)
+
+    def at_largest(x: Array) -> Array:
+        return xp.sum(xp.where(largest, x, 0.0), axis=-1, keepdims=True)  # (N,1)
+
+    others_only = xp.where(largest, -xp.inf, scores)
     second = xp.max(others_only, axis=-1, keepdims=True)
     e = xp.exp(others_only - second)
     total = xp.sum(e, axis=-1, keepdims=True)
-    lead = second - xp.max(scores, axis=-1, keepdims=True)  # (N,1), <= 0
-    log_rest = xp.where(
-        top, lead + xp.log(total) + xp.max(log_a, axis=-1, keepdims=True), xp.log1p(-xp.where(top, 0.0, a))
-    )
-    value = -xp.sum(xp.where(y > 0, y * log_a, 0.0) + xp.where(y != 1, (1 - y) * log_rest, 0.0), axis=-1)
-    share = xp.where(top, 0.0, (1 - y) * a / xp.where(top, 1.0, rest))
-    at_top = xp.sum(xp.where(top, (1 - y) * a, 0.0), axis=-1, keepdims=True)
-    pulled = a * (others(share) - others(y)) + at_top * (e / total)
-    return LossGrad(value, (residual(a, rest, y) - pulled) / activation.temperature)
+    p = e / total
+
+    b = xp.where(largest, 0.0, (1 - y) * a / xp.where(largest, 1.0, rest))  # times 1 - y, of all but m
+    pulled = a * (others(b) - others(y)) + at_largest((1 - y) * a) * p
+    dl_dz = (residual(a, rest, y) - pulled) / activation.temperature
+
+    lead = second - at_largest(scores)  # <= 0
+    of_largest = lead + xp.log(total) + at_largest(log_a)
+    log_rest = xp.where(largest, of_largest, xp.log1p(-xp.where(largest, 0.0, a)))
+    terms = xp.where(y > 0, y * log_a, 0.0) + xp.where(y != 1, (1 - y) * log_rest, 0.0)
+    return LossGrad(-xp.sum(terms, axis=-1), dl_dz)
 
 
 def _sigmoid_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:

@@ -3,13 +3,13 @@
 ``jacobian`` is the whole tensor da_dz (N,K,K); ``vjp`` is its product with dl_da, summed over the first class
 index, from the tensor's structure alone. Where ``log`` exists, ``log_vjp`` pulls back h = dl/dlog a, which stays
 exact where a underflows. Each class says in ``range`` what its rows are, so that losses can state what they accept.
+One that is the gradient of a convex conjugate, a = grad Omega*(z), has ``omega``, and so a Fenchel-Young loss.
 A class with a ``name`` in one of these modules is in ACTIVATIONS.
 """
 
 from trainer.chain.activations import elementwise, normalized, softmax, sparse
 from trainer.chain.activations.base import RANGES as RANGES
 from trainer.chain.activations.base import Activation as Activation
-from trainer.chain.activations.base import Entropic as Entropic
 from trainer.chain.activations.base import LogActivation as LogActivation
 from trainer.chain.activations.elementwise import Identity as Identity
 from trainer.chain.activations.elementwise import Sigmoid as Sigmoid
