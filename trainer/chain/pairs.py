@@ -56,7 +56,13 @@ class Pair:
 
 
 def describe(activation: Activation, loss: Loss) -> Pair:
-    """The registry's entry of an allowed pair."""
+    """The registry's entry of an allowed pair.
+
+    >>> from trainer.chain.activations import Softmax
+    >>> from trainer.chain.losses import CrossEntropy
+    >>> describe(Softmax(), CrossEntropy()).properties()
+    ['proper', 'convex', 'shift_invariant', 'canonical']
+    """
     return Pair(
         activation.name,
         loss.name,
@@ -82,18 +88,36 @@ def allowed(activation: type[Activation], loss: type[Loss]) -> bool:
 
 
 def canonical(activation: Activation, loss: Loss) -> bool:
-    """Whether dl_dz is a - y, up to one factor, or s a - y: both are made of one entropy."""
+    """Whether dl_dz is a - y, up to one factor, or s a - y: both are made of one entropy.
+
+    >>> from trainer.chain.activations import Sigmoid, Softmax
+    >>> from trainer.chain.losses import BinaryCrossEntropy
+    >>> canonical(Sigmoid(), BinaryCrossEntropy()), canonical(Softmax(), BinaryCrossEntropy())
+    (True, False)
+    """
     entropy = known(loss, "entropy")
     return entropy == "own" or (entropy != "" and entropy == known(activation, "entropy"))
 
 
 def convex(activation: Activation, loss: Loss) -> bool:
-    """Whether the loss is convex in the scores, with the settings of both."""
+    """Whether the loss is convex in the scores, with the settings of both.
+
+    >>> from trainer.chain.activations import Softmax
+    >>> from trainer.chain.losses import Brier, Poly1
+    >>> convex(Softmax(), Poly1(0.5)), convex(Softmax(), Brier())
+    (True, False)
+    """
     return canonical(activation, loss) or known(activation, "entropy") in known(loss, "convex_with")
 
 
 def shift_invariant(activation: Activation, loss: Loss) -> bool:
-    """Whether a number added to every score of a row changes nothing, neither through a nor directly."""
+    """Whether a number added to every score of a row changes nothing, neither through a nor directly.
+
+    >>> from trainer.chain.activations import Softmax, Sigmoid
+    >>> from trainer.chain.losses import Brier
+    >>> shift_invariant(Softmax(), Brier()), shift_invariant(Sigmoid(), Brier())
+    (True, False)
+    """
     on_scores = known(activation, "entropy") == "squares" and known(loss, "shift_invariant")
     direct = has(loss, "direct") and not known(loss, "direct_shift_invariant")
     return (known(activation, "shift_invariant") or on_scores) and not direct
@@ -104,6 +128,11 @@ def kinked(activation: Activation, loss: Loss, soft: bool = False) -> bool:
 
     A corner at a = y counts where a can be y: soft targets lie inside every range, and zero and one at the border of
     most, where the corner is the limit.
+
+    >>> from trainer.chain.activations import Softmax
+    >>> from trainer.chain.losses import MeanAbsoluteError
+    >>> kinked(Softmax(), MeanAbsoluteError()), kinked(Softmax(), MeanAbsoluteError(), soft=True)
+    (False, True)
     """
     at_targets = soft or activation.range in ("real", "signed_unit")
     corner = {"": False, "targets": at_targets, "inside": True}[known(loss, "kinks")]
@@ -116,22 +145,43 @@ def softmax_like(activation: Activation, loss: Loss) -> bool:
 
 
 def entropic(activation: Activation) -> Activation:
-    """The activation whose a is in dl_dz = a - y: it itself, or the one whose logarithm it is."""
+    """The activation whose a is in dl_dz = a - y: it itself, or the one whose logarithm it is.
+
+    >>> from trainer.chain.activations import LogSoftmax, Sigmoid
+    >>> entropic(LogSoftmax()), entropic(Sigmoid())
+    (Softmax(temperature=1.0), Sigmoid())
+    """
     return known(activation, "logarithm_of") or activation
 
 
 def target_share(activation: Activation, loss: Loss) -> float:
-    """c of a canonical pair's dl_dz = c (s a - y), where s is one if the loss does not ask for the sum of the row."""
+    """c of a canonical pair's dl_dz = c (s a - y), where s is one if the loss does not ask for the sum of the row.
+
+    >>> from trainer.chain.activations import Softmax
+    >>> from trainer.chain.losses import CrossEntropy, FenchelYoung
+    >>> target_share(Softmax(4.0), CrossEntropy()), target_share(Softmax(4.0), FenchelYoung())
+    (0.25, 1.0)
+    """
     return 1.0 if known(loss, "entropy") == "own" else 1 / known(activation, "temperature")
 
 
 def is_soft(y: Array) -> bool:
-    """Whether target rows (N,K) hold numbers between zero and one; labels (N,) do not."""
+    """Whether target rows (N,K) hold numbers between zero and one; labels (N,) do not.
+
+    >>> is_soft(np.array([[0.9, 0.1]])), is_soft(np.eye(2)), is_soft(np.array([0, 1]))
+    (True, False, False)
+    """
     return y.ndim == 2 and bool(((y > 0) & (y < 1)).any())
 
 
 def reason(activation: type[Activation], loss: type[Loss]) -> str:
-    """Why a pair is not allowed; empty where it is."""
+    """Why a pair is not allowed; empty where it is.
+
+    >>> from trainer.chain.activations import Tanh
+    >>> from trainer.chain.losses import CrossEntropy
+    >>> reason(Tanh, CrossEntropy).split(", and ")[0]
+    'tanh gives K independent numbers between minus one and one'
+    """
     if activation.range not in loss.accepts:
         return f"{activation.name} gives {RANGES[activation.range]}, and {loss.name} is stated on {accepted(loss)}"
     needed = known(loss, "needs")
@@ -146,7 +196,13 @@ def accepted(loss: type[Loss]) -> str:
 
 
 def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
-    """The name of the strategy that will run (auto is resolved), or a ConfigError that says what to take instead."""
+    """The name of the strategy that will run (auto is resolved), or a ConfigError that says what to take instead.
+
+    >>> from trainer.chain.activations import Softmax
+    >>> from trainer.chain.losses import CrossEntropy
+    >>> check_pair(Softmax(), CrossEntropy(), 'auto')
+    'fused'
+    """
     for part in (activation, loss):
         check_own(part)
     why = reason(type(activation), type(loss))
@@ -234,5 +290,9 @@ def check_targets(loss: Loss, y: Array, smoothing: float = 0.0) -> None:
 
 
 def pairs_with(gradient: str) -> list[str]:
-    """The allowed pairs that have the strategy, as 'activation+loss'."""
+    """The allowed pairs that have the strategy, as 'activation+loss'.
+
+    >>> pairs_with('log')[:3]
+    ['softmax+ce', 'softmax+kl', 'softmax+bce']
+    """
     return [f"{pair.activation}+{pair.loss}" for pair in registry() if gradient in ("auto", *pair.strategies)]

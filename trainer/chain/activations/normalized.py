@@ -44,6 +44,9 @@ class Taylor:
     """a = f / sum f with f(z) = 1 + z + z^2/2 >= 1/2, the second-order softmax  (de Brebisson & Vincent 2016).
 
     Not invariant to a shift, not monotone: f falls up to z = -1, where its gradient is zero.
+
+    >>> Taylor()(np.array([2.0, 1.0, -1.0])).round(3)
+    array([0.625, 0.313, 0.062])
     """
 
     name: ClassVar[str] = "taylor"
@@ -69,6 +72,9 @@ class Spherical:
     """a = f / sum f with f(z) = z^2 + epsilon, the spherical softmax  (de Brebisson & Vincent 2016).
 
     Blind to signs, and flat at z = 0, so that a training has to start elsewhere; epsilon > 0 keeps a positive.
+
+    >>> Spherical()(np.array([2.0, 1.0, -1.0])).round(3)
+    array([0.665, 0.167, 0.167])
     """
 
     name: ClassVar[str] = "spherical"
@@ -98,7 +104,11 @@ class Spherical:
 
 @dataclass(frozen=True)
 class NormalizedSigmoid:
-    """a = f / sum f with f(z) = 1 / (1 + exp(-z)): what one-versus-rest classifiers call their probabilities."""
+    """a = f / sum f with f(z) = 1 / (1 + exp(-z)): what one-versus-rest classifiers call their probabilities.
+
+    >>> NormalizedSigmoid()(np.array([2.0, 1.0, -1.0])).round(3)
+    array([0.468, 0.389, 0.143])
+    """
 
     name: ClassVar[str] = "normalized_sigmoid"
     range: ClassVar[str] = "simplex"

@@ -71,7 +71,11 @@ def _softmax(z: Array) -> Array:
 
 @dataclass(frozen=True)
 class Softmax:
-    """a_k = exp(z_k / T) / sum_j exp(z_j / T), temperature T > 0; da_dz = (diag a - a a^T) / T, symmetric."""
+    """a_k = exp(z_k / T) / sum_j exp(z_j / T), temperature T > 0; da_dz = (diag a - a a^T) / T, symmetric.
+
+    >>> Softmax()(np.array([2.0, 1.0, -1.0])).round(3)
+    array([0.705, 0.259, 0.035])
+    """
 
     name: ClassVar[str] = "softmax"
     range: ClassVar[str] = "simplex"
@@ -134,7 +138,11 @@ class Softmax:
 
 @dataclass(frozen=True)
 class LogSoftmax:
-    """a_k = z_k - log sum_j exp z_j; da_dz[j,k] = [j = k] - softmax(z)_k, not symmetric."""
+    """a_k = z_k - log sum_j exp z_j; da_dz[j,k] = [j = k] - softmax(z)_k, not symmetric.
+
+    >>> LogSoftmax()(np.array([2.0, 1.0, -1.0])).round(3)
+    array([-0.349, -1.349, -3.349])
+    """
 
     name: ClassVar[str] = "log_softmax"
     range: ClassVar[str] = "log_simplex"

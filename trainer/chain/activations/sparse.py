@@ -93,6 +93,9 @@ class Sparsemax:
 
     da_dz = diag b - b b^T / |S| with b = [a > 0]; at a kink, where a score meets tau, that is the derivative towards
     the smaller support.
+
+    >>> Sparsemax()(np.array([2.0, 1.0, -1.0])).round(3)
+    array([1., 0., 0.])
     """
 
     name: ClassVar[str] = "sparsemax"
@@ -120,6 +123,9 @@ class Entmax:
 
     Omega(a) = (sum a^alpha - 1) / (alpha (alpha-1)), Tsallis' entropy with its sign turned; with q = a^(2-alpha) on the
     support, da_dz = diag q - q q^T / sum q.  alpha >= 1.
+
+    >>> Entmax()(np.array([2.0, 1.0, -1.0])).round(3)
+    array([0.831, 0.169, 0.   ])
     """
 
     name: ClassVar[str] = "entmax"

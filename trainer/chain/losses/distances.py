@@ -32,7 +32,11 @@ def _grad_log(self: Distance, log_a: Array, y: Array) -> Array:
 
 @dataclass(frozen=True)
 class Brier:
-    """sum_k (a_k - y_k)^2 for each row, the factor one as in Brier's score.  a (N,K) probabilities, y (N,K) >= 0."""
+    """sum_k (a_k - y_k)^2 for each row, the factor one as in Brier's score.  a (N,K) probabilities, y (N,K) >= 0.
+
+    >>> Brier().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
+    np.float64(1.28)
+    """
 
     name: ClassVar[str] = "brier"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex", "unit"})
@@ -51,7 +55,11 @@ class Brier:
 
 @dataclass(frozen=True)
 class SquaredError:
-    """1/2 sum_k (a_k - y_k)^2 for each row: least squares.  a (N,K) real, y (N,K)."""
+    """1/2 sum_k (a_k - y_k)^2 for each row: least squares.  a (N,K) real, y (N,K).
+
+    >>> SquaredError().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
+    np.float64(0.64)
+    """
 
     name: ClassVar[str] = "squared_error"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex", "unit", "signed_unit", "real"})
@@ -71,7 +79,11 @@ class SquaredError:
 
 @dataclass(frozen=True)
 class MeanAbsoluteError:
-    """sum_k |a_k - y_k| for each row; at the kink a_k = y_k the subgradient is zero.  a (N,K) real, y (N,K)."""
+    """sum_k |a_k - y_k| for each row; at the kink a_k = y_k the subgradient is zero.  a (N,K) real, y (N,K).
+
+    >>> MeanAbsoluteError().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
+    np.float64(1.6)
+    """
 
     name: ClassVar[str] = "mae"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex", "unit", "signed_unit", "real"})

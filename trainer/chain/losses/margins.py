@@ -13,6 +13,10 @@ class FenchelYoung:
 
     With a = grad Omega*(z) it is <z, a - y> - Omega(a) + Omega(y) >= 0, zero just where a = y, convex in z, and its
     derivative by z is a - y, which does not pass through the Jacobian.  y (N,K) in the range of the activation.
+
+    >>> from trainer.chain.activations import Sparsemax
+    >>> FenchelYoung().direct(Sparsemax(), np.array([1.0, 0.5]), np.array([0.0, 1.0]))
+    (np.float64(0.5625), array([ 0.75, -0.75]))
     """
 
     name: ClassVar[str] = "fenchel_young"
@@ -42,6 +46,9 @@ class CrammerSinger:
     """max_k (z_k + 1 - y_k) - <y, z> for each row, the multi-class hinge  (Crammer & Singer 2001).
 
     a = z (N,K), y (N,K) one-hot. Where several classes attain the maximum, the first of them gives the subgradient.
+
+    >>> CrammerSinger().value(np.array([1.0, 0.5]), np.array([0.0, 1.0])).round(3)
+    np.float64(1.5)
     """
 
     name: ClassVar[str] = "crammer_singer"
@@ -65,6 +72,9 @@ class WestonWatkins:
     """sum_{k != t} max(0, 1 + z_k - z_t) for each row with label t  (Weston & Watkins 1999).
 
     a = z (N,K), y (N,K) one-hot; at a kink the subgradient is that of the flat side, zero.
+
+    >>> WestonWatkins().value(np.array([1.0, 0.5]), np.array([0.0, 1.0])).round(3)
+    np.float64(1.5)
     """
 
     name: ClassVar[str] = "weston_watkins"
@@ -88,7 +98,11 @@ class WestonWatkins:
 
 @dataclass(frozen=True)
 class SquaredHinge:
-    """sum_k max(0, 1 - t_k z_k)^2 with t = 2 y - 1 for each row, one class against the rest.  a = z, y (N,K) 0 or 1."""
+    """sum_k max(0, 1 - t_k z_k)^2 with t = 2 y - 1 for each row, one class against the rest.  a = z, y (N,K) 0 or 1.
+
+    >>> SquaredHinge().value(np.array([1.0, 0.5]), np.array([0.0, 1.0])).round(3)
+    np.float64(4.25)
+    """
 
     name: ClassVar[str] = "squared_hinge"
     accepts: ClassVar[frozenset[str]] = frozenset({"real"})
@@ -107,7 +121,11 @@ class SquaredHinge:
 
 @dataclass(frozen=True)
 class ModifiedHuber:
-    """sum_k max(0, 1 - m)^2 where m = (2 y_k - 1) z_k >= -1, and -4 m below  (Zhang 2004).  a = z, y (N,K) 0 or 1."""
+    """sum_k max(0, 1 - m)^2 where m = (2 y_k - 1) z_k >= -1, and -4 m below  (Zhang 2004).  a = z, y (N,K) 0 or 1.
+
+    >>> ModifiedHuber().value(np.array([1.0, 0.5]), np.array([0.0, 1.0])).round(3)
+    np.float64(4.25)
+    """
 
     name: ClassVar[str] = "modified_huber"
     accepts: ClassVar[frozenset[str]] = frozenset({"real"})
