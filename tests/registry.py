@@ -8,24 +8,26 @@ K = 3
 
 
 def inverse(activation, p):
-    """Scores z with activation(z) = p for rows p inside the simplex."""
-    name = activation.name
-    if name in ("softmax", "log_softmax"):
-        return getattr(activation, "temperature", 1.0) * np.log(p)
-    if name == "sigmoid":
-        return np.log(p / (1 - p))
-    if name == "tanh":
-        return np.arctanh(p)
-    if name == "entmax":
-        return p ** (activation.alpha - 1) / (activation.alpha - 1)
-    if name == "taylor":  # 1 + z + z^2/2 = 20 p / min p > 1/2
-        return np.sqrt(2 * 20 * p / p.min(axis=1, keepdims=True) - 1) - 1
-    if name == "spherical":
-        return np.sqrt(p / p.min(axis=1, keepdims=True) - activation.epsilon)
-    if name == "normalized_sigmoid":
-        f = 0.9 * p / p.max(axis=1, keepdims=True)
-        return np.log(f / (1 - f))
-    return p  # identity, and sparsemax on the simplex
+    """Scores z with activation(z) = p for rows p inside the simplex, by damped Gauss-Newton steps for each row."""
+    logarithms = activation.range == "log_simplex"
+
+    def missing(z):
+        a = activation(z)
+        return np.exp(a) - p if logarithms else a - p
+
+    z, damping = p + 0.5, np.full((len(p), 1, 1), 1e-3)
+    for _ in range(100):
+        a, r = activation(z), missing(z)
+        da_dz = activation.jacobian(z, a) * (np.exp(a)[:, :, None] if logarithms else 1)
+        transposed = da_dz.transpose(0, 2, 1)
+        step = np.linalg.solve(transposed @ da_dz + damping * np.eye(K), transposed @ r[:, :, None])[:, :, 0]
+        better = (missing(z - step) ** 2).sum(axis=1) < (r**2).sum(axis=1)
+        z = np.where(better[:, None], z - step, z)
+        damping = np.clip(damping * np.where(better, 0.1, 10)[:, None, None], 1e-15, 1e3)
+    assert np.abs(missing(z)).max() < 1e-12
+    if hasattr(activation, "log_normalizer"):  # of all scores with this prediction, those that z_loss asks for
+        z = z - activation.temperature * activation.log_normalizer(z)[:, None]
+    return z
 
 
 def rng():

@@ -88,3 +88,24 @@ def test_complement_of_softmax_keeps_what_rounding_to_one_would_lose():
 def test_temperature_must_be_finite_and_positive(temperature):
     with pytest.raises(ConfigError, match=r"activation\.temperature must be finite and greater than 0"):
         Softmax(temperature)
+
+
+@pytest.mark.parametrize("activation", [Softmax(), Softmax(0.5), Softmax(4.0)], ids=repr)
+@pytest.mark.parametrize("factor", [1.0, 3.0, np.arange(7.0)[:, None]], ids=["one", "number", "rows"])
+def test_the_row_hessian_of_softmax_is_its_jacobian_from_the_prediction_alone(activation, factor, z):
+    u, a = np.random.default_rng(4).normal(size=z.shape), activation(z)
+    expected = factor * np.einsum("njk,nk->nj", activation.jacobian(z, a), u)
+    assert_allclose(activation.row_hessian(a, factor)(u), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("activation", [Softmax(), Softmax(0.5)], ids=repr)
+def test_softmax_starts_at_the_scores_that_predict_the_mean(activation):
+    mean = np.array([0.5, 0.3, 0.2])
+    for total in (1.0, 60.0):
+        start = activation.start(total * mean)
+        assert_allclose(activation(start[None, :])[0], mean, rtol=1e-14)
+        assert_allclose(start.sum(), 0, atol=1e-15)
+
+
+def test_log_softmax_is_the_logarithm_of_what_it_says(z):
+    assert_allclose(LogSoftmax.logarithm_of(z), np.exp(LogSoftmax()(z)), rtol=1e-14)

@@ -29,7 +29,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests.conftest import ACTIVATIONS
 from tests.test_run import SETTINGS
 from trainer import SoftmaxRegression
+from trainer.chain.activations import ACTIVATIONS as ACTIVATION_NAMES
 from trainer.chain.activations import NormalizedSigmoid, Softmax
+from trainer.chain.losses import LOSSES
 from trainer.chain.pairs import describe, registry
 from trainer.chain.strategies import GradientChoice
 from trainer.data.rows import Standardizer
@@ -90,7 +92,7 @@ def excused(estimator):
     reached = ["check_classifiers_train", "check_class_weight_classifiers"]
     if estimator.batch_size == "auto" and not OPTIMIZERS[estimator.optimizer].full_batch:
         return dict.fromkeys(repeated, "repeated rows make other mini-batches")
-    pair = describe(estimator.activation, estimator.loss)
+    pair = describe(ACTIVATION_NAMES[estimator.activation](), LOSSES[estimator.loss]())
     if not pair.convex:
         return dict.fromkeys(repeated + reached, "there is more than one minimum, and some are poor")
     if isinstance(estimator.optimizer, Sgd):

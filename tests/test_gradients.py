@@ -1,8 +1,9 @@
 from dataclasses import dataclass
 
+import array_api_strict
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.conftest import targets
 from trainer.arrays import one_hot
@@ -242,3 +243,58 @@ def test_labels_say_the_same_as_their_one_hot_rows(pair, order, scale):
 def test_a_loss_that_is_stated_on_target_rows_takes_no_labels():
     assert not takes_labels(fused, Softmax(), SQUARES)
     assert not takes_labels(jacobian, Softmax(), CE)
+
+
+def stack(order):
+    """Scores (3,7,4) of three models over the same rows, each as a block has them."""
+    models = np.random.default_rng(5).normal(scale=3, size=(3, 7, 4))
+    models[1, 2] += [1000.0, 0.0, -1000.0, 40.0]
+    return models if order == "C" else np.ascontiguousarray(models.mT).mT
+
+
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value", "ignore:overflow")
+def test_a_stack_of_models_gives_the_numbers_of_each_alone(pair, y, order):
+    z = stack(order)
+    own = np.stack([y, y[::-1], np.roll(y, 1, axis=0)])  # targets of each model, too
+    for name, strategy in strategies(pair):
+        for rows in (y, own):
+            whole = strategy(*pair, z, rows)
+            assert whole.loss.shape == (3, 7), name
+            for m in range(3):
+                alone = strategy(*pair, z[m], rows if rows is y else rows[m])
+                for one, other in zip((whole.loss[m], whole.dl_dz[m]), alone, strict=True):
+                    if name == "loop":  # whose product of a matrix with a vector depends on where they lie
+                        assert_allclose(one, other, rtol=1e-13, atol=1e-15, err_msg=name)
+                    else:
+                        assert_array_equal(one, other, err_msg=name)
+
+
+@pytest.mark.parametrize("order", "CF")
+def test_a_stack_of_models_takes_labels(order):
+    z, labels = stack(order), np.array([0, 3, 1, 2, 2, 0, 1], dtype=np.uint8)
+    deep = np.stack([z, z[::-1]])  # (2,3,7,4)
+    whole = fused(Softmax(0.5), CE, deep, labels)
+    for place in np.ndindex(2, 3):
+        alone = fused(Softmax(0.5), CE, deep[place], labels)
+        assert_array_equal(whole.loss[place], alone.loss)
+        assert_array_equal(whole.dl_dz[place], alone.dl_dz)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value", "ignore:overflow")
+def test_every_strategy_needs_nothing_beyond_the_standard_of_arrays(pair, y):
+    for z in (stack("C")[0], stack("C")):
+        z_strict, y_strict = (array_api_strict.asarray(part) for part in (z, y))
+        for name, strategy in strategies(pair):
+            strict, plain = strategy(*pair, z_strict, y_strict), strategy(*pair, z, y)
+            for one, other in zip(strict, plain, strict=True):
+                assert isinstance(one, type(z_strict)), name
+                assert_allclose(np.asarray(one), other, rtol=1e-13, atol=1e-15, err_msg=name)
+
+
+def test_labels_need_nothing_beyond_the_standard_of_arrays(z):
+    labels = np.array([0, 3, 1, 2, 2, 0, 1])
+    strict = fused(Softmax(), CE, *(array_api_strict.asarray(part) for part in (z, labels)))
+    plain = fused(Softmax(), CE, z, labels)
+    assert_allclose(np.asarray(strict.loss), plain.loss, rtol=4e-16, atol=1e-300)
+    assert_allclose(np.asarray(strict.dl_dz), plain.dl_dz, rtol=4e-16)

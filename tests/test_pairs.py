@@ -1,4 +1,5 @@
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -7,9 +8,9 @@ from tests.conftest import ACTIVATIONS, LOSSES
 from trainer.chain.activations import ACTIVATIONS as ACTIVATION_NAMES
 from trainer.chain.activations import RANGES, Identity, LogSoftmax, Sigmoid, Softmax
 from trainer.chain.losses import LOSSES as LOSS_NAMES
-from trainer.chain.losses import CrossEntropy, NegativeLogLikelihood
-from trainer.chain.pairs import allowed, check_pair, check_targets, pairs_with
-from trainer.chain.strategies import FUSED, GRADIENTS, has_strategy
+from trainer.chain.losses import CrossEntropy, FenchelYoung, NegativeLogLikelihood
+from trainer.chain.pairs import allowed, canonical, check_pair, check_targets, convex, describe, pairs_with, strategy_of
+from trainer.chain.strategies import FUSED, GRADIENTS, GradientChoice, auto, has_strategy, numeric
 from trainer.errors import ConfigError, DataError
 
 
@@ -100,3 +101,95 @@ def test_targets_that_a_loss_is_not_stated_on_are_refused(loss, y, smoothing):
 )
 def test_targets_that_a_loss_is_stated_on_are_accepted(loss, y, smoothing):
     check_targets(LOSS_NAMES[loss](), y, smoothing)
+
+
+@dataclass(frozen=True)
+class Half(Softmax):
+    """Softmax of half the scores, which takes the derivatives of softmax as they are."""
+
+    def __call__(self, z):
+        return Softmax(2.0)(z)
+
+
+@dataclass(frozen=True)
+class WholeHalf(Half):
+    """The same with its own derivatives, but without a logarithm of its own."""
+
+    def __call__(self, z):
+        return Softmax(2.0)(z)
+
+    def jacobian(self, z, a):
+        return Softmax(2.0).jacobian(z, a)
+
+    def vjp(self, z, a, dl_da):
+        return Softmax(2.0).vjp(z, a, dl_da)
+
+
+@dataclass(frozen=True)
+class Doubled(CrossEntropy):
+    """Twice ce, which takes the derivative of ce as it is."""
+
+    def value(self, a, y):
+        return 2 * CrossEntropy().value(a, y)
+
+
+@dataclass(frozen=True)
+class WholeDoubled(CrossEntropy):
+    """The same with its own derivative."""
+
+    def value(self, a, y):
+        return 2 * CrossEntropy().value(a, y)
+
+    def grad(self, a, y):
+        return 2 * CrossEntropy().grad(a, y)
+
+
+@dataclass(frozen=True)
+class Renamed(Softmax):
+    """Softmax itself by another name."""
+
+    name = "renamed"
+
+
+@pytest.mark.parametrize(
+    ("pair", "sentence"),
+    [
+        ((Half(), CrossEntropy()), "Half computes another function than Softmax and takes jacobian and vjp from it"),
+        ((Softmax(), Doubled()), "Doubled computes another function than CrossEntropy and takes grad from it"),
+    ],
+)
+def test_a_subclass_that_computes_something_else_must_bring_its_own_derivative(pair, sentence):
+    for gradient in ("auto", "vjp", "fused", "log"):
+        with pytest.raises(ConfigError, match=sentence):
+            check_pair(*pair, gradient)
+
+
+@pytest.mark.parametrize("pair", [(WholeHalf(), CrossEntropy()), (Softmax(), WholeDoubled())], ids=repr)
+def test_a_subclass_that_computes_something_else_gets_no_formula_and_no_claim_of_its_parent(pair, z):
+    y = np.eye(4)[[0, 1, 2, 3, 0, 1, 2]]
+    assert check_pair(*pair, "auto") == "vjp"
+    np.testing.assert_allclose(auto(*pair, z, y).dl_dz, numeric(*pair, z, y).dl_dz, rtol=1e-6, atol=2e-9)
+    assert not canonical(*pair)
+    assert not convex(*pair)
+    for gradient in ("fused", "log"):
+        assert not has_strategy(gradient, *pair)
+        with pytest.raises(ConfigError, match=rf"gradient={gradient} has no formula .*\(of the class Whole"):
+            check_pair(*pair, gradient)
+
+
+def test_a_formula_belongs_to_two_classes_and_to_no_subclass():
+    pair = Renamed(), CrossEntropy()
+    assert check_pair(*pair, "auto") == "log"
+    assert canonical(*pair)
+    with pytest.raises(ConfigError, match="gradient=fused has no formula for activation=renamed with loss=ce"):
+        check_pair(*pair, "fused")
+    with pytest.raises(ConfigError, match="precise=true is a form of fused"):
+        strategy_of(*pair, GradientChoice(precise=True))
+
+
+def test_of_a_part_that_claims_nothing_nothing_is_known():
+    class Plain:
+        name, range = "plain", "simplex"
+
+    assert describe(Plain(), CrossEntropy()).properties() == ["proper"]  # which ce is behind whatever activation
+    assert describe(Plain(), FenchelYoung()).properties() == ["proper", "convex", "canonical"]

@@ -1,20 +1,34 @@
-"""Every claim of the registry, measured: what pairs.py says of a pair is what tests/registry.py finds out."""
+"""Every claim of the registry, measured: what pairs.py concludes of a pair is what tests/registry.py finds out."""
 
 import subprocess
 import sys
+from inspect import get_annotations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.conftest import PAIRS as SETTINGS
 from tests.registry import MEASURES, jumps
 from trainer.chain.activations import ACTIVATIONS
+from trainer.chain.known import ASSUMED, ENTROPIES, known
 from trainer.chain.losses import LOSSES, TARGETS
-from trainer.chain.pairs import PROPERTIES, allowed, kinked, markdown, reason, registry, table
-from trainer.chain.strategies import GRADIENTS
+from trainer.chain.pairs import (
+    PROPERTIES,
+    allowed,
+    canonical,
+    entropic,
+    kinked,
+    reason,
+    registry,
+    target_share,
+)
+from trainer.chain.strategies import GRADIENTS, auto
+from trainer.commands.pairs import markdown, table
 
 PAIRS = registry()
 PAGE = (Path(__file__).parents[1] / "docs" / "pairs.md").read_text(encoding="utf-8")
+CANONICAL = [pair for pair in SETTINGS if canonical(*pair)]
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
@@ -58,6 +72,24 @@ def test_every_pair_of_the_square_is_allowed_or_has_a_reason_that_names_both():
             why = reason(activation, loss)
             assert bool(why) != allowed(activation, loss)
             assert not why or (name in why and other in why)
+
+
+@pytest.mark.parametrize(("activation", "loss"), CANONICAL, ids=str)
+def test_the_slope_of_a_canonical_pair_is_its_share_times_the_sum_of_the_row_times_a_minus_y(activation, loss):
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(size=(20, 4)), rng.dirichlet(np.ones(4), size=20)
+    if known(activation, "entropy") == known(loss, "entropy") == "shannon":
+        y *= rng.uniform(0.5, 2, size=(20, 1))
+    a, s = entropic(activation)(z), y.sum(axis=1, keepdims=True)
+    expected = target_share(activation, loss) * (s * a - y)
+    np.testing.assert_allclose(auto(activation, loss, z, y).dl_dz, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_what_the_parts_claim_is_all_that_can_be_known():
+    for cls in (*ACTIVATIONS.values(), *LOSSES.values()):
+        claims = {name: kind for name, kind in get_annotations(cls).items() if "ClassVar[bool]" in str(kind)}
+        assert set(claims) <= set(ASSUMED)
+        assert getattr(cls, "entropy", "own") in ENTROPIES
 
 
 def test_every_loss_says_what_targets_it_is_stated_on():

@@ -1,24 +1,28 @@
 """The letters and shapes that every file uses, and the few array helpers that belong to no one else.
 
-=========  =========  =====================================================================================
-letter     shape      meaning
-=========  =========  =====================================================================================
-``x``      (N, D)     features
-``y``      (N, K)     target rows, non-negative: one-hot, soft, multi-hot or all-zero; ``s = y.sum(1)``
-``w``      (D+1, K)   parameters; the last row is the bias, which no penalty touches
-``z``      (N, K)     scores ``x @ w[:-1] + w[-1]``
-``a``      (N, K)     activation of the scores: the prediction
-``loss``   (N,)       per sample; weights and the mean are the objective's business
-``dl_da``  (N, K)     derivative of each sample's loss, and ``dl_dz`` likewise
-``da_dz``  (N, K, K)  ``da_dz[n, j, k]`` is d a_j / d z_k; a contraction with ``dl_da`` sums over j
-=========  =========  =====================================================================================
+============  ==============  =============================================================================
+letter        shape           meaning
+============  ==============  =============================================================================
+``x``         (N, D)          features
+``y``         (..., N, K)     target rows, non-negative: one-hot, soft, multi-hot or all-zero; ``s = y.sum(-1)``;
+                              one-hot rows may be labels (N,) where a strategy takes them
+``w``         (D+1, K)        parameters; the last row is the bias, which no penalty touches
+``z``         (..., N, K)     scores ``x @ w[:-1] + w[-1]``
+``a``         (..., N, K)     activation of the scores: the prediction
+``loss``      (..., N)        per sample; weights and the mean are the objective's business
+``dl_da``     (..., N, K)     derivative of each sample's loss, and ``dl_dz`` likewise
+``da_dz``     (..., N, K, K)  ``da_dz[..., n, j, k]`` is d a_j / d z_k; a contraction with ``dl_da`` sums over j
+============  ==============  =============================================================================
+
+The leading axes ``...`` are a stack of models over the same rows, and one model is the case without them. Activations,
+losses and strategies reduce over the last axis and broadcast over the rest, so ``y`` may lack the stack that ``z`` has.
+Other docstrings leave the stack away.
 
 Blocks of scores are F-ordered: a reduction over the K classes then runs along the long axis N.
 """
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -31,16 +35,25 @@ def namespace(array: Array) -> Any:
 
 def one_hot(labels: Array, classes: int, dtype: Any) -> Array:
     """Target rows (N,K), F-ordered, with a one in the column of each label (N,)."""
-    return (np.arange(classes)[:, None] == labels).astype(dtype).T
+    xp = namespace(labels)
+    return xp.astype(xp.arange(classes)[:, None] == labels, dtype).T
+
+
+def contraction(dl_da: Array, da_dz: Array) -> Array:
+    """sum_j dl_da[..., j] da_dz[..., j, k]  (N,K), by einsum where there is one: the standard has none."""
+    xp = namespace(dl_da)
+    if hasattr(xp, "einsum"):
+        return xp.einsum("...j,...jk->...k", dl_da, da_dz)
+    return xp.sum(dl_da[..., None] * da_dz, axis=-2)
 
 
 def others(h: Array) -> Array:
     """Row sums without the entry itself, ``sum_{i != j} h_i`` (N,K), by prefix and suffix sums.
 
-    ``h.sum(1) - h`` would lose the small entries beside a large one; here nothing is ever subtracted.
+    ``h.sum(-1) - h`` would lose the small entries beside a large one; here nothing is ever subtracted.
     """
     xp = namespace(h)
-    zero = xp.zeros_like(h[:, :1])
-    before = xp.concat([zero, xp.cumulative_sum(h[:, :-1], axis=1)], axis=1)
-    after = xp.flip(xp.cumulative_sum(xp.flip(h[:, 1:], axis=1), axis=1), axis=1)
-    return before + xp.concat([after, zero], axis=1)
+    zero = xp.zeros_like(h[..., :1])
+    before = xp.concat([zero, xp.cumulative_sum(h[..., :-1], axis=-1)], axis=-1)
+    after = xp.flip(xp.cumulative_sum(xp.flip(h[..., 1:], axis=-1), axis=-1), axis=-1)
+    return before + xp.concat([after, zero], axis=-1)

@@ -1,18 +1,29 @@
-"""The registry of pairs: which activation goes with which loss, why not if not, the strategies, and what is known.
+"""Rules of pairs: which activation goes with which loss, why not if not, the strategies, and what is known.
 
 A loss names the ranges that it is defined on and what it needs of an activation; a pair is allowed where both are met.
+What else is known of a pair follows from the claims that its parts make of themselves (see known.py).
 ``python -m trainer.pairs`` prints the table, with ``--markdown`` as docs/pairs.md has it.
-Every claim made here is measured by tests/test_registry.py over the whole registry.
+Every conclusion is measured by tests/test_registry.py over the whole registry.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, RANGES, Activation
+from trainer.chain.known import borrowed, has, known
 from trainer.chain.losses import LOSSES, TARGETS, Loss
-from trainer.chain.strategies import GRADIENTS, GradientChoice, GradientStrategy, fastest, has_strategy, precise
+from trainer.chain.strategies import (
+    GRADIENTS,
+    GradientChoice,
+    GradientStrategy,
+    fastest,
+    has_precise,
+    has_strategy,
+    precise,
+)
 from trainer.errors import DataError, Incompatible, choose
 
 PROPERTIES = {
@@ -23,22 +34,6 @@ PROPERTIES = {
     "dead": "no gradient (below 0.001) where a wrong class leads by 20: what is confidently wrong stays so",
     "kinked": "dl_dz jumps at some scores: newton, lbfgs and fista refuse the pair, the others take a subgradient",
 }
-
-# Proper scoring rules, which stay proper behind whatever activation can reach the distribution.
-PROPER = {"ce", "kl", "nll", "bce", "brier", "squared_error", "tsallis", "spherical_score", "z_loss", "fenchel_young"}
-SHIFT_INVARIANT = {"softmax", "log_softmax", "sparsemax", "entmax"}
-SHIFT_INVARIANT_ON_SCORES = {"crammer_singer", "weston_watkins"}
-CANONICAL = {
-    ("softmax", "ce"),
-    ("softmax", "kl"),
-    ("log_softmax", "nll"),
-    ("sigmoid", "bce"),
-    ("identity", "squared_error"),
-}
-CONVEX = {("softmax", "poly1"), ("softmax", "z_loss")}  # beside the canonical pairs and the losses on the scores
-KINKED = {("identity", "mae"), ("tanh", "mae"), ("identity", "crammer_singer"), ("identity", "weston_watkins")}
-SATURATING = {"softmax", "sparsemax", "entmax", "spherical"}  # the derivative of a vanishes at a corner of the simplex
-BOUNDED = {"brier", "squared_error", "mae", "gce", "tsallis", "spherical_score"}  # and the loss cannot make up for it
 
 
 @dataclass(frozen=True)
@@ -60,25 +55,31 @@ class Pair:
         return [name for name in PROPERTIES if getattr(self, name)]
 
 
-def describe(activation: str, loss: str) -> Pair:
-    """The registry's entry of an allowed pair."""
-    instance, other = ACTIVATIONS[activation](), LOSSES[loss]()
+def describe(activation: Activation, loss: Loss) -> Pair:
+    """The registry's entry of an allowed pair.
+
+    >>> from trainer.chain.activations import Softmax
+    >>> from trainer.chain.losses import CrossEntropy
+    >>> describe(Softmax(), CrossEntropy()).properties()
+    ['proper', 'convex', 'shift_invariant', 'canonical']
+    """
     return Pair(
-        activation,
-        loss,
-        tuple(name for name in GRADIENTS if name != "auto" and has_strategy(name, instance, other)),
-        proper=loss in PROPER,
-        convex=convex(instance, other),
-        shift_invariant=shift_invariant(instance, other),
-        canonical=canonical(instance, other),
-        dead=activation in SATURATING and loss in BOUNDED,
-        kinked=kinked(instance, other),
+        activation.name,
+        loss.name,
+        tuple(name for name in GRADIENTS if name != "auto" and has_strategy(name, activation, loss)),
+        proper=known(loss, "proper"),  # behind whatever activation can reach the distribution
+        convex=convex(activation, loss),
+        shift_invariant=shift_invariant(activation, loss),
+        canonical=canonical(activation, loss),
+        dead=known(activation, "saturates") and known(loss, "bounded"),
+        kinked=kinked(activation, loss),
     )
 
 
 def registry() -> list[Pair]:
     """Every allowed pair, by activation."""
-    return [describe(a, n) for a in ACTIVATIONS for n in LOSSES if allowed(ACTIVATIONS[a], LOSSES[n])]
+    pairs = [(a, loss) for a in ACTIVATIONS.values() for loss in LOSSES.values() if allowed(a, loss)]
+    return [describe(activation(), loss()) for activation, loss in pairs]
 
 
 def allowed(activation: type[Activation], loss: type[Loss]) -> bool:
@@ -87,44 +88,104 @@ def allowed(activation: type[Activation], loss: type[Loss]) -> bool:
 
 
 def canonical(activation: Activation, loss: Loss) -> bool:
-    """Whether dl_dz is a - y, up to one factor, or s a - y."""
-    return (activation.name, loss.name) in CANONICAL or loss.name == "fenchel_young"
+    """Whether dl_dz is a - y, up to one factor, or s a - y: both are made of one entropy.
+
+    >>> from trainer.chain.activations import Sigmoid, Softmax
+    >>> from trainer.chain.losses import BinaryCrossEntropy
+    >>> canonical(Sigmoid(), BinaryCrossEntropy()), canonical(Softmax(), BinaryCrossEntropy())
+    (True, False)
+    """
+    entropy = known(loss, "entropy")
+    return entropy == "own" or (entropy != "" and entropy == known(activation, "entropy"))
 
 
 def convex(activation: Activation, loss: Loss) -> bool:
-    """Whether the loss is convex in the scores; poly1 is for an epsilon between those of ce and of its own default."""
-    pair = (activation.name, loss.name)
-    named = pair in CONVEX and 0 <= getattr(loss, "epsilon", 0.0) <= 1
-    return canonical(activation, loss) or activation.name == "identity" or named
+    """Whether the loss is convex in the scores, with the settings of both.
+
+    >>> from trainer.chain.activations import Softmax
+    >>> from trainer.chain.losses import Brier, Poly1
+    >>> convex(Softmax(), Poly1(0.5)), convex(Softmax(), Brier())
+    (True, False)
+    """
+    return canonical(activation, loss) or known(activation, "entropy") in known(loss, "convex_with")
 
 
 def shift_invariant(activation: Activation, loss: Loss) -> bool:
-    """Whether a number added to every score of a row changes nothing."""
-    on_scores = activation.name == "identity" and loss.name in SHIFT_INVARIANT_ON_SCORES
-    return (activation.name in SHIFT_INVARIANT and loss.name != "z_loss") or on_scores
+    """Whether a number added to every score of a row changes nothing, neither through a nor directly.
+
+    >>> from trainer.chain.activations import Softmax, Sigmoid
+    >>> from trainer.chain.losses import Brier
+    >>> shift_invariant(Softmax(), Brier()), shift_invariant(Sigmoid(), Brier())
+    (True, False)
+    """
+    on_scores = known(activation, "entropy") == "squares" and known(loss, "shift_invariant")
+    direct = has(loss, "direct") and not known(loss, "direct_shift_invariant")
+    return (known(activation, "shift_invariant") or on_scores) and not direct
 
 
 def kinked(activation: Activation, loss: Loss, soft: bool = False) -> bool:
-    """Whether dl_dz jumps; alpha-entmax itself has a kink from alpha = 2 on, which is sparsemax.
+    """Whether dl_dz jumps; a - y does not.
 
-    On soft targets |a - y| has its corner where a can be, and not at the border, which is the limit of a.
+    A corner at a = y counts where a can be y: soft targets lie inside every range, and zero and one at the border of
+    most, where the corner is the limit.
+
+    >>> from trainer.chain.activations import Softmax
+    >>> from trainer.chain.losses import MeanAbsoluteError
+    >>> kinked(Softmax(), MeanAbsoluteError()), kinked(Softmax(), MeanAbsoluteError(), soft=True)
+    (False, True)
     """
-    steep = activation.name == "sparsemax" or getattr(activation, "alpha", 1.0) >= 2
-    cornered = (activation.name, loss.name) in KINKED or (soft and loss.name == "mae")
-    return cornered or (steep and loss.name != "fenchel_young")
+    at_targets = soft or activation.range in ("real", "signed_unit")
+    corner = {"": False, "targets": at_targets, "inside": True}[known(loss, "kinks")]
+    return not canonical(activation, loss) and (corner or known(activation, "kinked"))
+
+
+def softmax_like(activation: Activation, loss: Loss) -> bool:
+    """Whether dl_dz is s softmax(z/T) - y, up to one factor."""
+    return canonical(activation, loss) and known(activation, "entropy") == "shannon"
+
+
+def entropic(activation: Activation) -> Activation:
+    """The activation whose a is in dl_dz = a - y: it itself, or the one whose logarithm it is.
+
+    >>> from trainer.chain.activations import LogSoftmax, Sigmoid
+    >>> entropic(LogSoftmax()), entropic(Sigmoid())
+    (Softmax(temperature=1.0), Sigmoid())
+    """
+    return known(activation, "logarithm_of") or activation
+
+
+def target_share(activation: Activation, loss: Loss) -> float:
+    """c of a canonical pair's dl_dz = c (s a - y), where s is one if the loss does not ask for the sum of the row.
+
+    >>> from trainer.chain.activations import Softmax
+    >>> from trainer.chain.losses import CrossEntropy, FenchelYoung
+    >>> target_share(Softmax(4.0), CrossEntropy()), target_share(Softmax(4.0), FenchelYoung())
+    (0.25, 1.0)
+    """
+    return 1.0 if known(loss, "entropy") == "own" else 1 / known(activation, "temperature")
 
 
 def is_soft(y: Array) -> bool:
-    """Whether target rows (N,K) hold numbers between zero and one; labels (N,) do not."""
+    """Whether target rows (N,K) hold numbers between zero and one; labels (N,) do not.
+
+    >>> is_soft(np.array([[0.9, 0.1]])), is_soft(np.eye(2)), is_soft(np.array([0, 1]))
+    (True, False, False)
+    """
     return y.ndim == 2 and bool(((y > 0) & (y < 1)).any())
 
 
 def reason(activation: type[Activation], loss: type[Loss]) -> str:
-    """Why a pair is not allowed; empty where it is."""
+    """Why a pair is not allowed; empty where it is.
+
+    >>> from trainer.chain.activations import Tanh
+    >>> from trainer.chain.losses import CrossEntropy
+    >>> reason(Tanh, CrossEntropy).split(", and ")[0]
+    'tanh gives K independent numbers between minus one and one'
+    """
     if activation.range not in loss.accepts:
         return f"{activation.name} gives {RANGES[activation.range]}, and {loss.name} is stated on {accepted(loss)}"
-    needed = getattr(loss, "needs", "")
-    if needed and not hasattr(activation, needed):
+    needed = known(loss, "needs")
+    if needed and not has(activation, needed):
         return f"{loss.name} is made of the activation's {needed.replace('_', ' ')}, which {activation.name} has not"
     return ""
 
@@ -135,12 +196,20 @@ def accepted(loss: type[Loss]) -> str:
 
 
 def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
-    """The name of the strategy that will run (auto is resolved), or a ConfigError that says what to take instead."""
+    """The name of the strategy that will run (auto is resolved), or a ConfigError that says what to take instead.
+
+    >>> from trainer.chain.activations import Softmax
+    >>> from trainer.chain.losses import CrossEntropy
+    >>> check_pair(Softmax(), CrossEntropy(), 'auto')
+    'fused'
+    """
+    for part in (activation, loss):
+        check_own(part)
     why = reason(type(activation), type(loss))
     if why:
         losses = [name for name, cls in LOSSES.items() if allowed(type(activation), cls)]
         if activation.range == "sparse_simplex":
-            losses.sort(key=lambda name: name != "fenchel_young")  # in the place of ce, the activation's own
+            losses.sort(key=lambda name: known(LOSSES[name], "entropy") != "own")  # in the place of ce
         activations = [name for name, cls in ACTIVATIONS.items() if allowed(cls, type(loss))]
         raise Incompatible(
             f"activation={activation.name} with loss={loss.name} makes no sense: {why}. "
@@ -148,17 +217,34 @@ def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
         )
     if not has_strategy(gradient, activation, loss):
         raise Incompatible(
-            f"gradient={gradient} has no formula for activation={activation.name} with loss={loss.name}; "
+            f"gradient={gradient} has no formula for activation={_called(activation, ACTIVATIONS)} with "
+            f"loss={_called(loss, LOSSES)}; "
             f"it has one for: {', '.join(pairs_with(gradient))}. Use gradient={fastest(activation, loss)}."
         )
-    strategy = fastest(activation, loss) if gradient == "auto" else gradient
-    return strategy
+    return fastest(activation, loss) if gradient == "auto" else gradient
+
+
+def check_own(part: Activation | Loss) -> None:
+    """Incompatible where a class computes a function of its own and takes the derivative of another one."""
+    methods = borrowed(part)
+    if methods:
+        of = next(cls.__name__ for cls in type(part).__mro__ if methods[0] in vars(cls))
+        raise Incompatible(
+            f"{type(part).__name__} computes another function than {of} and takes {' and '.join(methods)} from it, "
+            f"which belong to the function of {of}. Define them in {type(part).__name__}, too."
+        )
+
+
+def _called(part: Activation | Loss, registered: Mapping[str, type]) -> str:
+    """The name of a part, with that of its class where the name is known for another one."""
+    cls = type(part)
+    return part.name if registered.get(part.name, cls) is cls else f"{part.name} (of the class {cls.__name__})"
 
 
 def strategy_of(activation: Activation, loss: Loss, choice: GradientChoice) -> tuple[str, GradientStrategy]:
     """The name of the strategy that will run and its function, in the form of the choice; ConfigError as check_pair."""
     strategy = check_pair(activation, loss, choose("gradient", GRADIENTS, choice.name))
-    if choice.precise and (activation.name, loss.name, strategy) != ("softmax", "ce", "fused"):
+    if choice.precise and not (strategy == "fused" and has_precise(activation, loss)):
         raise Incompatible(
             f"gradient.precise=true is a form of fused for activation=softmax with loss=ce, not of {strategy} for "
             f"{activation.name} with {loss.name}. Leave it out; gradient=log is as precise wherever there is one."
@@ -187,56 +273,26 @@ def check_exact(optimizer: str, gradient: str) -> None:
 
 def check_targets(loss: Loss, y: Array, smoothing: float = 0.0) -> None:
     """DataError where labels (N,) or target rows (N,K), smoothed by epsilon, are not what the loss is stated on."""
-    rows = y.ndim == 2
+    rows, stated = y.ndim == 2, known(loss, "targets")
     fits = {
         "any": True,
         "unit": not rows or bool((y <= 1).all()),
         "simplex": not rows or bool(np.allclose(y.sum(axis=1), 1)),
         "one_hot": smoothing == 0 and (not rows or bool((((y == 0) | (y == 1)).all(1) & (y.sum(axis=1) == 1)).all())),
     }
-    if not fits[loss.targets]:
-        others = ", ".join(name for name, cls in LOSSES.items() if cls.targets == "any")
+    if not fits[stated]:
+        others = ", ".join(name for name, cls in LOSSES.items() if known(cls, "targets") == "any")
         what = f"label_smoothing={smoothing}" if smoothing else "the target rows of the data"
         raise DataError(
-            f"loss={loss.name} is stated on {TARGETS[loss.targets]}, which {what} are not. "
+            f"loss={loss.name} is stated on {TARGETS[known(loss, 'targets')]}, which {what} are not. "
             f"Take labels without smoothing, or a loss for any rows: {others}."
         )
 
 
 def pairs_with(gradient: str) -> list[str]:
-    """The allowed pairs that have the strategy, as 'activation+loss'."""
+    """The allowed pairs that have the strategy, as 'activation+loss'.
+
+    >>> pairs_with('log')[:3]
+    ['softmax+ce', 'softmax+kl', 'softmax+bce']
+    """
     return [f"{pair.activation}+{pair.loss}" for pair in registry() if gradient in ("auto", *pair.strategies)]
-
-
-def table() -> str:
-    """The registry as aligned text: pair, strategies, properties, and then what is refused and why."""
-    lines = [f"{'activation':<19}{'loss':<17}{'strategies beside loop, jacobian, vjp, numeric':<48}properties"]
-    for pair in registry():
-        extra = ", ".join(name for name in pair.strategies if name in ("fused", "log")) or "-"
-        properties = ", ".join(pair.properties()).replace("_", " ")
-        lines.append(f"{pair.activation:<19}{pair.loss:<17}{extra:<48}{properties}".rstrip())
-    lines += ["", *(f"{name.replace('_', ' ')}: {meaning}" for name, meaning in PROPERTIES.items()), "", "refused:"]
-    for name, loss in LOSSES.items():
-        others = [other for other, activation in ACTIVATIONS.items() if not allowed(activation, loss)]
-        needed = f", and made of the activation's {loss.needs.replace('_', ' ')}" if hasattr(loss, "needs") else ""
-        if others:
-            lines.append(f"  {name} with {', '.join(others)}: it is stated on {accepted(loss)}{needed}")
-    return "\n".join(lines)
-
-
-def markdown() -> str:
-    """The registry as a matrix for docs/pairs.md: losses down, activations across, a letter for each property."""
-    letters = {"proper": "p", "convex": "c", "shift_invariant": "s", "canonical": "k", "dead": "d", "kinked": "j"}
-    pairs = {(pair.activation, pair.loss): pair for pair in registry()}
-
-    def cell(activation: str, loss: str) -> str:
-        if (activation, loss) not in pairs:
-            return ""
-        pair = pairs[activation, loss]
-        fast = next(name for name in ("fused", "log", "vjp") if name in pair.strategies)
-        return f"{fast} {''.join(letters[name] for name in pair.properties())}".rstrip()
-
-    head = f"| loss | {' | '.join(ACTIVATIONS)} |\n|---|{'---|' * len(ACTIVATIONS)}"
-    rows = [f"| `{loss}` | {' | '.join(cell(activation, loss) for activation in ACTIVATIONS)} |" for loss in LOSSES]
-    meaning = "; ".join(f"**{letters[name]}** {name.replace('_', ' ')}: {text}" for name, text in PROPERTIES.items())
-    return "\n".join([head, *rows, "", f"Each cell names the fastest exact strategy, which `auto` takes. {meaning}."])

@@ -4,13 +4,14 @@ Each is a plain function (activation, loss, z, y) -> LossGrad. Value and gradien
 value shares the gradient's log-sum-exp. Switching the strategy never changes the objective, only cost and rounding.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from trainer.arrays import Array, namespace, others
+from trainer.arrays import Array, contraction, namespace, one_hot, others
 from trainer.chain.activations import (
     Activation,
     Entmax,
@@ -28,6 +29,7 @@ from trainer.chain.activations import (
     softmax_and_complement,
     softmax_three_ways,
 )
+from trainer.chain.known import has
 from trainer.chain.losses import (
     BinaryCrossEntropy,
     Brier,
@@ -48,6 +50,8 @@ from trainer.chain.losses import (
     ZLoss,
     residual,
 )
+
+STEP = float(np.cbrt(np.finfo(np.float64).eps))  # of a central difference, relative to the score
 
 
 class LossGrad(NamedTuple):
@@ -84,36 +88,54 @@ def with_direct(activation: Activation, loss: Loss, z: Array, y: Array, chained:
 
 
 def loop(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
-    """One sample and one Jacobian at a time: the readable reference.  O(K^2) a row, in Python."""
+    """One sample and one Jacobian at a time: the readable reference.  O(K^2) a row, in Python.
+
+    >>> loop(Softmax(), CrossEntropy(), np.array([[0.0, 0.0]]), np.array([[0.0, 1.0]])).dl_dz.round(6)
+    array([[ 0.5, -0.5]])
+    """
     xp = namespace(z)
+    samples = xp.reshape(z, (-1, z.shape[-1])), xp.reshape(xp.broadcast_to(y, z.shape), (-1, z.shape[-1]))
     values, rows = [], []
-    for n in range(z.shape[0]):
-        z_n, y_n = z[n : n + 1], y[n : n + 1]  # (1,K)
+    for n in range(samples[0].shape[0]):
+        z_n, y_n = (part[n : n + 1, :] for part in samples)  # (1,K)
         a_n = activation(z_n)  # (1,K)
-        da_dz = activation.jacobian(z_n, a_n)[0]  # (K,K)
-        dl_da = loss.grad(a_n, y_n)[0]  # (K,)
+        da_dz = activation.jacobian(z_n, a_n)[0, :, :]  # (K,K)
+        dl_da = loss.grad(a_n, y_n)[0, :]  # (K,)
         values.append(loss.value(a_n, y_n))
         rows.append(da_dz.T @ dl_da)  # sum over j of dl_da[j] da_dz[j, k]
-    return with_direct(activation, loss, z, y, LossGrad(xp.concat(values), xp.stack(rows)))
+    chained = LossGrad(xp.reshape(xp.concat(values), z.shape[:-1]), xp.reshape(xp.stack(rows), z.shape))
+    return with_direct(activation, loss, z, y, chained)
 
 
 def jacobian(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
-    """The generic contraction of dl_da (N,K) with the whole tensor da_dz (N,K,K).  O(N K^2) time and memory."""
+    """The generic contraction of dl_da (N,K) with the whole tensor da_dz (N,K,K).  O(N K^2) time and memory.
+
+    >>> jacobian(Softmax(), CrossEntropy(), np.array([[0.0, 0.0]]), np.array([[0.0, 1.0]])).dl_dz.round(6)
+    array([[ 0.5, -0.5]])
+    """
     a = activation(z)
     da_dz = activation.jacobian(z, a)
-    dl_dz = namespace(z).einsum("nj,njk->nk", loss.grad(a, y), da_dz)
+    dl_dz = contraction(loss.grad(a, y), da_dz)
     return with_direct(activation, loss, z, y, LossGrad(loss.value(a, y), dl_dz))
 
 
 def vjp(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
-    """The same product from the Jacobian's structure, without the tensor.  O(N K)."""
+    """The same product from the Jacobian's structure, without the tensor.  O(N K).
+
+    >>> vjp(Softmax(), CrossEntropy(), np.array([[0.0, 0.0]]), np.array([[0.0, 1.0]])).dl_dz.round(6)
+    array([[ 0.5, -0.5]])
+    """
     a = activation(z)
     chained = LossGrad(loss.value(a, y), activation.vjp(z, a, loss.grad(a, y)))
     return with_direct(activation, loss, z, y, chained)
 
 
 def log(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
-    """The chain rule through log a instead of a: separable, and exact where a underflows.  O(N K)."""
+    """The chain rule through log a instead of a: separable, and exact where a underflows.  O(N K).
+
+    >>> log(Softmax(), CrossEntropy(), np.array([[0.0, 0.0]]), np.array([[0.0, 1.0]])).dl_dz.round(6)
+    array([[ 0.5, -0.5]])
+    """
     in_log, of_log = cast(LogActivation, activation), cast(LogLoss, loss)  # pairs.check_pair has seen to it
     log_a = in_log.log(z)
     chained = LossGrad(of_log.value_log(log_a, y), in_log.log_vjp(z, of_log.grad_log(log_a, y)))
@@ -121,39 +143,62 @@ def log(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
 
 
 def numeric(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
-    """Central differences, in float64: the oracle.  O(N K^2), errors near 1e-10 where the loss is smooth."""
+    """Central differences, in float64: the oracle.  O(N K^2), errors near 1e-10 where the loss is smooth.
+
+    >>> numeric(Softmax(), CrossEntropy(), np.array([[0.0, 0.0]]), np.array([[0.0, 1.0]])).dl_dz.round(6)
+    array([[ 0.5, -0.5]])
+    """
     xp = namespace(z)
     z64, y64 = xp.astype(z, xp.float64), xp.astype(y, xp.float64)
     columns = []
-    for k in range(z.shape[1]):
-        step = np.cbrt(np.finfo(np.float64).eps) * xp.where(xp.abs(z64[:, k]) > 1, xp.abs(z64[:, k]), 1.0)  # (N,)
-        shift = step[:, None] * (xp.arange(z.shape[1]) == k)
+    for k in range(z.shape[-1]):
+        size = xp.abs(z64[..., k])
+        step = STEP * xp.where(size > 1, size, 1.0)  # (N,)
+        shift = xp.where(xp.arange(z.shape[-1]) == k, step[..., None], 0.0)
         up, down = (value(activation, loss, z64 + sign * shift, y64) for sign in (1, -1))
         columns.append((up - down) / (2 * step))
-    dl_dz = xp.astype(xp.stack(columns, axis=1), z.dtype)
+    dl_dz = xp.astype(xp.stack(columns, axis=-1), z.dtype)
     return LossGrad(value(activation, loss, z, y), dl_dz)
 
 
 def fused(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
-    """One formula for the pair, from the table FUSED.  O(N K), the fastest."""
+    """One formula for the pair, from the table FUSED.  O(N K), the fastest.
+
+    >>> fused(Softmax(), CrossEntropy(), np.array([[0.0, 0.0]]), np.array([[0.0, 1.0]])).dl_dz.round(6)
+    array([[ 0.5, -0.5]])
+    """
     return FUSED[type(activation), type(loss)](activation, loss, z, y)
 
 
 def auto(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
-    """The fastest exact strategy that the pair has: fused, else log, else vjp."""
+    """The fastest exact strategy that the pair has: fused, else log, else vjp.
+
+    >>> auto(Softmax(), CrossEntropy(), np.array([[0.0, 0.0]]), np.array([[0.0, 1.0]])).dl_dz.round(6)
+    array([[ 0.5, -0.5]])
+    """
     return GRADIENTS[fastest(activation, loss)](activation, loss, z, y)
 
 
 def has_strategy(name: str, activation: Activation, loss: Loss) -> bool:
     """Whether the pair has what the strategy needs: a formula for fused, logarithms on both sides for log.
 
+    A formula is that of two classes and of no subclass, which may compute something else.
     log needs rows of a that sum to one, too: h is known up to a multiple of a, which only they do not notice.
+
+    >>> has_strategy('fused', Softmax(), CrossEntropy()), has_strategy('log', Sparsemax(), Brier())
+    (True, False)
     """
     if name == "fused":
         return (type(activation), type(loss)) in FUSED
     if name == "log":
-        return activation.range == "simplex" and isinstance(activation, LogActivation) and isinstance(loss, LogLoss)
+        both = has(activation, "log", "log_vjp") and has(loss, "value_log", "grad_log")
+        return activation.range == "simplex" and both
     return True
+
+
+def has_precise(activation: Activation, loss: Loss) -> bool:
+    """Whether fused has a precise form for the pair."""
+    return FUSED.get((type(activation), type(loss))) is _softmax_ce
 
 
 def numbers_per_row(gradient: GradientStrategy, classes: int) -> int:
@@ -162,12 +207,20 @@ def numbers_per_row(gradient: GradientStrategy, classes: int) -> int:
 
 
 def fastest(activation: Activation, loss: Loss) -> str:
-    """The name of the strategy that auto takes for the pair."""
+    """The name of the strategy that auto takes for the pair.
+
+    >>> fastest(Softmax(), CrossEntropy()), fastest(Sparsemax(), Brier())
+    ('fused', 'vjp')
+    """
     return next(name for name in ("fused", "log", "vjp") if has_strategy(name, activation, loss))
 
 
 def takes_labels(gradient: GradientStrategy, activation: Activation, loss: Loss) -> bool:
-    """Whether one-hot rows may be given as labels (N,), which are as good and cost fewer passes over the block."""
+    """Whether one-hot rows may be given as labels (N,), which are as good and cost fewer passes over the block.
+
+    >>> takes_labels(fused, Softmax(), CrossEntropy()), takes_labels(fused, Softmax(), Brier())
+    (True, False)
+    """
     formula = FUSED.get((type(activation), type(loss)))
     return gradient in (auto, fused) and formula in (_softmax_ce, _log_softmax_nll)
 
@@ -180,44 +233,63 @@ def precise(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
 def _softmax_ce(activation: Any, loss: Any, z: Array, y: Array, precise: bool = False) -> LossGrad:
     """dl_dz = (s a - y) / T and loss = s log sum exp z/T - <y, z/T>, without their cancellations.
 
-    With q = y/s, e = exp(z/T - max), S = sum e split by the target into t = <q, e> and o = <1-q, e>:
-    dl_dz = s (e - q t - q o) / (S T), and loss = -<y, z/T - max> + s log1p(o + (t - 1)). On one-hot rows e - q t is
-    exactly zero at the target, whose derivative is then minus the sum of the other probabilities.
+    (1) q = y / s, d = z/T - max and e = exp d, so a = e / S with S = sum e.
+    (2) S is split by the target: S = t + o with t = <q, e> and o = <1 - q, e>.
+    (3) dl_dz = s (e - q S) / (S T) = s (e - q t - q o) / (S T). On one-hot rows e - q t is exactly zero at the target,
+        whose derivative is then minus the sum of the other probabilities.
+    (4) loss = s log S - <y, d>, with log S = log1p(o + (t - 1)).
     """
     scores = z if activation.temperature == 1 else z / activation.temperature
-    if y.ndim == 1:
-        return _labelled_ce(scores, y, activation.temperature)
     xp = namespace(z)
-    top = xp.max(scores, axis=1, keepdims=True)
+    if y.ndim == 1:
+        if isinstance(z, np.ndarray):
+            return _labelled_ce(scores, y, activation.temperature)
+        y = one_hot(y, z.shape[-1], z.dtype)
+    top = xp.max(scores, axis=-1, keepdims=True)
     if precise:
         d, e = shifted_exp(scores, top)
     else:
         d = scores - top  # (N,K), <= 0
         e = xp.exp(d)
-    s = xp.sum(y, axis=1, keepdims=True)  # (N,1)
+    s = xp.sum(y, axis=-1, keepdims=True)  # (N,1)
     q = y / xp.where(s > 0, s, 1.0)  # an all-zero row has no target and no gradient
     e_target = q * e
-    t = xp.sum(e_target, axis=1, keepdims=True)
-    o = xp.sum(e - e_target, axis=1, keepdims=True)
-    value = s * xp.log1p(o + (t - 1)) - xp.sum(xp.where(y > 0, y * d, 0.0), axis=1, keepdims=True)
+    t = xp.sum(e_target, axis=-1, keepdims=True)
+    o = xp.sum(e - e_target, axis=-1, keepdims=True)
+    value = s * xp.log1p(o + (t - 1)) - xp.sum(xp.where(y > 0, y * d, 0.0), axis=-1, keepdims=True)
     scale = s / (o + t)
-    return LossGrad(value[:, 0], (e - q * t - q * o) * (scale / activation.temperature))
+    return LossGrad(value[..., 0], (e - q * t - q * o) * (scale / activation.temperature))
 
 
 def _labelled_ce(z: Array, labels: Array, temperature: float) -> LossGrad:
-    """The same for one-hot rows: with e zero at the label, o = sum e, and dl_dz = (e, or -o at the label) / (S T)."""
-    rows = z.T  # (K,N), the long axis last
-    d = np.subtract(rows, rows.max(axis=0), order="C")
-    at_label = np.multiply(labels, len(labels), dtype=np.intp) + np.arange(len(labels))  # in the flat array
-    hit = d.ravel()[at_label]
+    """softmax with ce where the rows are labels (N,) and q is one at a single place: written over the exponentials.
+
+    (1) d = z - max, e = exp d, and t = e at the label.
+    (2) o = sum e without the label, so S = o + t.
+    (3) dl_dz is e / (S T), but -o / (S T) at the label, where e - q t - q o is e - t - o.
+    (4) loss = log S - d at the label, with log S = log1p(o + (t - 1)).
+    """
+    rows = z.mT  # (...,K,N), the long axis last
+    d = np.subtract(rows, rows.max(axis=-2, keepdims=True), order="C")
+    at_label = _places(labels, d.shape)  # in the flat array
+    d_label = d.ravel()[at_label]
     e = np.exp(d, out=d)
     flat = e.ravel()  # a view
     t = flat[at_label]
     flat[at_label] = 0
-    o = e.sum(axis=0)
+    o = e.sum(axis=-2)
     flat[at_label] = -o
-    e *= 1 / ((o + t) * temperature)
-    return LossGrad(_log1p(o + (t - 1)) - hit, e.T)
+    e *= (1 / ((o + t) * temperature))[..., None, :]
+    return LossGrad(_log1p(o + (t - 1)) - d_label, e.mT)
+
+
+def _places(labels: Array, shape: tuple[int, ...]) -> Array:
+    """Where the label of each row stands in a flat array (...,K,N)."""
+    *stack, classes, rows = shape
+    places: Array = np.multiply(labels, rows, dtype=np.intp) + np.arange(rows)
+    if stack:
+        places = places + np.arange(math.prod(stack)).reshape(*stack, 1) * (classes * rows)
+    return places
 
 
 def _log1p(x: Array) -> Array:
@@ -233,7 +305,7 @@ def _softmax_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad
     Written as a_k (r_k (1 - a_k) - sum_{j != k} a_j r_j), so that a confident right answer keeps its small numbers.
     """
     a, rest = softmax_and_complement(z / activation.temperature)
-    value, slope = _distance(loss, residual(a, rest, y))
+    value, slope = loss.of_residual(residual(a, rest, y))
     return LossGrad(value, a * (slope * rest - others(a * slope)) / activation.temperature)
 
 
@@ -247,10 +319,10 @@ def _softmax_spherical_score(activation: Any, loss: Any, z: Array, y: Array) -> 
     a = activation(z)
     square, hit = a * a, y * a
     u = a * others(hit) - y * others(square)
-    norm2, q = (xp.sum(terms, axis=1, keepdims=True) for terms in (square, hit))
+    norm2, q = (xp.sum(terms, axis=-1, keepdims=True) for terms in (square, hit))
     norm = xp.sqrt(norm2)
-    short = norm2 * (1 - xp.sum(y * y, axis=1, keepdims=True)) - xp.sum(y * u, axis=1, keepdims=True)
-    return LossGrad((short / (norm * (norm + q)))[:, 0], a * u / (norm * norm2 * activation.temperature))
+    short = norm2 * (1 - xp.sum(y * y, axis=-1, keepdims=True)) - xp.sum(y * u, axis=-1, keepdims=True)
+    return LossGrad((short / (norm * (norm + q)))[..., 0], a * u / (norm * norm2 * activation.temperature))
 
 
 def _softmax_h(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
@@ -261,50 +333,58 @@ def _softmax_h(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
 
 
 def _softmax_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
-    """dl_dz = (r (1 - a) - a sum_{j != k} r_j) / T with r = (1-y) a / (1-a) - y, finite at any scores.
+    """softmax with bce, finite at any scores.  Let m be a row's largest class.
 
-    1 - a of a row's largest class, which underflows where it leads by 745, is the sum of the others: its logarithm is
-    theirs, and a_j / (1 - a) is p_j, the softmax among them alone.
+    (1) dl_dz = (r (1 - a) - a sum_{j != k} r_j) / T with r = dl/dlog a = (1 - y) b - y and b = a / (1 - a).
+    (2) r (1 - a) is the residual a - y, and sum_{j != k} r_j = sum_{j != k} (1 - y_j) b_j - sum_{j != k} y_j.
+    (3) Where m leads by 745 its 1 - a underflows, so b_m overflows. But 1 - a_m is the sum of the others, and
+        a_k b_m = a_m p_k, with p the softmax among the others alone: that share of (2) never meets 1 - a_m.
+    (4) loss = -sum y log a + (1 - y) log(1 - a), with log(1 - a_m) = log a_m + log sum_{j != m} exp(z_j - z_m).
     """
     xp = namespace(z)
     scores = z / activation.temperature
     log_a, a, rest = softmax_three_ways(scores)
-    first = xp.argmax(scores, axis=1)[:, None]  # (N,1)
-    top = xp.arange(z.shape[1])[None, :] == first
-    others_only = xp.where(top, -xp.inf, scores)
-    second = xp.max(others_only, axis=1, keepdims=True)
+    largest = xp.arange(z.shape[-1]) == xp.argmax(scores, axis=-1)[..., None]  # (N,K)
+
+    def at_largest(x: Array) -> Array:
+        return xp.sum(xp.where(largest, x, 0.0), axis=-1, keepdims=True)  # (N,1)
+
+    others_only = xp.where(largest, -xp.inf, scores)
+    second = xp.max(others_only, axis=-1, keepdims=True)
     e = xp.exp(others_only - second)
-    total = xp.sum(e, axis=1, keepdims=True)
-    lead = second - xp.max(scores, axis=1, keepdims=True)  # (N,1), <= 0
-    log_rest = xp.where(
-        top, lead + xp.log(total) + xp.max(log_a, axis=1, keepdims=True), xp.log1p(-xp.where(top, 0.0, a))
-    )
-    value = -xp.sum(xp.where(y > 0, y * log_a, 0.0) + xp.where(y != 1, (1 - y) * log_rest, 0.0), axis=1)
-    share = xp.where(top, 0.0, (1 - y) * a / xp.where(top, 1.0, rest))
-    at_top = xp.sum(xp.where(top, (1 - y) * a, 0.0), axis=1, keepdims=True)
-    pulled = a * (others(share) - others(y)) + at_top * (e / total)
-    return LossGrad(value, (residual(a, rest, y) - pulled) / activation.temperature)
+    total = xp.sum(e, axis=-1, keepdims=True)
+    p = e / total
+
+    b = xp.where(largest, 0.0, (1 - y) * a / xp.where(largest, 1.0, rest))  # times 1 - y, of all but m
+    pulled = a * (others(b) - others(y)) + at_largest((1 - y) * a) * p
+    dl_dz = (residual(a, rest, y) - pulled) / activation.temperature
+
+    lead = second - at_largest(scores)  # <= 0
+    of_largest = lead + xp.log(total) + at_largest(log_a)
+    log_rest = xp.where(largest, of_largest, xp.log1p(-xp.where(largest, 0.0, a)))
+    terms = xp.where(y > 0, y * log_a, 0.0) + xp.where(y != 1, (1 - y) * log_rest, 0.0)
+    return LossGrad(-xp.sum(terms, axis=-1), dl_dz)
 
 
 def _sigmoid_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     """dl_dz = a - y, loss = sum_k max(z, 0) - y z + log1p(exp(-|z|)); no factor s: the K questions are independent."""
     xp = namespace(z)
     size = xp.abs(z)
-    value = xp.sum(size * xp.where(z > 0, 1 - y, y) + xp.log1p(xp.exp(-size)), axis=1)
+    value = xp.sum(size * xp.where(z > 0, 1 - y, y) + xp.log1p(xp.exp(-size)), axis=-1)
     return LossGrad(value, residual(activation(z), activation(-z), y))
 
 
 def _sigmoid_distance(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     """dl_dz = d'(r) a (1 - a) for a distance d of r = a - y: 2 r (brier), r (squared_error) or sign r (mae)."""
     a, rest = activation(z), activation(-z)
-    value, slope = _distance(loss, residual(a, rest, y))
+    value, slope = loss.of_residual(residual(a, rest, y))
     return LossGrad(value, slope * a * rest)
 
 
 def _tanh_distance(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     """dl_dz = d'(r) (1 - a^2) for a distance d of r = a - y; 1 - a is 2 sigmoid(-2 z)."""
     a = activation(z)
-    value, slope = _distance(loss, residual(a, 2 * Sigmoid()(-2 * z), y))
+    value, slope = loss.of_residual(residual(a, 2 * Sigmoid()(-2 * z), y))
     return LossGrad(value, activation.vjp(z, a, slope))
 
 
@@ -343,16 +423,7 @@ def _fenchel_young(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
 
 def _identity_squares(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     """dl_dz = z - y and loss = 1/2 <z - y, z - y>, which is also the Fenchel-Young loss of identity."""
-    return LossGrad(*_distance(SquaredError(), z - y))
-
-
-def _distance(loss: Loss, r: Array) -> tuple[Array, Array]:
-    """The loss (N,) of residuals r (N,K) and its derivative by them."""
-    xp = namespace(r)
-    if isinstance(loss, MeanAbsoluteError):
-        return xp.sum(xp.abs(r), axis=1), xp.sign(r)
-    factor = 2 if isinstance(loss, Brier) else 1
-    return xp.sum(r * r, axis=1) * (factor / 2), factor * r
+    return LossGrad(*SquaredError().of_residual(z - y))
 
 
 FUSED: dict[tuple[type[Activation], type[Loss]], GradientStrategy] = {

@@ -1,6 +1,9 @@
 """The command ``trainer pairs [--markdown]``, and ``python -m trainer.pairs``."""
 
-from trainer.chain.pairs import markdown, table
+from trainer.chain.activations import ACTIVATIONS
+from trainer.chain.known import known
+from trainer.chain.losses import LOSSES
+from trainer.chain.pairs import PROPERTIES, accepted, allowed, registry
 
 
 def main(words: list[str]) -> int:
@@ -10,3 +13,38 @@ def main(words: list[str]) -> int:
         return 0 if words in (["--help"], ["-h"]) else 2
     print(markdown() if words else table())
     return 0
+
+
+def table() -> str:
+    """The registry as aligned text: pair, strategies, properties, and then what is refused and why."""
+    lines = [f"{'activation':<19}{'loss':<17}{'strategies beside loop, jacobian, vjp, numeric':<48}properties"]
+    for pair in registry():
+        extra = ", ".join(name for name in pair.strategies if name in ("fused", "log")) or "-"
+        properties = ", ".join(pair.properties()).replace("_", " ")
+        lines.append(f"{pair.activation:<19}{pair.loss:<17}{extra:<48}{properties}".rstrip())
+    lines += ["", *(f"{name.replace('_', ' ')}: {meaning}" for name, meaning in PROPERTIES.items()), "", "refused:"]
+    for name, loss in LOSSES.items():
+        others = [other for other, activation in ACTIVATIONS.items() if not allowed(activation, loss)]
+        needs = known(loss, "needs").replace("_", " ")
+        needed = f", and made of the activation's {needs}" if needs else ""
+        if others:
+            lines.append(f"  {name} with {', '.join(others)}: it is stated on {accepted(loss)}{needed}")
+    return "\n".join(lines)
+
+
+def markdown() -> str:
+    """The registry as a matrix for docs/pairs.md: losses down, activations across, a letter for each property."""
+    letters = {"proper": "p", "convex": "c", "shift_invariant": "s", "canonical": "k", "dead": "d", "kinked": "j"}
+    pairs = {(pair.activation, pair.loss): pair for pair in registry()}
+
+    def cell(activation: str, loss: str) -> str:
+        if (activation, loss) not in pairs:
+            return ""
+        pair = pairs[activation, loss]
+        fast = next(name for name in ("fused", "log", "vjp") if name in pair.strategies)
+        return f"{fast} {''.join(letters[name] for name in pair.properties())}".rstrip()
+
+    head = f"| loss | {' | '.join(ACTIVATIONS)} |\n|---|{'---|' * len(ACTIVATIONS)}"
+    rows = [f"| `{loss}` | {' | '.join(cell(activation, loss) for activation in ACTIVATIONS)} |" for loss in LOSSES]
+    meaning = "; ".join(f"**{letters[name]}** {name.replace('_', ' ')}: {text}" for name, text in PROPERTIES.items())
+    return "\n".join([head, *rows, "", f"Each cell names the fastest exact strategy, which `auto` takes. {meaning}."])

@@ -5,7 +5,7 @@ Labels of any kind become the places 0..K-1 of the sorted classes here, and scik
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, RANGES, Activation, LogActivation, NormalizedSigmoid
+from trainer.chain.known import has, known
 from trainer.chain.losses import LOSSES, Loss
 from trainer.chain.pairs import check_exact, check_smooth, check_targets, shift_invariant, strategy_of
 from trainer.chain.strategies import GradientChoice
@@ -298,7 +299,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Logarithms of predict_proba (N,K), exact where a probability underflows; -inf where it is zero."""
         z = self._scores(X)
         activation = self._distribution()
-        if isinstance(activation, LogActivation):
+        if isinstance(activation, LogActivation) and has(activation, "log"):
             return activation.log(z)
         with np.errstate(divide="ignore"):
             return np.log(activation(z))
@@ -417,8 +418,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _evidence(self, z: Array) -> Array:
         """What says which class it is, the largest one (N,K): the scores z, or what they are to a softmax."""
-        log_f: Callable[[Array], Array] | None = getattr(self._model.activation, "log_f", None)
-        return z if log_f is None else log_f(z)
+        activation: Any = self._model.activation
+        return activation.log_f(z) if has(activation, "log_f") else z
 
     def _objective(self, train: Data, total: float, reduction: str) -> Objective:
         """What is minimised on the rows, with the penalty's strength from C where the penalty is given by its name."""
@@ -436,7 +437,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> TrainState:
         """The state before the first step: at the parameters of the fit before where it is to go on with them."""
         if not again:
-            return TrainState.start(optimizer, data, getattr(activation, "start_scale", 0.0), seed)
+            return TrainState.start(optimizer, data, known(activation, "start_scale"), seed)
         shape = (data.x.shape[1] + 1, len(classes))
         if self._model.w.shape != shape or not np.array_equal(self.classes_, classes):
             raise DataError(

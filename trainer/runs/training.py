@@ -12,6 +12,7 @@ import numpy as np
 
 from trainer import __version__
 from trainer.arrays import Array
+from trainer.chain.known import known
 from trainer.chain.pairs import check_smooth, check_targets, is_soft
 from trainer.data.rows import Data, Prepared, Source, for_training, prepare
 from trainer.data.sources import File
@@ -97,7 +98,7 @@ class Training:
 
     def start(self) -> TrainState:
         """The state before the first epoch, or before the first strength of a path."""
-        scale = getattr(self.parts.objective.activation, "start_scale", 0.0)
+        scale = known(self.parts.objective.activation, "start_scale")
         start = TrainState.start(self.parts.optimizer, self.data.train, scale, self.seed)
         return replace(start, optimizer=()) if self.parts.path else start
 

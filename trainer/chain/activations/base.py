@@ -32,14 +32,6 @@ class LogActivation(Protocol):
         """dl_dz (N,K) from h = dl/dlog a (N,K)."""
 
 
-@runtime_checkable
-class Entropic(Protocol):
-    """An activation that is the gradient of a convex conjugate, a = grad Omega*(z): it has a Fenchel-Young loss."""
-
-    def omega(self, a: Array) -> Array:
-        """Omega(a) (N,), the negative entropy that the activation maximises <a, z> - Omega(a) with."""
-
-
 RANGES = {
     "simplex": "rows of positive numbers that sum to one",
     "sparse_simplex": "rows that sum to one and may hold exact zeros",
@@ -53,7 +45,7 @@ RANGES = {
 def diagonal(d: Array) -> Array:
     """diag(d_n) for every row: (N,K) to (N,K,K)."""
     xp = namespace(d)
-    return d[:, :, None] * xp.eye(d.shape[1], dtype=d.dtype)
+    return d[..., :, None] * xp.eye(d.shape[-1], dtype=d.dtype)
 
 
 def x_log_x(a: Array) -> Array:

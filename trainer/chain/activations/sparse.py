@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from trainer.arrays import Array, namespace
 from trainer.chain.activations.base import diagonal
-from trainer.chain.activations.normalized import Softmax
+from trainer.chain.activations.softmax import Softmax
 from trainer.errors import require
 
 HALVINGS = 60  # of a bracket of width one at most: the threshold is then exact to rounding
@@ -18,7 +18,7 @@ HALVINGS = 60  # of a bracket of width one at most: the threshold is then exact 
 def _thresholded(z: Array, alpha: float) -> Array:
     """[(alpha-1) z - tau]_+ ^ (1/(alpha-1)) with row sums one (N,K), tau by sorting (alpha 1.5, 2) or by bisection."""
     xp = namespace(z)
-    u = (alpha - 1) * (z - xp.max(z, axis=1, keepdims=True))  # <= 0; nothing changes, and tau lies in [-1, 0)
+    u = (alpha - 1) * (z - xp.max(z, axis=-1, keepdims=True))  # <= 0; nothing changes, and tau lies in [-1, 0)
     if alpha == 2:
         tau = _sparsemax_threshold(u)
     elif alpha == 1.5:
@@ -26,27 +26,27 @@ def _thresholded(z: Array, alpha: float) -> Array:
     else:
         tau = _bisected_threshold(u, 1 / (alpha - 1))
     a = xp.where(u > tau, u - tau, 0.0) ** (1 / (alpha - 1))
-    return a / xp.sum(a, axis=1, keepdims=True)  # takes away what rounding left in the sum
+    return a / xp.sum(a, axis=-1, keepdims=True)  # takes away what rounding left in the sum
 
 
 def _descending(u: Array) -> tuple[Array, Array]:
-    """u sorted from the largest (N,K), and the ranks 1..K (1,K)."""
+    """u sorted from the largest (N,K), and the ranks 1..K (K,)."""
     xp = namespace(u)
-    return xp.flip(xp.sort(u, axis=1), axis=1), xp.arange(1, u.shape[1] + 1, dtype=u.dtype)[None, :]
+    return xp.flip(xp.sort(u, axis=-1), axis=-1), xp.arange(1, u.shape[-1] + 1, dtype=u.dtype)
 
 
 def _at_last(values: Array, holds: Array) -> Array:
     """The value (N,1) at the last rank for which the condition holds; it holds from the first rank to that one."""
     xp = namespace(values)
-    last = xp.sum(xp.astype(holds, xp.int64), axis=1, keepdims=True) - 1
-    return xp.take_along_axis(values, last, axis=1)
+    last = xp.sum(xp.astype(holds, xp.int64), axis=-1, keepdims=True) - 1
+    return xp.take_along_axis(values, last, axis=-1)
 
 
 def _sparsemax_threshold(u: Array) -> Array:
     """tau (N,1) with sum (u - tau)_+ = 1  (Martins & Astudillo 2016, alg. 1)."""
     xp = namespace(u)
     top, rank = _descending(u)
-    total = xp.cumulative_sum(top, axis=1)
+    total = xp.cumulative_sum(top, axis=-1)
     return _at_last((total - 1) / rank, rank * top > total - 1)
 
 
@@ -54,8 +54,8 @@ def _entmax15_threshold(u: Array) -> Array:
     """tau (N,1) with sum (u - tau)_+^2 = 1: a quadratic equation for each size of the support  (Peters et al. 2019)."""
     xp = namespace(u)
     top, rank = _descending(u)
-    mean = xp.cumulative_sum(top, axis=1) / rank
-    spread = xp.cumulative_sum(top * top, axis=1) - rank * mean * mean
+    mean = xp.cumulative_sum(top, axis=-1) / rank
+    spread = xp.cumulative_sum(top * top, axis=-1) - rank * mean * mean
     inside = (1 - spread) / rank
     tau = mean - xp.sqrt(xp.where(inside > 0, inside, 0.0))
     return _at_last(tau, (inside > 0) & (tau <= top))
@@ -64,12 +64,12 @@ def _entmax15_threshold(u: Array) -> Array:
 def _bisected_threshold(u: Array, power: float) -> Array:
     """tau (N,1) with sum (u - tau)_+^power = 1: between -1 (one term) and -K^(-1/power) (K equal terms)."""
     xp = namespace(u)
-    low = -xp.ones_like(u[:, :1])
-    width = 1 - float(u.shape[1]) ** (-1 / power)
+    low = -xp.ones_like(u[..., :1])
+    width = 1 - float(u.shape[-1]) ** (-1 / power)
     for _ in range(HALVINGS):
         width /= 2
         middle = low + width
-        total = xp.sum(xp.where(u > middle, u - middle, 0.0) ** power, axis=1, keepdims=True)
+        total = xp.sum(xp.where(u > middle, u - middle, 0.0) ** power, axis=-1, keepdims=True)
         low = xp.where(total >= 1, middle, low)
     return low
 
@@ -77,14 +77,14 @@ def _bisected_threshold(u: Array, power: float) -> Array:
 def _sparse_vjp(q: Array, dl_da: Array) -> Array:
     """(diag q - q q^T / sum q) g, which is symmetric."""
     xp = namespace(q)
-    mean = xp.sum(q * dl_da, axis=1, keepdims=True) / xp.sum(q, axis=1, keepdims=True)
+    mean = xp.sum(q * dl_da, axis=-1, keepdims=True) / xp.sum(q, axis=-1, keepdims=True)
     return q * (dl_da - mean)
 
 
 def _sparse_jacobian(q: Array) -> Array:
     """diag q - q q^T / sum q  (N,K,K)."""
-    share = q / namespace(q).sum(q, axis=1, keepdims=True)
-    return diagonal(q) - q[:, :, None] * share[:, None, :]
+    share = q / namespace(q).sum(q, axis=-1, keepdims=True)
+    return diagonal(q) - q[..., :, None] * share[..., None, :]
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,16 @@ class Sparsemax:
 
     da_dz = diag b - b b^T / |S| with b = [a > 0]; at a kink, where a score meets tau, that is the derivative towards
     the smaller support.
+
+    >>> Sparsemax()(np.array([2.0, 1.0, -1.0])).round(3)
+    array([1., 0., 0.])
     """
 
     name: ClassVar[str] = "sparsemax"
     range: ClassVar[str] = "sparse_simplex"
+    shift_invariant: ClassVar[bool] = True
+    saturates: ClassVar[bool] = True
+    kinked: ClassVar[bool] = True
 
     def __call__(self, z: Array) -> Array:
         return _thresholded(z, 2.0)
@@ -108,7 +114,7 @@ class Sparsemax:
         return _sparse_vjp(namespace(a).astype(a > 0, a.dtype), dl_da)
 
     def omega(self, a: Array) -> Array:
-        return (namespace(a).sum(a * a, axis=1) - 1) / 2
+        return (namespace(a).sum(a * a, axis=-1) - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -117,15 +123,25 @@ class Entmax:
 
     Omega(a) = (sum a^alpha - 1) / (alpha (alpha-1)), Tsallis' entropy with its sign turned; with q = a^(2-alpha) on the
     support, da_dz = diag q - q q^T / sum q.  alpha >= 1.
+
+    >>> Entmax()(np.array([2.0, 1.0, -1.0])).round(3)
+    array([0.831, 0.169, 0.   ])
     """
 
     name: ClassVar[str] = "entmax"
     range: ClassVar[str] = "sparse_simplex"
+    shift_invariant: ClassVar[bool] = True
+    saturates: ClassVar[bool] = True
     alpha: float = 1.5
 
     def __post_init__(self) -> None:
         ok = 1 <= self.alpha < math.inf
         require(ok, f"activation.alpha must be finite and at least 1, got {self.alpha}.")
+
+    @property
+    def kinked(self) -> bool:
+        """Whether da_dz jumps: from alpha = 2 on, which is sparsemax."""
+        return self.alpha >= 2
 
     def __call__(self, z: Array) -> Array:
         return Softmax()(z) if self.alpha == 1 else _thresholded(z, self.alpha)
@@ -143,5 +159,5 @@ class Entmax:
     def omega(self, a: Array) -> Array:
         if self.alpha == 1:
             return Softmax().omega(a)
-        power = namespace(a).sum(a**self.alpha, axis=1)
+        power = namespace(a).sum(a**self.alpha, axis=-1)
         return (power - 1) / (self.alpha * (self.alpha - 1))

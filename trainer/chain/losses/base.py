@@ -48,7 +48,7 @@ TARGETS = {
 
 def row_sum(terms: Array) -> Array:
     """The sum over the classes: (N,K) to (N,)."""
-    return namespace(terms).sum(terms, axis=1)
+    return namespace(terms).sum(terms, axis=-1)
 
 
 def where(condition: Array, then: Array) -> Array:

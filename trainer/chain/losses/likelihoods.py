@@ -1,21 +1,25 @@
-"""Losses made of logarithms of predictions: cross-entropy and its kin."""
+"""Losses that are the logarithm of what a label was predicted with: cross-entropy and its kin."""
 
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from trainer.arrays import Array, namespace
 from trainer.chain.losses.base import row_sum, where
-from trainer.errors import require
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """-sum_k y_k log a_k for each row.  a (N,K) in the open simplex, y (N,K) >= 0 of any row sum."""
+    """-sum_k y_k log a_k for each row.  a (N,K) in the open simplex, y (N,K) >= 0 of any row sum.
+
+    >>> CrossEntropy().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
+    np.float64(1.609)
+    """
 
     name: ClassVar[str] = "ce"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
     targets: ClassVar[str] = "any"
+    entropy: ClassVar[str] = "shannon"
+    proper: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
         return self.value_log(namespace(a).log(a), y)
@@ -31,12 +35,46 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
+class KullbackLeibler:
+    """sum_k y_k log(y_k / a_k) for each row: ce less the entropy of y.  a (N,K) in the open simplex, y (N,K) >= 0.
+
+    >>> KullbackLeibler().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
+    np.float64(1.609)
+    """
+
+    name: ClassVar[str] = "kl"
+    accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
+    targets: ClassVar[str] = "any"
+    entropy: ClassVar[str] = "shannon"
+    proper: ClassVar[bool] = True
+
+    def value(self, a: Array, y: Array) -> Array:
+        return self.value_log(namespace(a).log(a), y)
+
+    def grad(self, a: Array, y: Array) -> Array:
+        return CrossEntropy().grad(a, y)
+
+    def value_log(self, log_a: Array, y: Array) -> Array:
+        xp = namespace(log_a)
+        return row_sum(where(y > 0, y * (xp.log(xp.where(y > 0, y, 1.0)) - log_a)))
+
+    def grad_log(self, log_a: Array, y: Array) -> Array:
+        return -y
+
+
+@dataclass(frozen=True)
 class NegativeLogLikelihood:
-    """-sum_k y_k a_k for each row, where a (N,K) are log-probabilities already; y (N,K) >= 0."""
+    """-sum_k y_k a_k for each row, where a (N,K) are log-probabilities already; y (N,K) >= 0.
+
+    >>> NegativeLogLikelihood().value(np.array([-0.2, -1.6]), np.array([0.0, 1.0])).round(3)
+    np.float64(1.6)
+    """
 
     name: ClassVar[str] = "nll"
     accepts: ClassVar[frozenset[str]] = frozenset({"log_simplex"})
     targets: ClassVar[str] = "any"
+    entropy: ClassVar[str] = "shannon"
+    proper: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
         return -row_sum(where(y > 0, y * a))
@@ -47,11 +85,18 @@ class NegativeLogLikelihood:
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy:
-    """-sum_k y_k log a_k + (1 - y_k) log(1 - a_k) for each row: K yes-or-no questions.  a (N,K), y (N,K) in [0, 1]."""
+    """-sum_k y_k log a_k + (1 - y_k) log(1 - a_k) for each row: K yes-or-no questions.  a (N,K), y (N,K) in [0, 1].
+
+    >>> BinaryCrossEntropy().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
+    np.float64(3.219)
+    """
 
     name: ClassVar[str] = "bce"
     accepts: ClassVar[frozenset[str]] = frozenset({"unit", "simplex"})
     targets: ClassVar[str] = "unit"
+    entropy: ClassVar[str] = "binary"
+    proper: ClassVar[bool] = True
+    log_exact: ClassVar[bool] = False  # 1 - a, the sum of the others, is not in log a where a rounds to one
 
     def value(self, a: Array, y: Array) -> Array:
         xp = namespace(a)
@@ -69,151 +114,3 @@ class BinaryCrossEntropy:
     def grad_log(self, log_a: Array, y: Array) -> Array:
         xp = namespace(log_a)
         return where(y != 1, (1 - y) * xp.exp(log_a) / -xp.expm1(log_a)) - y
-
-
-@dataclass(frozen=True)
-class KullbackLeibler:
-    """sum_k y_k log(y_k / a_k) for each row: ce less the entropy of y.  a (N,K) in the open simplex, y (N,K) >= 0."""
-
-    name: ClassVar[str] = "kl"
-    accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
-    targets: ClassVar[str] = "any"
-
-    def value(self, a: Array, y: Array) -> Array:
-        return self.value_log(namespace(a).log(a), y)
-
-    def grad(self, a: Array, y: Array) -> Array:
-        return CrossEntropy().grad(a, y)
-
-    def value_log(self, log_a: Array, y: Array) -> Array:
-        xp = namespace(log_a)
-        return row_sum(where(y > 0, y * (xp.log(xp.where(y > 0, y, 1.0)) - log_a)))
-
-    def grad_log(self, log_a: Array, y: Array) -> Array:
-        return -y
-
-
-@dataclass(frozen=True)
-class ZLoss:
-    """ce + weight * (log sum_k exp z_k / T)^2 for each row, which keeps the scores from drifting  (PaLM 2022, sec. 5).
-
-    The second term is stated on the scores and does not pass through a (N,K).
-    """
-
-    name: ClassVar[str] = "z_loss"
-    accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
-    needs: ClassVar[str] = "log_normalizer"
-    targets: ClassVar[str] = "any"
-    weight: float = 1e-4
-
-    def __post_init__(self) -> None:
-        require(0 <= self.weight < math.inf, f"loss.weight must be finite and at least 0, got {self.weight}.")
-
-    def value(self, a: Array, y: Array) -> Array:
-        return CrossEntropy().value(a, y)
-
-    def grad(self, a: Array, y: Array) -> Array:
-        return CrossEntropy().grad(a, y)
-
-    def value_log(self, log_a: Array, y: Array) -> Array:
-        return CrossEntropy().value_log(log_a, y)
-
-    def grad_log(self, log_a: Array, y: Array) -> Array:
-        return -y
-
-    def direct(self, activation: Any, z: Array, y: Array) -> tuple[Array, Array]:
-        lse = activation.log_normalizer(z)  # (N,)
-        slope = 2 * self.weight / activation.temperature * lse
-        return self.weight * lse**2, slope[:, None] * activation(z)
-
-
-@dataclass(frozen=True)
-class Focal:
-    """-sum_k y_k (1 - a_k)^gamma log a_k for each row: ce that forgets what is right  (Lin et al. 2017).
-
-    a (N,K) in the open simplex, y (N,K) >= 0, gamma >= 0; gamma = 0 is ce.
-    """
-
-    name: ClassVar[str] = "focal"
-    accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
-    targets: ClassVar[str] = "any"
-    gamma: float = 2.0
-
-    def __post_init__(self) -> None:
-        require(0 <= self.gamma < math.inf, f"loss.gamma must be finite and at least 0, got {self.gamma}.")
-
-    def _h_over_y(self, log_a: Array, a: Array, rest: Array) -> Array:
-        """rest^gamma (gamma a log a / rest - 1), where log a / rest tends to -1 as the rest 1 - a vanishes."""
-        xp = namespace(a)
-        ratio = xp.where(rest > 0, log_a / xp.where(rest > 0, rest, 1.0), -1.0)
-        log_times_a = xp.where(a > 0, a * ratio, 0.0)
-        return rest**self.gamma * (self.gamma * log_times_a - 1)
-
-    def value(self, a: Array, y: Array) -> Array:
-        return -row_sum(where(y > 0, y * (1 - a) ** self.gamma * namespace(a).log(a)))
-
-    def grad(self, a: Array, y: Array) -> Array:
-        return where(y > 0, y * self._h_over_y(namespace(a).log(a), a, 1 - a) / a)
-
-    def value_log(self, log_a: Array, y: Array) -> Array:
-        rest = -namespace(log_a).expm1(log_a)
-        return -row_sum(where(y > 0, y * rest**self.gamma * log_a))
-
-    def grad_log(self, log_a: Array, y: Array) -> Array:
-        xp = namespace(log_a)
-        return where(y > 0, y * self._h_over_y(log_a, xp.exp(log_a), -xp.expm1(log_a)))
-
-
-@dataclass(frozen=True)
-class Poly1:
-    """ce + epsilon sum_k y_k (1 - a_k) for each row  (Leng et al. 2022).  epsilon >= -1; epsilon = 0 is ce."""
-
-    name: ClassVar[str] = "poly1"
-    accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
-    targets: ClassVar[str] = "any"
-    epsilon: float = 1.0
-
-    def __post_init__(self) -> None:
-        require(-1 <= self.epsilon < math.inf, f"loss.epsilon must be finite and at least -1, got {self.epsilon}.")
-
-    def value(self, a: Array, y: Array) -> Array:
-        return CrossEntropy().value(a, y) + self.epsilon * row_sum(y * (1 - a))
-
-    def grad(self, a: Array, y: Array) -> Array:
-        return CrossEntropy().grad(a, y) - self.epsilon * y
-
-    def value_log(self, log_a: Array, y: Array) -> Array:
-        rest = -namespace(log_a).expm1(log_a)
-        return CrossEntropy().value_log(log_a, y) + self.epsilon * row_sum(y * rest)
-
-    def grad_log(self, log_a: Array, y: Array) -> Array:
-        xp = namespace(log_a)
-        return y * (xp.expm1(log_a) - (1 + self.epsilon) * xp.exp(log_a))  # -y (1 + epsilon a)
-
-
-@dataclass(frozen=True)
-class GeneralizedCrossEntropy:
-    """sum_k y_k (1 - a_k^q) / q for each row, robust to wrong labels  (Zhang & Sabuncu 2018).
-
-    a (N,K) in the open simplex, y (N,K) >= 0, 0 < q <= 1; q -> 0 is ce, q = 1 half of mae on one-hot rows.
-    """
-
-    name: ClassVar[str] = "gce"
-    accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
-    targets: ClassVar[str] = "any"
-    q: float = 0.7
-
-    def __post_init__(self) -> None:
-        require(0 < self.q <= 1, f"loss.q must be greater than 0 and at most 1, got {self.q}.")
-
-    def value(self, a: Array, y: Array) -> Array:
-        return self.value_log(namespace(a).log(a), y)
-
-    def grad(self, a: Array, y: Array) -> Array:
-        return where(y > 0, -y * a ** (self.q - 1))
-
-    def value_log(self, log_a: Array, y: Array) -> Array:
-        return row_sum(where(y > 0, -y * namespace(log_a).expm1(self.q * log_a) / self.q))
-
-    def grad_log(self, log_a: Array, y: Array) -> Array:
-        return -y * namespace(log_a).exp(self.q * log_a)

@@ -13,12 +13,19 @@ class FenchelYoung:
 
     With a = grad Omega*(z) it is <z, a - y> - Omega(a) + Omega(y) >= 0, zero just where a = y, convex in z, and its
     derivative by z is a - y, which does not pass through the Jacobian.  y (N,K) in the range of the activation.
+
+    >>> from trainer.chain.activations import Sparsemax
+    >>> FenchelYoung().direct(Sparsemax(), np.array([1.0, 0.5]), np.array([0.0, 1.0]))
+    (np.float64(0.5625), array([ 0.75, -0.75]))
     """
 
     name: ClassVar[str] = "fenchel_young"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex", "unit", "real"})
     needs: ClassVar[str] = "omega"
     targets: ClassVar[str] = "simplex"
+    entropy: ClassVar[str] = "own"
+    proper: ClassVar[bool] = True
+    direct_shift_invariant: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
         return row_sum(namespace(a).zeros_like(a))
@@ -30,7 +37,7 @@ class FenchelYoung:
         a = activation(z)
         r = a - y
         # As r sums to zero on the simplex, a shift of z changes nothing but the rounding.
-        shifted = z - namespace(z).max(z, axis=1, keepdims=True) if "simplex" in activation.range else z
+        shifted = z - namespace(z).max(z, axis=-1, keepdims=True) if "simplex" in activation.range else z
         return row_sum(shifted * r) - activation.omega(a) + activation.omega(y), r
 
 
@@ -39,19 +46,25 @@ class CrammerSinger:
     """max_k (z_k + 1 - y_k) - <y, z> for each row, the multi-class hinge  (Crammer & Singer 2001).
 
     a = z (N,K), y (N,K) one-hot. Where several classes attain the maximum, the first of them gives the subgradient.
+
+    >>> CrammerSinger().value(np.array([1.0, 0.5]), np.array([0.0, 1.0])).round(3)
+    np.float64(1.5)
     """
 
     name: ClassVar[str] = "crammer_singer"
     accepts: ClassVar[frozenset[str]] = frozenset({"real"})
     targets: ClassVar[str] = "one_hot"
+    convex_with: ClassVar[frozenset[str]] = frozenset({"squares"})
+    kinks: ClassVar[str] = "inside"
+    shift_invariant: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
-        return namespace(a).max(a - row_sum(y * a)[:, None] + 1 - y, axis=1)
+        return namespace(a).max(a - row_sum(y * a)[..., None] + 1 - y, axis=-1)
 
     def grad(self, a: Array, y: Array) -> Array:
         xp = namespace(a)
-        first = xp.argmax(a + 1 - y, axis=1)[:, None]
-        return xp.astype(xp.arange(a.shape[1])[None, :] == first, a.dtype) - y
+        first = xp.argmax(a + 1 - y, axis=-1)[..., None]
+        return xp.astype(xp.arange(a.shape[-1]) == first, a.dtype) - y
 
 
 @dataclass(frozen=True)
@@ -59,14 +72,20 @@ class WestonWatkins:
     """sum_{k != t} max(0, 1 + z_k - z_t) for each row with label t  (Weston & Watkins 1999).
 
     a = z (N,K), y (N,K) one-hot; at a kink the subgradient is that of the flat side, zero.
+
+    >>> WestonWatkins().value(np.array([1.0, 0.5]), np.array([0.0, 1.0])).round(3)
+    np.float64(1.5)
     """
 
     name: ClassVar[str] = "weston_watkins"
     accepts: ClassVar[frozenset[str]] = frozenset({"real"})
     targets: ClassVar[str] = "one_hot"
+    convex_with: ClassVar[frozenset[str]] = frozenset({"squares"})
+    kinks: ClassVar[str] = "inside"
+    shift_invariant: ClassVar[bool] = True
 
     def _margins(self, a: Array, y: Array) -> Array:
-        return 1 + a - row_sum(y * a)[:, None]  # (N,K)
+        return 1 + a - row_sum(y * a)[..., None]  # (N,K)
 
     def value(self, a: Array, y: Array) -> Array:
         margins = self._margins(a, y)
@@ -74,16 +93,21 @@ class WestonWatkins:
 
     def grad(self, a: Array, y: Array) -> Array:
         violated = namespace(a).astype(self._margins(a, y) > 0, a.dtype) * (1 - y)
-        return violated - y * row_sum(violated)[:, None]
+        return violated - y * row_sum(violated)[..., None]
 
 
 @dataclass(frozen=True)
 class SquaredHinge:
-    """sum_k max(0, 1 - t_k z_k)^2 with t = 2 y - 1 for each row, one class against the rest.  a = z, y (N,K) 0 or 1."""
+    """sum_k max(0, 1 - t_k z_k)^2 with t = 2 y - 1 for each row, one class against the rest.  a = z, y (N,K) 0 or 1.
+
+    >>> SquaredHinge().value(np.array([1.0, 0.5]), np.array([0.0, 1.0])).round(3)
+    np.float64(4.25)
+    """
 
     name: ClassVar[str] = "squared_hinge"
     accepts: ClassVar[frozenset[str]] = frozenset({"real"})
     targets: ClassVar[str] = "unit"
+    convex_with: ClassVar[frozenset[str]] = frozenset({"squares"})
 
     def value(self, a: Array, y: Array) -> Array:
         missing = 1 - (2 * y - 1) * a
@@ -97,11 +121,16 @@ class SquaredHinge:
 
 @dataclass(frozen=True)
 class ModifiedHuber:
-    """sum_k max(0, 1 - m)^2 where m = (2 y_k - 1) z_k >= -1, and -4 m below  (Zhang 2004).  a = z, y (N,K) 0 or 1."""
+    """sum_k max(0, 1 - m)^2 where m = (2 y_k - 1) z_k >= -1, and -4 m below  (Zhang 2004).  a = z, y (N,K) 0 or 1.
+
+    >>> ModifiedHuber().value(np.array([1.0, 0.5]), np.array([0.0, 1.0])).round(3)
+    np.float64(4.25)
+    """
 
     name: ClassVar[str] = "modified_huber"
     accepts: ClassVar[frozenset[str]] = frozenset({"real"})
     targets: ClassVar[str] = "unit"
+    convex_with: ClassVar[frozenset[str]] = frozenset({"squares"})
 
     def value(self, a: Array, y: Array) -> Array:
         xp = namespace(a)

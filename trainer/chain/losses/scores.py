@@ -1,77 +1,121 @@
-"""Scoring rules and distances: losses made of powers of predictions."""
+"""Scoring rules beside cross-entropy, and cross-entropy with one more setting."""
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from trainer.arrays import Array, namespace
-from trainer.chain.losses.base import residual_log, row_sum
+from trainer.chain.losses.base import residual_log, row_sum, where
+from trainer.chain.losses.likelihoods import CrossEntropy
 from trainer.errors import require
 
 
 @dataclass(frozen=True)
-class Brier:
-    """sum_k (a_k - y_k)^2 for each row, the factor one as in Brier's score.  a (N,K) probabilities, y (N,K) >= 0."""
+class Focal:
+    """-sum_k y_k (1 - a_k)^gamma log a_k for each row: ce that forgets what is right  (Lin et al. 2017).
 
-    name: ClassVar[str] = "brier"
-    accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex", "unit"})
+    a (N,K) in the open simplex, y (N,K) >= 0, gamma >= 0; gamma = 0 is ce.
+
+    >>> Focal().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
+    np.float64(1.03)
+    """
+
+    name: ClassVar[str] = "focal"
+    accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
     targets: ClassVar[str] = "any"
+    gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.gamma < math.inf, f"loss.gamma must be finite and at least 0, got {self.gamma}.")
+
+    def _h_over_y(self, log_a: Array, a: Array, rest: Array) -> Array:
+        """rest^gamma (gamma a log a / rest - 1), where log a / rest tends to -1 as the rest 1 - a vanishes."""
+        xp = namespace(a)
+        ratio = xp.where(rest > 0, log_a / xp.where(rest > 0, rest, 1.0), -1.0)
+        log_times_a = xp.where(a > 0, a * ratio, 0.0)
+        return rest**self.gamma * (self.gamma * log_times_a - 1)
 
     def value(self, a: Array, y: Array) -> Array:
-        return row_sum((a - y) ** 2)
+        return -row_sum(where(y > 0, y * (1 - a) ** self.gamma * namespace(a).log(a)))
 
     def grad(self, a: Array, y: Array) -> Array:
-        return 2 * (a - y)
+        return where(y > 0, y * self._h_over_y(namespace(a).log(a), a, 1 - a) / a)
 
     def value_log(self, log_a: Array, y: Array) -> Array:
-        return row_sum(residual_log(log_a, y) ** 2)
-
-    def grad_log(self, log_a: Array, y: Array) -> Array:
-        return 2 * namespace(log_a).exp(log_a) * residual_log(log_a, y)
-
-
-@dataclass(frozen=True)
-class SquaredError:
-    """1/2 sum_k (a_k - y_k)^2 for each row: least squares.  a (N,K) real, y (N,K)."""
-
-    name: ClassVar[str] = "squared_error"
-    accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex", "unit", "signed_unit", "real"})
-    targets: ClassVar[str] = "any"
-
-    def value(self, a: Array, y: Array) -> Array:
-        return row_sum((a - y) ** 2) / 2
-
-    def grad(self, a: Array, y: Array) -> Array:
-        return a - y
-
-    def value_log(self, log_a: Array, y: Array) -> Array:
-        return row_sum(residual_log(log_a, y) ** 2) / 2
-
-    def grad_log(self, log_a: Array, y: Array) -> Array:
-        return namespace(log_a).exp(log_a) * residual_log(log_a, y)
-
-
-@dataclass(frozen=True)
-class MeanAbsoluteError:
-    """sum_k |a_k - y_k| for each row; at the kink a_k = y_k the subgradient is zero.  a (N,K) real, y (N,K)."""
-
-    name: ClassVar[str] = "mae"
-    accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex", "unit", "signed_unit", "real"})
-    targets: ClassVar[str] = "any"
-
-    def value(self, a: Array, y: Array) -> Array:
-        return row_sum(namespace(a).abs(a - y))
-
-    def grad(self, a: Array, y: Array) -> Array:
-        return namespace(a).sign(a - y)
-
-    def value_log(self, log_a: Array, y: Array) -> Array:
-        return row_sum(namespace(log_a).abs(residual_log(log_a, y)))
+        rest = -namespace(log_a).expm1(log_a)
+        return -row_sum(where(y > 0, y * rest**self.gamma * log_a))
 
     def grad_log(self, log_a: Array, y: Array) -> Array:
         xp = namespace(log_a)
-        # less a itself, a multiple of a as it may be: what is left of one-hot rows is exactly zero but at the target
-        return xp.exp(log_a) * (xp.sign(residual_log(log_a, y)) - 1)
+        return where(y > 0, y * self._h_over_y(log_a, xp.exp(log_a), -xp.expm1(log_a)))
+
+
+@dataclass(frozen=True)
+class Poly1:
+    """ce + epsilon sum_k y_k (1 - a_k) for each row  (Leng et al. 2022).  epsilon >= -1; epsilon = 0 is ce.
+
+    >>> Poly1().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
+    np.float64(2.409)
+    """
+
+    name: ClassVar[str] = "poly1"
+    accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
+    targets: ClassVar[str] = "any"
+    epsilon: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(-1 <= self.epsilon < math.inf, f"loss.epsilon must be finite and at least -1, got {self.epsilon}.")
+
+    @property
+    def convex_with(self) -> frozenset[str]:
+        """Softmax, for an epsilon between that of ce and the default."""
+        return frozenset({"shannon"} if 0 <= self.epsilon <= 1 else ())
+
+    def value(self, a: Array, y: Array) -> Array:
+        return CrossEntropy().value(a, y) + self.epsilon * row_sum(y * (1 - a))
+
+    def grad(self, a: Array, y: Array) -> Array:
+        return CrossEntropy().grad(a, y) - self.epsilon * y
+
+    def value_log(self, log_a: Array, y: Array) -> Array:
+        rest = -namespace(log_a).expm1(log_a)
+        return CrossEntropy().value_log(log_a, y) + self.epsilon * row_sum(y * rest)
+
+    def grad_log(self, log_a: Array, y: Array) -> Array:
+        xp = namespace(log_a)
+        return y * (xp.expm1(log_a) - (1 + self.epsilon) * xp.exp(log_a))  # -y (1 + epsilon a)
+
+
+@dataclass(frozen=True)
+class GeneralizedCrossEntropy:
+    """sum_k y_k (1 - a_k^q) / q for each row, robust to wrong labels  (Zhang & Sabuncu 2018).
+
+    a (N,K) in the open simplex, y (N,K) >= 0, 0 < q <= 1; q -> 0 is ce, q = 1 half of mae on one-hot rows.
+
+    >>> GeneralizedCrossEntropy().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
+    np.float64(0.966)
+    """
+
+    name: ClassVar[str] = "gce"
+    accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
+    targets: ClassVar[str] = "any"
+    bounded: ClassVar[bool] = True
+    q: float = 0.7
+
+    def __post_init__(self) -> None:
+        require(0 < self.q <= 1, f"loss.q must be greater than 0 and at most 1, got {self.q}.")
+
+    def value(self, a: Array, y: Array) -> Array:
+        return self.value_log(namespace(a).log(a), y)
+
+    def grad(self, a: Array, y: Array) -> Array:
+        return where(y > 0, -y * a ** (self.q - 1))
+
+    def value_log(self, log_a: Array, y: Array) -> Array:
+        return row_sum(where(y > 0, -y * namespace(log_a).expm1(self.q * log_a) / self.q))
+
+    def grad_log(self, log_a: Array, y: Array) -> Array:
+        return -y * namespace(log_a).exp(self.q * log_a)
 
 
 @dataclass(frozen=True)
@@ -80,11 +124,16 @@ class Tsallis:
 
     The Bregman divergence of Tsallis' entropy, zero at a = y: alpha = 2 is half of brier, alpha -> 1 is kl on rows that
     sum to one.  a (N,K) in the open simplex, y (N,K) >= 0, alpha > 1.
+
+    >>> Tsallis().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
+    np.float64(0.976)
     """
 
     name: ClassVar[str] = "tsallis"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
     targets: ClassVar[str] = "any"
+    proper: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     alpha: float = 1.5
 
     def __post_init__(self) -> None:
@@ -106,18 +155,24 @@ class Tsallis:
 
 @dataclass(frozen=True)
 class SphericalScore:
-    """1 - <y, a> / |a|_2 for each row, the spherical scoring rule.  a (N,K) in the simplex, y (N,K) >= 0."""
+    """1 - <y, a> / |a|_2 for each row, the spherical scoring rule.  a (N,K) in the simplex, y (N,K) >= 0.
+
+    >>> SphericalScore().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
+    np.float64(0.757)
+    """
 
     name: ClassVar[str] = "spherical_score"
     accepts: ClassVar[frozenset[str]] = frozenset({"simplex", "sparse_simplex"})
     targets: ClassVar[str] = "any"
+    proper: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
 
     def value(self, a: Array, y: Array) -> Array:
         return 1 - row_sum(y * a) / namespace(a).sqrt(row_sum(a * a))
 
     def grad(self, a: Array, y: Array) -> Array:
-        size = namespace(a).sqrt(row_sum(a * a))[:, None]
-        return (row_sum(y * a)[:, None] * a / size**2 - y) / size
+        size = namespace(a).sqrt(row_sum(a * a))[..., None]
+        return (row_sum(y * a)[..., None] * a / size**2 - y) / size
 
     def value_log(self, log_a: Array, y: Array) -> Array:
         return self.value(namespace(log_a).exp(log_a), y)
@@ -125,3 +180,43 @@ class SphericalScore:
     def grad_log(self, log_a: Array, y: Array) -> Array:
         a = namespace(log_a).exp(log_a)
         return a * self.grad(a, y)
+
+
+@dataclass(frozen=True)
+class ZLoss:
+    """ce + weight * (log sum_k exp z_k / T)^2 for each row, which keeps the scores from drifting  (PaLM 2022, sec. 5).
+
+    The second term is stated on the scores and does not pass through a (N,K).
+
+    >>> from trainer.chain.activations import Softmax
+    >>> ZLoss(weight=0.1).direct(Softmax(), np.zeros(2), np.array([0.0, 1.0]))[0].round(3)
+    np.float64(0.048)
+    """
+
+    name: ClassVar[str] = "z_loss"
+    accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
+    needs: ClassVar[str] = "log_normalizer"
+    targets: ClassVar[str] = "any"
+    proper: ClassVar[bool] = True
+    convex_with: ClassVar[frozenset[str]] = frozenset({"shannon"})
+    weight: float = 1e-4
+
+    def __post_init__(self) -> None:
+        require(0 <= self.weight < math.inf, f"loss.weight must be finite and at least 0, got {self.weight}.")
+
+    def value(self, a: Array, y: Array) -> Array:
+        return CrossEntropy().value(a, y)
+
+    def grad(self, a: Array, y: Array) -> Array:
+        return CrossEntropy().grad(a, y)
+
+    def value_log(self, log_a: Array, y: Array) -> Array:
+        return CrossEntropy().value_log(log_a, y)
+
+    def grad_log(self, log_a: Array, y: Array) -> Array:
+        return -y
+
+    def direct(self, activation: Any, z: Array, y: Array) -> tuple[Array, Array]:
+        lse = activation.log_normalizer(z)  # (N,)
+        slope = 2 * self.weight / activation.temperature * lse
+        return self.weight * lse**2, slope[..., None] * activation(z)
