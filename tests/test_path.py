@@ -172,7 +172,7 @@ def test_a_diverged_path_keeps_what_it_has(tmp_path):
             {"callbacks": {"early_stopping": {}}},
             "is a path of trainings, and callbacks=early_stopping watches a single",
         ),
-        ({"experiment": {"name": "compare_losses"}}, "is a path of trainings, and experiment=compare_losses is none"),
+        ({"experiment": {"name": "question"}}, "is a path of trainings, and experiment=question is none"),
         ({"batch_size": 32}, "optimizer=fista needs the gradient of all samples"),
     ],
 )

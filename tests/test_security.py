@@ -27,7 +27,6 @@ from trainer.errors import DataError, FileError
 from trainer.objective.certificate import Certificate
 from trainer.optimizers.fit import TrainState
 from trainer.runs import path
-from trainer.runs.experiments.tables import write_csv as write_csv_of_experiment
 from trainer.runs.model import Model
 from trainer.runs.outputs import Table
 from trainer.sweeps.record import read
@@ -457,17 +456,13 @@ def metrics(names, folder):
         rows.add(dict.fromkeys(names, 0.5))
 
 
-def experiment(names, folder):
-    write_csv_of_experiment(folder / "out.csv", [{"name": name, name: name} for name in names])
-
-
 def summary(names, folder):
     runs = [Run(name, "failed", name, {"x": 1}, {"seed": 1, name: name}, seed=name) for name in names]
     text = summary_table(runs, [run.folder for run in runs])
     (folder / "out.csv").write_text(text, newline="")
 
 
-@pytest.mark.parametrize("write", [predictions, coefficients, metrics, experiment, summary])
+@pytest.mark.parametrize("write", [predictions, coefficients, metrics, summary])
 def test_no_name_is_a_formula_in_any_csv(write, tmp_path):
     write([*FORMULAS, *PLAIN], tmp_path)
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:

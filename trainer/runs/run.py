@@ -51,7 +51,7 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
         taken, lock = claim(folder)
         with lock:
             move_log(folder, taken)
-            experiment(replace(settings, seed=seed), parts.objective, taken, log.info)
+            experiment(parts.objective, seed, log.info)
         return None
     training = prepared(settings, seed, parts, folder, recorded)
     training.callbacks()  # refused, if need be, before there is a folder
