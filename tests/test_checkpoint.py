@@ -235,7 +235,7 @@ DAMAGES = {
     promising: "promises float64",
     nested: "is not a checkpoint",
     lambda path: altered(path, {"format": "softmax-trainer model 1"}): "its format is 'softmax-trainer model 1'",
-    lambda path: altered(path, {"version": 2}): "of version 2, and this program reads version 1",
+    lambda path: altered(path, {"version": 1}): "of version 1, and this program reads version 2",
     lambda path: altered(path, remove=["optimizer"]): "the state of the optimizer is missing",
     lambda path: altered(path, {"optimizer": {"array": 7}}): "not a checkpoint",
     lambda path: altered(path, {"optimizer": {"os.system": ["true"]}}): "not a checkpoint",
@@ -244,7 +244,7 @@ DAMAGES = {
     lambda path: altered(path, {"epoch": "x"}): "not a checkpoint",
     lambda path: altered(path, array0=np.full((3, 2), np.nan)): "parameters that are not finite",
     lambda path: altered(path, array0=np.full((3, 2), np.inf)): "parameters that are not finite",
-    lambda path: altered(path, kinds=np.zeros((1, 1), np.uint8)): "rows do not fit",
+    lambda path: altered(path, {"rows": [{"epoch": 1}, {"epoch": "x"}]}): "rows hold what is no number",
 }
 
 

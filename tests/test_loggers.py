@@ -9,8 +9,9 @@ import pytest
 
 from tests.test_run import SETTINGS
 from trainer.errors import ConfigError, Diverged, FileError
-from trainer.runs.callbacks.loggers import MLflow, finite, flat
+from trainer.runs.callbacks.loggers import MLflow, finite
 from trainer.runs.run import run
+from trainer.runs.text import flat
 
 
 def rows_of(folder):

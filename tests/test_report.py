@@ -23,10 +23,10 @@ from trainer.commands import main
 from trainer.errors import ConfigError, FileError
 from trainer.runs.outputs import content_sha256, tables_sha256, write_record
 from trainer.runs.run import run
+from trainer.runs.text import grammar, quoted, written
 from trainer.sweeps.report import charts
 from trainer.sweeps.report.files import summarise
-from trainer.sweeps.report.reading import flatten, natural, plain, read, written
-from trainer.sweeps.report.repeat import grammar
+from trainer.sweeps.report.reading import flatten, natural, plain, read
 from trainer.sweeps.report.summary import cell, varied
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -835,7 +835,7 @@ def test_labels_at_the_ends_stay_near_their_lines(wished, placed):
 
 
 @pytest.mark.parametrize(
-    "text", ["plain", "it's", 'a"b', "a\\", "a\\'b", "a b,c", "true", "1.0", "", "$x", "é", "{a}", "[1]"]
+    "text", ["plain", "it's", 'a"b', "a\\", "a\\'b", "C:\\a\\b", "a b,c", "true", "1.0", "", "$x", "é", "{a}", "[1]"]
 )
 def test_values_survive_the_grammar_of_overrides(text):
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -844,6 +844,8 @@ def test_values_survive_the_grammar_of_overrides(text):
     value = override.value()
     assert str(getattr(value, "text", value)) == text
     assert isinstance(value, str) or hasattr(value, "text")
+    (override,) = OverridesParser.create().parse_overrides([f"key={quoted(text)}"])
+    assert override.value() == text
 
 
 def test_the_command_repeats_the_best_run(tmp_path):

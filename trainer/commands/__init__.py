@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from trainer.errors import FileError, TrainerError, first_line
 from trainer.runs.interrupts import Terminated, importing, signals
+from trainer.runs.text import printable
 
 COMMANDS = ("train", "predict", "explain", "report", "sweep", "check", "pairs")
 LEAST_MEMORY = 768 << 20  # bytes of address space
@@ -54,9 +55,8 @@ def _run(name: str) -> int:
             raise
         code, sentence = ending
         if sentence:
-            plain = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in sentence)  # no escape code
             with suppress(BrokenPipeError):
-                print(plain, file=sys.stderr)
+                print(printable(sentence, kept="\n"), file=sys.stderr)
         return code
 
 

@@ -17,8 +17,9 @@ from trainer.objective.threads import available_cores
 from trainer.runs import memory
 from trainer.runs.config import read_settings
 from trainer.runs.model import Model
-from trainer.runs.outputs import csv_text, shorter, write_whole
+from trainer.runs.outputs import shorter, write_text
 from trainer.runs.schema import build
+from trainer.runs.text import csv_text
 
 HELP = """Predicts with a trained model, and writes the predictions and probabilities to a CSV file.
 
@@ -64,7 +65,7 @@ def predict(config: DictConfig) -> None:
     memory.check(memory.of_predictions(rows, classes), what, "Predict fewer rows at once.")
     a = model.predict(x, settings.threads or available_cores())
     output = Path(settings.output) if settings.output else path.with_name(f"{name}-predictions.csv")
-    write_whole(output, lambda file: file.write(table(model, a).encode()))
+    write_text(output, table(model, a))
     print(f"{len(a)} predictions in {shorter(output.absolute())}")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainer.commands import train
 from trainer.errors import ConfigError
-from trainer.runs.overrides import quoted
+from trainer.runs.text import quoted
 from trainer.sweeps.record import read
 
 HELP = """Goes on with a sweep, with the values that it began with: jobs that have finished stay, the others go on from

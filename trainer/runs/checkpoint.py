@@ -1,9 +1,9 @@
 """Checkpoints: all that a run needs to go on to the same bits, in a file that can run no code.
 
-A checkpoint is an archive (trainer.runs.archive) of w, the rows of metrics.csv and the optimiser's state, whose nested
-tuples are a structure of JSON in the header with the numbers of the arrays in it. Along a path of strengths it has the
-rows of path.csv, and what runs.path.after makes the state. The last two are kept: what cannot be read, or belongs to
-another run, is named by a warning, and the one before it is taken.
+A checkpoint is an archive (trainer.runs.archive) of w and the arrays of the optimiser's state. The rows of metrics.csv
+stand in its header, and so do the nested tuples of the state, with the numbers of the arrays in it. Along a path of
+strengths it has the rows of path.csv, and what runs.path.after makes the state. The last two are kept: what cannot be
+read, or belongs to another run, is named by a warning, and the one before it is taken.
 """
 
 import hashlib
@@ -29,8 +29,9 @@ from trainer.optimizers.protocols import Optimizer
 from trainer.optimizers.proximal import Memory
 from trainer.runs import archive
 from trainer.runs.outputs import check_plain, writing
+from trainer.runs.text import flat
 
-FORMAT, VERSION = "softmax-trainer checkpoint", 1
+FORMAT, VERSION = "softmax-trainer checkpoint", 2
 NAMES = ("checkpoint.npz", "checkpoint.previous.npz")
 EVERY = 1.0  # seconds between two checkpoints, at least
 FREE = ("epochs", "sweep", "skip_illegal")  # keys of a configuration that may change when a run goes on
@@ -75,30 +76,15 @@ class Checkpoint:
 
 def save(path: Path, checkpoint: Checkpoint, previous: Path | None = None) -> Path:
     """Writes one file; the old one is kept as previous, if that is given."""
-    state, arrays = checkpoint.state, [checkpoint.state.w]
-    names = list(dict.fromkeys(name for row in checkpoint.rows for name in row))
-    cells = [[row.get(name) for name in names] for row in checkpoint.rows]
-    values = np.array([[0.0 if cell is None else cell for cell in row] for row in cells], np.float64)
-    kinds = np.array([[_kind(cell) for cell in row] for row in cells], np.uint8)
-    structure = encode(state.optimizer, arrays)
+    arrays = [checkpoint.state.w]
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "epoch": state.epoch,
-        "optimizer": structure,
-        "columns": names,
-        "seconds": checkpoint.seconds,
-        "status": checkpoint.status,
-        "reason": checkpoint.reason,
-        "converged": checkpoint.converged,
-        "seed": checkpoint.seed,
-        "config": checkpoint.config,
-        "data": checkpoint.data,
+        "epoch": checkpoint.state.epoch,
+        "optimizer": encode(checkpoint.state.optimizer, arrays),
+        **{name: getattr(checkpoint, name) for name in READ},
     }
-    shape = (len(cells), len(names))
-    numbered = {f"array{number}": array for number, array in enumerate(arrays)}
-    table: dict[str, Array] = {"rows": values.reshape(shape), "kinds": kinds.reshape(shape)}
-    return archive.save(path, header, table | numbered, previous)
+    return archive.save(path, header, {f"array{number}": array for number, array in enumerate(arrays)}, previous)
 
 
 def load(path: Path) -> Checkpoint:
@@ -113,22 +99,11 @@ def load(path: Path) -> Checkpoint:
             f"{VERSION}; go on with the version of trainer that wrote it."
         )
     try:
-        values, kinds = arrays.pop("rows"), arrays.pop("kinds")
         numbered = [arrays[f"array{number}"] for number in range(len(arrays))]
         if "optimizer" not in header:
             raise ValueError("the state of the optimizer is missing")
         state = TrainState(int(header["epoch"]), numbered[0], decode(header["optimizer"], numbered))
-        checkpoint = Checkpoint(
-            state,
-            _rows(header["columns"], values, kinds),
-            float(header["seconds"]),
-            str(header["status"]),
-            str(header["reason"]),
-            bool(header["converged"]),
-            int(header["seed"]),
-            dict(header["config"]),
-            header["data"],
-        )
+        checkpoint = Checkpoint(state, **{name: read(header[name]) for name, read in READ.items()})
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is not a checkpoint of ours: {str(error)[:120]}.") from None
     if not np.isfinite(state.w).all():
@@ -196,7 +171,7 @@ def checks(optimizer: Optimizer, start: TrainState, data: str | None) -> Callabl
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Where two configurations differ, a line a key; those in FREE are left out."""
-    before, now = _flat(_plain(old)), _flat(_plain(new))
+    before, now = (dict(flat(json.loads(json.dumps(config)))) for config in (old, new))  # keys as texts, no tuples
     keys = [key for key in {**before, **now} if before.get(key, "absent") != now.get(key, "absent")]
     return [
         f"{key} was {before.get(key, 'absent')} and is {now.get(key, 'absent')}"
@@ -237,10 +212,8 @@ def encode(value: Any, arrays: list[Array]) -> Any:
     """A state as JSON; its arrays go to the list, and their numbers into the JSON."""
     if isinstance(value, Evaluated | Preconditioner):  # which are made again, to the same bits
         return None
-    if value is None or isinstance(value, bool | str) or type(value) is int:
+    if value is None or type(value) in (bool, int, float, str):  # JSON keeps every bit of a float
         return value
-    if type(value) is float:
-        return {"float": value.hex()}
     if isinstance(value, np.ndarray | np.generic):  # a scalar of numpy is not a float: it sets the dtype of a result
         arrays.append(np.asarray(value))
         return {"array" if isinstance(value, np.ndarray) else "scalar": len(arrays) - 1}
@@ -252,17 +225,13 @@ def encode(value: Any, arrays: list[Array]) -> Any:
 
 def decode(node: Any, arrays: Sequence[Array]) -> Any:
     """The state that encode was given."""
+    if isinstance(node, list):
+        raise ValueError("the state of the optimizer is none of ours")
     if not isinstance(node, dict):
-        if isinstance(node, list | float):
-            raise ValueError("the state of the optimizer is none of ours")
         return node
     ((name, content),) = node.items()
-    if name == "float":
-        return float.fromhex(content)
-    if name == "array":
-        return arrays[content]
-    if name == "scalar":
-        return arrays[content][()]
+    if name in ("array", "scalar"):
+        return arrays[content] if name == "array" else arrays[content][()]
     items = [decode(item, arrays) for item in content]
     return tuple(items) if name == "tuple" else STATES[name](*items)
 
@@ -270,32 +239,19 @@ def decode(node: Any, arrays: Sequence[Array]) -> Any:
 STATES: dict[str, Callable[..., Any]] = {cls.__name__: cls for cls in (Moments, State, Memory, Turn)}  # and no others
 
 
-MISSING, KINDS = 0, {1: float, 2: int, 3: bool}  # of cells; epoch is an integer and stays one
+def _rows(rows: Any) -> list[dict[str, float]]:
+    if not all(isinstance(cell, int | float) for row in rows for cell in row.values()):
+        raise ValueError("its rows hold what is no number")
+    return list(rows)
 
 
-def _kind(cell: Any) -> int:
-    return MISSING if cell is None else next((kind for kind in (3, 2) if isinstance(cell, KINDS[kind])), 1)
-
-
-def _rows(names: Sequence[str], values: Array, kinds: Array) -> list[dict[str, float]]:
-    if values.shape != kinds.shape or values.shape[1:] != (len(names),) or values.dtype != np.float64:
-        raise ValueError("its rows do not fit its columns")
-    return [
-        {str(name): KINDS[kind](value) for name, value, kind in zip(names, row, known, strict=True) if kind != MISSING}
-        for row, known in zip(values.tolist(), kinds.tolist(), strict=True)
-    ]
-
-
-def _plain(content: Any) -> Any:
-    """What JSON makes of it: tuples become lists, keys become texts."""
-    return json.loads(json.dumps(content))
-
-
-def _flat(node: Any, path: str = "") -> dict[str, Any]:
-    """Values by their path in dots."""
-    if not isinstance(node, dict):
-        return {path: node}
-    inside = {
-        key: value for name, item in node.items() for key, value in _flat(item, f"{path}.{name}".strip(".")).items()
-    }
-    return inside or {path: {}}
+READ: dict[str, Callable[[Any], Any]] = {  # fields of a checkpoint that stand in the header, and what they must be
+    "rows": _rows,
+    "seconds": float,
+    "status": str,
+    "reason": str,
+    "converged": bool,
+    "seed": int,
+    "config": dict,
+    "data": lambda data: data,
+}

@@ -8,7 +8,6 @@ What stays open (the table, the lock, the log) is a plain file of that folder un
 for as long as the run lasts: table and lock notice that they, or the folder, are no longer in their place.
 """
 
-import csv
 import errno
 import hashlib
 import io
@@ -20,15 +19,15 @@ import platform
 import socket
 import stat
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, BinaryIO, TextIO, cast
 
 from trainer.errors import NO_TEXT, ConfigError, DataError, FileError, is_text
+from trainer.runs.text import csv_text
 
 try:
     import fcntl
@@ -37,7 +36,6 @@ except ImportError:  # Windows; there a lock that a dead run left is removed by 
 
 PACKAGES = ("numpy", "scikit-learn", "hydra-core", "omegaconf", "matplotlib")
 RECORD, TABLE, PATH, MODEL, LOCK = "run.json", "metrics.csv", "path.csv", "model.npz", "run.lock"
-FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # begins a formula; the last four are = + - @ in full width
 TABLES = (TABLE, PATH)  # a run has one of them
 USED = (RECORD, *TABLES, MODEL, "checkpoint.npz", "checkpoint.previous.npz")  # a folder with one has a run
 LARGEST_RECORD = 1 << 26  # bytes; a run.json of ours has a few thousand
@@ -190,15 +188,20 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_text(path: Path, text: str, durable: bool = True) -> Path:
+    """A text as UTF-8, whole or not at all."""
+    content = text.encode()
+    return write_whole(path, lambda file: file.write(content), durable)
+
+
 def write_json(path: Path, content: Mapping[str, Any], durable: bool = True) -> Path:
     """Strict JSON: what is not finite becomes null, since JSON has no word for it.  DataError for what is no text."""
     text = json.dumps(_strict(content), indent=2, ensure_ascii=False, allow_nan=False)
     try:
-        whole = (text + "\n").encode()
+        return write_text(path, text + "\n", durable)
     except UnicodeEncodeError:
         key = next(key for key, value in content.items() if not is_text({key: value}))
         raise DataError(f"{path} cannot be written: {key!a}: {ascii(content[key])[:200]} {NO_TEXT}.") from None
-    return write_whole(path, lambda file: file.write(whole), durable)
 
 
 def _strict(value: Any) -> Any:
@@ -276,16 +279,16 @@ class Table:
 
     def __init__(self, path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, float]] = ()) -> None:
         self._path, self._columns = path, columns
-        text = _lines([columns, *map(self._values, rows)])
-        write_whole(path, lambda file: file.write(text), durable=False)  # a resumed run makes the rows again
+        text = csv_text([columns, *map(self._values, rows)])
+        write_text(path, text, durable=False)  # a resumed run makes the rows again
         with writing(path):
             self._descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND)
-        self._size = len(text)
+        self._size = len(text.encode())
 
     def add(self, row: Mapping[str, float]) -> None:
         """One row; a column that the row lacks stays empty. FileError if the file is no longer in its place."""
         _require_in_place(self._path, self._descriptor)
-        rest = text = _lines([self._values(row)])
+        rest = text = csv_text([self._values(row)]).encode()
         with writing(self._path):
             try:
                 while rest:
@@ -303,25 +306,6 @@ class Table:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
-
-
-def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
-    return csv_text(rows).encode()
-
-
-def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as lines of a CSV file: numbers to their last digit, and names that no spreadsheet computes."""
-    lines: list[str] = []
-    # \r is in the line's end so that a name with one is quoted
-    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
-    writer.writerows(map(inert, row) for row in rows)
-    return "".join(line[:-2] + "\n" for line in lines)
-
-
-def inert(value: Any) -> Any:
-    """A cell as it is, but for text that a spreadsheet would take for a formula, which gets an apostrophe in front."""
-    formula = isinstance(value, str) and (value.startswith(FORMULA) or value.lstrip().startswith(FORMULA))
-    return f"'{value}" if formula else value
 
 
 class Lock:

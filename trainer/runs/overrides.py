@@ -124,12 +124,6 @@ def tamed(text: str) -> str:
     return "/".join(_tamed(name) if _fault(name) else name for name in text.split("/"))
 
 
-def quoted(text: str) -> str:
-    """A text as the value of an override, whatever it holds."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
 def _tamed(name: str) -> str:
     digest = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:8]
     plain = re.sub(r"[^\w,=+-]", "_", name).encode()[: LONGEST_NAME - 9].decode(errors="ignore")

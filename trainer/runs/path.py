@@ -26,7 +26,8 @@ from trainer.objective.objective import Objective
 from trainer.objective.penalties import Penalty, expand, strengths
 from trainer.optimizers import Optimizer
 from trainer.optimizers.fit import Report, TrainState, just_enough, proved
-from trainer.runs.outputs import csv_text, write_whole
+from trainer.runs.outputs import write_text
+from trainer.runs.text import csv_text
 
 OWN = ("strength", "nonzero", "iterations", "converged", "gap")  # columns of path.csv beside what was measured
 BIAS = "(bias)"  # the name of the last row of w in coefficients.csv
@@ -170,8 +171,7 @@ def write_coefficients(
         for k, name in enumerate(classes)
         for feature, weight in zip((*features, BIAS), point.state.w[:, k].tolist(), strict=True)
     )
-    text = csv_text(chain([["strength", "class", "feature", "weight"]], rows))
-    return write_whole(path, lambda file: file.write(text.encode()))
+    return write_text(path, csv_text(chain([["strength", "class", "feature", "weight"]], rows)))
 
 
 def draw(

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,17 +96,6 @@ def _words(value: Any) -> list[str]:
     if not (isinstance(value, list) and all(isinstance(word, str) for word in value)):
         raise ValueError("a list of words is missing")
     return value
-
-
-def printable(text: str) -> str:
-    """Text for a terminal: a control character from a name is shown and not obeyed."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as aligned text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def go_on(folder: Path) -> str:

@@ -15,10 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import ConfigError, TrainerError
 from trainer.runs.outputs import shorter
-from trainer.runs.overrides import quoted, tamed
+from trainer.runs.overrides import tamed
+from trainer.runs.text import aligned, printable, quoted
 from trainer.sweeps.config import Grid
 from trainer.sweeps.grid import Composer, Plan, word
-from trainer.sweeps.record import BAD, DONE, NAME, Line, Record, go_on, printable, table
+from trainer.sweeps.record import BAD, DONE, NAME, Line, Record, go_on
 from trainer.sweeps.resumed import left
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ class Sweep:
             [f"{name} {means[key]:.4g}", f"{len(groups[key].done)} runs", " ".join(key), groups[key].doubt]
             for key in order
         ]
-        return [printable(text) for text in table(rows)] if rows else []
+        return [printable(text) for text in aligned(rows)] if rows else []
 
     def sentence(self, bad: int) -> str:
         """Which jobs did not end well, in a few lines."""

@@ -25,6 +25,7 @@ from trainer.errors import ConfigError, Diverged, choose, require
 from trainer.runs.config import Settings, read_settings
 from trainer.runs.outputs import check_plain, writing
 from trainer.runs.schema import structured
+from trainer.runs.text import quoted
 
 log = logging.getLogger("trainer")
 
@@ -94,8 +95,8 @@ def search(arguments: list[str], compose: Compose, single: Single) -> None:
         try:
             with writing(folder):  # the log of a trial that is refused begins here
                 (folder / str(trial.number)).mkdir(exist_ok=True)
-            place = str(folder / str(trial.number)).replace("\\", "\\\\").replace("'", "\\'")
-            value = measure([*fixed, *proposed, f"hydra.run.dir='{place}'"], settings.monitor, single)
+            place = quoted(str(folder / str(trial.number)))
+            value = measure([*fixed, *proposed, f"hydra.run.dir={place}"], settings.monitor, single)
             study.tell(trial, value)
         except (Diverged, ConfigError) as error:  # of this trial; the others may do better
             failure = error

@@ -19,6 +19,7 @@ from trainer.errors import ConfigError, FileError, TrainerError, require
 from trainer.objective.objective import Objective
 from trainer.optimizers.fit import Report
 from trainer.runs.callbacks.protocol import Answer, Callback, Context
+from trainer.runs.text import flat
 
 LONGEST = 6000  # characters of a parameter in MLflow
 AT_ONCE = 100  # parameters that MLflow takes in one call
@@ -122,7 +123,8 @@ class _MLflowWriter:
         experiment = self._experiment(self._client)
         self._run = self._client.create_run(experiment, run_name=self._folder.name).info.run_id
         self._client.set_tag(self._run, "folder", str(self._folder))
-        texts = [self._entities.Param(name, str(value)[:LONGEST]) for name, value in flat(self._context.config)]
+        values = [(name, value) for name, value in flat(self._context.config) if value != {}]
+        texts = [self._entities.Param(name, str(value)[:LONGEST]) for name, value in values]
         for first in range(0, len(texts), AT_ONCE):
             self._client.log_batch(self._run, params=texts[first : first + AT_ONCE])
         for row in self._context.past:
@@ -151,15 +153,6 @@ class _MLflowWriter:
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     """The numbers that can be drawn."""
     return {name: value for name, value in metrics.items() if name != "epoch" and math.isfinite(value)}
-
-
-def flat(config: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys in dots and their values, such as optimizer.lr and 0.02."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{inside}{key}.")
-        else:
-            yield f"{inside}{key}", value
 
 
 def _imported(extra: str, *names: str) -> list[Any]:

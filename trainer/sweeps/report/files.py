@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.errors import ConfigError
-from trainer.runs.outputs import write_whole, writing
+from trainer.runs.outputs import write_text, writing
 from trainer.sweeps.report.page import render
 from trainer.sweeps.report.reading import Found, read
 from trainer.sweeps.report.summary import configurations, goal, rank, table, varied
@@ -36,8 +36,7 @@ def write(found: Found, output: Path, metric: str | None = None) -> list[Path]:
     page = render(found, keys, rank(sets, aim), aim)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    rows = table(found.runs, keys).encode()
     return [
-        write_whole(output / "summary.csv", lambda file: file.write(rows)),
-        write_whole(output / "report.html", lambda file: file.write(page.encode())),
+        write_text(output / "summary.csv", table(found.runs, keys)),
+        write_text(output / "report.html", page),
     ]

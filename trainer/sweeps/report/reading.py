@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from trainer.errors import FileError, is_text
 from trainer.runs.outputs import TABLES, content_sha256
+from trainer.runs.text import written
 
 Curve = NDArray[np.float64]
 
@@ -85,22 +86,6 @@ def plain(value: Any, most: int = 200) -> str:
     text = _HIDDEN.sub("", text).encode("utf-8", "replace").decode()
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def written(value: Any) -> str:
-    """A value as the command line writes it: true, null, [a,b]."""
-    if isinstance(value, str):
-        return value
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{','.join(written(item) for item in value)}]"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
-    try:
-        return str(value)
-    except ValueError:  # an integer of more digits than Python writes
-        return "a huge number"
 
 
 def number(value: Any) -> float:

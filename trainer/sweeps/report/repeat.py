@@ -1,6 +1,5 @@
 """The command that repeats a run: what its configuration says, less what conf/ says already, quoted for a shell."""
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,10 +9,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainer.errors import ConfigError
 from trainer.runs.config import config_folder, options
+from trainer.runs.text import grammar
 from trainer.sweeps.report.reading import Run
-
-_BARE = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")
-_WORDS = ("true", "false", "null", "nan", "inf")
 
 
 def command(run: Run) -> str:
@@ -76,20 +73,3 @@ def _yaml(*names: str) -> Mapping[str, Any]:
     except (OSError, ValueError, OmegaConfBaseException):
         return {}
     return {str(key): value for key, value in content.items()} if isinstance(content, Mapping) else {}
-
-
-def grammar(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        if _BARE.fullmatch(value) and value.lower() not in _WORDS:
-            return value
-        text = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", value)  # of backslashes only those before a quote
-        text = re.sub(r"(\\+)$", lambda found: found[1] * 2, text)
-        return f"'{text}'"
-    if isinstance(value, list):
-        return f"[{','.join(grammar(item) for item in value)}]"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{grammar(key)}:{grammar(item)}" for key, item in value.items()) + "}"
-    return str(value)

@@ -1,7 +1,5 @@
 """What varied between runs, the configurations that repeat it, their means over seeds, and which is the best."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.runs.outputs import inert
-from trainer.sweeps.report.reading import DONE, Run, number, plain, written
+from trainer.runs.text import csv_text, inert, written
+from trainer.sweeps.report.reading import DONE, Run, number, plain
 
 LOWER = ("loss", "log_loss", "brier", "ece")  # the better, the lower; of the others the higher is the better
 HIGHER = ("accuracy", "top_k")
@@ -221,9 +219,7 @@ def table(runs: Sequence[Run], keys: Sequence[str]) -> str:
     names = measured(runs)
     head = ["folder", "status", *keys, "seed", *(f"final_{name}" for name in names)]
     head += [f"best_{name}" for name in names if _known(name)] + ["epochs_done", "seconds", "gap", "reason"]
-    lines = io.StringIO()
-    out = csv.writer(lines, lineterminator="\n")
-    out.writerow([cell(name) for name in head])
+    rows: list[list[Any]] = [head]
     for run in runs:
         best = [
             (run.lowest if name.removeprefix("val_") in LOWER else run.highest).get(name, run.metrics.get(name))
@@ -233,9 +229,8 @@ def table(runs: Sequence[Run], keys: Sequence[str]) -> str:
         given = [run.flat.get(key, "") for key in keys]
         numbers = [run.metrics.get(name) for name in names]
         ends = [run.epochs, run.seconds, number(run.record.get("gap")), run.reason]
-        row = [run.folder, run.status, *given, run.seed, *numbers, *best, *ends]
-        out.writerow([cell(value) for value in row])
-    return lines.getvalue()
+        rows.append([run.folder, run.status, *given, run.seed, *numbers, *best, *ends])
+    return csv_text(map(cell, row) for row in rows)
 
 
 def _known(name: str) -> bool:
