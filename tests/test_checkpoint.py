@@ -244,7 +244,8 @@ DAMAGES = {
     lambda path: altered(path, {"epoch": "x"}): "not a checkpoint",
     lambda path: altered(path, array0=np.full((3, 2), np.nan)): "parameters that are not finite",
     lambda path: altered(path, array0=np.full((3, 2), np.inf)): "parameters that are not finite",
-    lambda path: altered(path, {"rows": [{"epoch": 1}, {"epoch": "x"}]}): "rows hold what is no number",
+    lambda path: altered(path, {"rows": [["epoch"], [1], ["x"]]}): "rows hold what is no number",
+    lambda path: altered(path, {"rows": [["epoch", "loss"], [1]]}): "not a checkpoint",
 }
 
 

@@ -77,12 +77,14 @@ class Checkpoint:
 def save(path: Path, checkpoint: Checkpoint, previous: Path | None = None) -> Path:
     """Writes one file; the old one is kept as previous, if that is given."""
     arrays = [checkpoint.state.w]
+    names = list(dict.fromkeys(name for row in checkpoint.rows for name in row))
     header = {
         "format": FORMAT,
         "version": VERSION,
         "epoch": checkpoint.state.epoch,
         "optimizer": encode(checkpoint.state.optimizer, arrays),
         **{name: getattr(checkpoint, name) for name in READ},
+        "rows": [names, *([row.get(name) for name in names] for row in checkpoint.rows)],
     }
     return archive.save(path, header, {f"array{number}": array for number, array in enumerate(arrays)}, previous)
 
@@ -239,10 +241,13 @@ def decode(node: Any, arrays: Sequence[Array]) -> Any:
 STATES: dict[str, Callable[..., Any]] = {cls.__name__: cls for cls in (Moments, State, Memory, Turn)}  # and no others
 
 
-def _rows(rows: Any) -> list[dict[str, float]]:
+def _rows(table: Any) -> list[dict[str, float]]:
+    """The rows of a table below its names; null is a cell that a row lacks."""
+    names, *cells = table
+    rows = [{str(name): cell for name, cell in zip(names, row, strict=True) if cell is not None} for row in cells]
     if not all(isinstance(cell, int | float) for row in rows for cell in row.values()):
         raise ValueError("its rows hold what is no number")
-    return list(rows)
+    return rows
 
 
 READ: dict[str, Callable[[Any], Any]] = {  # fields of a checkpoint that stand in the header, and what they must be
