@@ -3,7 +3,9 @@
 import resource
 import time
 import tracemalloc
+import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from trainer.chain.losses import CrossEntropy
 from trainer.chain.strategies import auto
 from trainer.commands.predict import predict
 from trainer.data.rows import Data, Numbered
+from trainer.data.sources import Blobs, Digits
 from trainer.errors import DataError, FileError
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2
@@ -24,7 +27,9 @@ from trainer.optimizers import OPTIMIZERS, Adam, Fista, Lbfgs, Newton, Sgd
 from trainer.optimizers.fit import TrainState, fit
 from trainer.runs import memory
 from trainer.runs.model import Model
+from trainer.runs.parts import assemble
 from trainer.runs.run import run
+from trainer.runs.training import prepared
 
 GIB = 1 << 30
 N, K = 60, 3
@@ -182,3 +187,17 @@ def test_the_limit_of_addresses_caps_it(system, monkeypatch):
 def test_without_proc_it_is_what_is_built_in(tmp_path, monkeypatch):
     monkeypatch.setattr(memory.os, "sysconf", lambda name: {"SC_PHYS_PAGES": 8, "SC_PAGE_SIZE": 4096}[name])
     assert memory.available(tmp_path) == 8 * 4096
+
+
+@pytest.mark.parametrize(("source", "kept"), [(Digits(), False), (Blobs(), True)], ids=["digits", "blobs"])
+def test_features_as_they_came_are_let_go_where_no_picture_needs_them(source, kept):
+    seen = []
+
+    def watched(seed):
+        data = source(seed)
+        seen.append(weakref.ref(data.x))
+        return data
+
+    settings = replace(SETTINGS, plots=True)
+    training = prepared(settings, 3, assemble(settings)._replace(source=watched), Path(), None)
+    assert (seen[0]() is not None) == kept == (training.plane is not None)

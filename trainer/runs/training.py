@@ -65,8 +65,8 @@ class Training:
     settings: Settings
     seed: int
     parts: Parts
-    raw: Data
     data: Prepared
+    plane: Data | None  # all rows as they came, where two features can be drawn
     folder: Path
     recorded: Mapping[str, Any] | None
     fingerprint: str | None
@@ -162,7 +162,7 @@ class Training:
         train, valid, standardizer = self.data
         chosen = {"seed": self.seed, "valid_fraction": self.settings.valid_fraction, "stratified": True}
         rows = {"train_rows": len(train), "valid_rows": 0 if valid is None else len(valid)}
-        names = (self.raw.classes, self.raw.features, self.raw.target)
+        names = (train.classes, train.features, train.target)
         return Model(state.w, standardizer, self.parts.objective.activation, *names, split=chosen | rows)
 
     def proof(self, state: TrainState, converged: bool) -> Certificate:
@@ -212,8 +212,8 @@ class Training:
 
         title = self.title()
         files = [plots.curves(self.folder / "curves.png", rows, title, drawn(self.parts.metrics))]
-        if len(self.raw.features) == 2 and isinstance(self.raw.x, np.ndarray):
-            files.append(plots.boundary(self.folder / "boundary.png", self.model(state), self.raw, title))
+        if self.plane is not None:
+            files.append(plots.boundary(self.folder / "boundary.png", self.model(state), self.plane, title))
         return files
 
 
@@ -249,7 +249,8 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
             f"batch_size={parts.batch_size} is more than the {len(data.train)} training samples; all are used.",
             stacklevel=1,
         )
-    return Training(settings, seed, parts, raw, data, folder, recorded, fingerprint)
+    plane = raw if settings.plots and len(raw.features) == 2 and isinstance(raw.x, np.ndarray) else None
+    return Training(settings, seed, parts, data, plane, folder, recorded, fingerprint)
 
 
 def _classes_in(data: Data) -> Array:
