@@ -7,8 +7,8 @@ import logging
 import secrets
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from trainer.runs.outputs import Lock, claim, move_log, read_record, remove_part
 from trainer.runs.parts import assemble, headline
 from trainer.runs.progress import RowBar
 from trainer.runs.schema import build
-from trainer.runs.training import Point, Result, Training, prepared, summary
+from trainer.runs.training import Ending, Point, Result, Training, prepared, summary
 
 log = logging.getLogger("trainer")
 
@@ -113,58 +113,61 @@ def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None 
         return _go(training, found)
 
 
-def _go(training: Training, found: Checkpoint | None) -> Result:
-    """Trains from a checkpoint, or from the start, to the end."""
-    settings, parts = training.settings, training.parts
-    rows: list[Mapping[str, float]] = [] if found is None else list(found.rows)
-    point = Point(training.start())
-    earlier = 0.0
-    if found is not None:
+@dataclass
+class Course:
+    """A run on its way: the rows of its table, where it is, and when it began, earlier parts of it counted."""
+
+    training: Training
+    rows: list[Mapping[str, float]]
+    point: Point
+    began: float
+
+    @classmethod
+    def of(cls, training: Training, found: Checkpoint | None) -> "Course":
+        """From a checkpoint, or from the start."""
+        now = time.perf_counter()
+        if found is None:
+            return cls(training, [], Point(training.start()), now)
         reason = found.reason if found.ended else ""  # that of an interruption is over
         point = Point(found.state, "stopped" if found.status == "stopped" else "running", reason, found.converged)
-        earlier = found.seconds
-    callbacks = training.callbacks(rows)
+        return cls(training, list(found.rows), point, now - found.seconds)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began
+
+    def keep(self, status: str, point: Point | None = None) -> float:
+        """Writes a checkpoint; returns when the next one may come."""
+        return self.training.keep(self.rows, point or self.point, status, self.began)
+
+
+def _go(training: Training, found: Checkpoint | None) -> Result:
+    """Trains from a checkpoint, or from the start, to the end."""
+    course, bar = Course.of(training, found), RowBar()
+    callbacks = training.callbacks(course.rows)
     status, failure = "finished", None
-    began = time.perf_counter() - earlier
-    due = time.perf_counter() + checkpoint.EVERY
     training.announce()
-    done = RowBar()
-    steps = _strengths(training, point, done) if parts.path else _epochs(training, point, callbacks, done, began)
     try:
-        with training.table(rows) as table:
-            bar = tqdm(
-                steps,
-                total=len(parts.path) or settings.epochs,
-                initial=point.state.epoch,
-                unit="strength" if parts.path else "epoch",
-                leave=False,
-                disable=None,  # no bar where there is no terminal
-            )
-            for row, reached in bar:
-                rows.append(row)
-                table.add(row)
-                point = reached
-                if settings.checkpoint and not point.reason and time.perf_counter() >= due:
-                    due = training.keep(rows, point, "running", began)
+        _train(course, callbacks, bar)
     except (Diverged, KeyboardInterrupt) as error:
         status = "diverged" if isinstance(error, Diverged) else "interrupted"
-        point, failure = point._replace(reason=point.reason or str(error)), error
+        course.point, failure = course.point._replace(reason=course.point.reason or str(error)), error
     except BaseException as error:
         status = "failed"
         training.give_up(error)
         raise
     finally:
-        done.finish()
+        bar.finish()
         close(callbacks, status)
-    if point.status == "stopped":
+    if course.point.status == "stopped":
         status = "stopped"
-    elif point.converged:
+    elif course.point.converged:
         status = "finished"
     try:
-        return _finish(training, rows, point, status, began, failure)
+        return _finish(course, status, failure)
     except KeyboardInterrupt as error:
         if error is not failure:  # it came while the files were written
-            _finish(training, rows, point, "interrupted", began, error)
+            _finish(course, "interrupted", error)
         raise
     except Exception as error:
         if error is not failure:
@@ -172,11 +175,34 @@ def _go(training: Training, found: Checkpoint | None) -> Result:
         raise
 
 
+def _train(course: Course, callbacks: list[Callback], rows_done: RowBar) -> None:
+    """Goes through the epochs, or the strengths, that are left: a row in the table and now and then a checkpoint."""
+    training, parts = course.training, course.training.parts
+    steps = _strengths(course, rows_done) if parts.path else _epochs(course, callbacks, rows_done)
+    due = time.perf_counter() + checkpoint.EVERY
+    with training.table(course.rows) as table:
+        bar = tqdm(
+            steps,
+            total=len(parts.path) or training.settings.epochs,
+            initial=course.point.state.epoch,
+            unit="strength" if parts.path else "epoch",
+            leave=False,
+            disable=None,  # no bar where there is no terminal
+        )
+        for row, reached in bar:
+            course.rows.append(row)
+            table.add(row)
+            course.point = reached
+            if training.settings.checkpoint and not reached.reason and time.perf_counter() >= due:
+                due = course.keep("running")
+
+
 Steps = Iterator[tuple[Mapping[str, float], Point]]  # a row of the table, and where the run is after it
 
 
-def _epochs(training: Training, point: Point, callbacks: list[Callback], done: RowBar, began: float) -> Steps:
-    """The epochs from this point on, until the last one or until a callback stops."""
+def _epochs(course: Course, callbacks: list[Callback], done: RowBar) -> Steps:
+    """The epochs that are left, until the last one or until a callback stops."""
+    training, point = course.training, course.point
     over = point.status == "stopped" or point.converged
     epochs = point.state.epoch if over else training.settings.epochs
     for report in _fit(training, replace(training.parts.objective, progress=done), point.state, epochs):
@@ -184,26 +210,25 @@ def _epochs(training: Training, point: Point, callbacks: list[Callback], done: R
         answers = [callback(report) for callback in callbacks]  # every one sees every report
         numbers = {name: value for answer in answers for name, value in answer.numbers.items()}
         stop = " ".join(answer.stop for answer in answers if answer.stop)
-        row = {**report.metrics, **numbers, "seconds": round(time.perf_counter() - began, 6)}
+        row = {**report.metrics, **numbers, "seconds": round(course.seconds, 6)}
         status = "stopped" if stop or report.stalled else "running"
         yield row, Point(report.state, status, stop or report.stalled or report.converged, bool(report.converged))
         if stop:
             return
 
 
-def _strengths(training: Training, point: Point, done: RowBar) -> Steps:
-    """The strengths of a path from this point on; see trainer.runs.path."""
-    parts, state = training.parts, point.state
+def _strengths(course: Course, done: RowBar) -> Steps:
+    """The strengths of a path that are left; see trainer.runs.path."""
+    training, state = course.training, course.point.state
+    parts = training.parts
 
     def train(objective: Objective, start: TrainState) -> Iterator[Report]:
         for report in _fit(training, objective, start, training.settings.epochs):
             done.finish()
             yield report
 
-    objective = replace(parts.objective, progress=done)
-    for fitted in path.fit_path(
-        objective, parts.path[state.epoch :], state.w, parts.optimizer, training.data.train, train
-    ):
+    objective, left = replace(parts.objective, progress=done), parts.path[state.epoch :]
+    for fitted in path.fit_path(objective, left, state.w, parts.optimizer, training.data.train, train):
         state = path.after(state, fitted)
         yield fitted.row, Point(state)
 
@@ -225,66 +250,75 @@ def _fit(training: Training, objective: Objective, state: TrainState, epochs: in
     )
 
 
-def _finish(
-    training: Training,
-    rows: list[Mapping[str, float]],
-    point: Point,
-    status: str,
-    began: float,
-    failure: BaseException | None,
-) -> Result:
+def _finish(course: Course, status: str, failure: BaseException | None) -> Result:
     """Writes what a run leaves once no more epochs come, and raises the failure, if it had one."""
+    training, rows = course.training, course.rows
     settings, parts, folder = training.settings, training.parts, training.folder
     training.check_folder()
     if status == "stopped":
-        log.info(f"Stopped by {point.reason}")
+        log.info(f"Stopped by {course.point.reason}")
     if status == "interrupted":  # perhaps between a row and its state
-        del rows[point.state.epoch :]
+        del rows[course.point.state.epoch :]
         with training.table(rows):
             pass
-    points = path.points_of(point.state, rows, parts.path) if parts.path else []
-    state, reason, converged, last = point.state, point.reason, point.converged, rows[-1] if rows else {}
-    solver, more = parts.optimizer.full_batch, dict[str, Any]()
-    proof = Certificate(None, f"{status} before the end")
-    if points:
-        kept, why = path.best(points)
-        state, last, proof = kept.state, kept.metrics, kept.proof
-        late = [fitted for fitted in points if not fitted.converged]
-        converged = not late
-        if status == "finished":
-            reason = kept.converged if converged else path.unfinished(late, settings.epochs) if solver else reason
-        strengths = [fitted.strength for fitted in points]
-        more = {"path": {"strength": kept.strength, "chosen_by": why, "strengths": strengths}}
-    elif status in ("finished", "stopped"):
-        proof = training.proof(state, converged)
-        if solver and proof.proves(parts.optimizer.gap):  # type: ignore[attr-defined]
-            reason, converged = reason or just_enough(proof, settings.epochs), True
-    more |= {"gap": proof.gap, "gap_reason": proof.why}
-    if solver and status == "finished":
-        reason = reason or f"No convergence within epochs={settings.epochs}; raise it."
-        log.info(f"Converged: {reason}" if converged else reason)
-    seconds = time.perf_counter() - began
-    result = Result(status, folder, last)
-    model = training.model(state)
+    points = path.points_of(course.point.state, rows, parts.path) if parts.path else []
+    end = _end_of_path(course, points, status) if points else _end_of_training(course, status)
+    if parts.optimizer.full_batch and status == "finished":
+        end = end._replace(reason=end.reason or f"No convergence within epochs={settings.epochs}; raise it.")
+        log.info(f"Converged: {end.reason}" if end.converged else end.reason)
+    seconds = course.seconds
+    model = training.model(end.state)
     files = [model.save(folder / "model.npz")]
     if settings.checkpoint:
-        training.keep(rows, point._replace(reason=reason, converged=converged and not points), status, began)
-    pictures = settings.plots and rows and status != "interrupted"
+        course.keep(status, course.point._replace(reason=end.reason, converged=end.converged and not points))
+    pictured = settings.plots and rows and status != "interrupted"
     if points:
         names = (model.classes, model.features)
         files.insert(0, path.write_coefficients(folder / "coefficients.csv", points, *names))
-        if pictures:
-            missed = {fitted.strength for fitted in late} if solver else ()
-            files.append(path.draw(folder / "path.png", points, *names, training.title(), missed))
-        doubt = f", but not converged ({kept.bound})" if solver and not kept.converged else ""
-        log.info(f"{len(points)} strengths in {seconds:.2f} s; kept {kept.strength:g}, {why}{doubt}")
-    elif pictures:
-        files += training.draw(rows, state)
-    training.record(result, state, seconds, reason, converged, more)
+        if pictured:
+            files.append(path.draw(folder / "path.png", points, *names, training.title(), end.missed))
+        log.info(f"{len(points)} strengths in {seconds:.2f} s; {end.said}")
+    elif pictured:
+        files += training.draw(rows, end.state)
+    result = Result(status, folder, end.metrics)
+    training.record(result, end, seconds)
     for line in summary(result, parts.metrics, seconds, files):
         log.info(line)
-    if proof.gap is not None:
-        log.info(f"  distance to the minimum of the training objective E: {proof.why}")
+    if end.proof.gap is not None:
+        log.info(f"  distance to the minimum of the training objective E: {end.proof.why}")
     if failure is not None:
         raise failure
     return result
+
+
+def _end_of_training(course: Course, status: str) -> Ending:
+    """The last state; a solver may be proved to be at the minimum though it has not said so."""
+    (state, _, reason, converged), training = course.point, course.training
+    proof = Certificate(None, f"{status} before the end")
+    if status in ("finished", "stopped"):
+        proof = training.proof(state, converged)
+        optimizer = training.parts.optimizer
+        if optimizer.full_batch and proof.proves(optimizer.gap):  # type: ignore[attr-defined]
+            reason, converged = reason or just_enough(proof, training.settings.epochs), True
+    return Ending(state, course.rows[-1] if course.rows else {}, reason, converged, proof)
+
+
+def _end_of_path(course: Course, points: Sequence[path.Point], status: str) -> Ending:
+    """The best of the strengths; a path has converged where a solver has at each of them."""
+    solver = course.training.parts.optimizer.full_batch
+    kept, why = path.best(points)
+    late = [fitted for fitted in points if not fitted.converged]
+    reason = course.point.reason
+    if status == "finished" and (solver or not late):
+        reason = path.unfinished(late, course.training.settings.epochs) if late else kept.converged
+    return Ending(
+        kept.state,
+        kept.metrics,
+        reason,
+        not late,
+        kept.proof,
+        {"strength": kept.strength, "chosen_by": why, "strengths": [fitted.strength for fitted in points]},
+        f"kept {kept.strength:g}, {why}"
+        + (f", but not converged ({kept.bound})" if solver and not kept.converged else ""),
+        {fitted.strength for fitted in late} if solver else (),
+    )

@@ -58,6 +58,19 @@ class Point(NamedTuple):
     converged: bool = False
 
 
+class Ending(NamedTuple):
+    """What a run has come to: the state that is kept and its metrics, why it ended, and what is proved of it."""
+
+    state: TrainState
+    metrics: Mapping[str, float]
+    reason: str
+    converged: bool
+    proof: Certificate
+    path: Mapping[str, Any] | None = None  # what run.json says of a path
+    said: str = ""  # and the terminal
+    missed: Collection[float] = ()  # strengths at which a solver has not converged
+
+
 @dataclass
 class Training:
     """What the steps of one run share, and what they write."""
@@ -169,28 +182,22 @@ class Training:
         """How far a state is from the minimum on the training rows."""
         return proved(self.parts.objective, self.parts.optimizer, self.data.train, state.w, converged)
 
-    def record(
-        self,
-        result: Result,
-        state: TrainState,
-        seconds: float,
-        reason: str,
-        converged: bool,
-        more: Mapping[str, Any] | None = None,
-    ) -> None:
+    def record(self, result: Result, end: Ending, seconds: float) -> None:
         """run.json; the last file of a run, so that one that calls itself finished has all of them.
 
         It holds the SHA-256 of the table as the run leaves it, and its own.
         """
         self.check_folder()
-        model = self.model(state)
+        model = self.model(end.state)
         content = {
             "status": result.status,
-            "reason": reason,
-            "converged": converged,
+            "reason": end.reason,
+            "converged": end.converged,
             "metrics": result.metrics,
-            **(more or {}),
-            "epochs": state.epoch,
+            **({"path": end.path} if end.path else {}),
+            "gap": end.proof.gap,
+            "gap_reason": end.proof.why,
+            "epochs": end.state.epoch,
             "threads": self.parts.objective.threads,
             "split": model.split,
             "standardization": {"mean": model.standardizer.mean.tolist(), "scale": model.standardizer.scale.tolist()},
