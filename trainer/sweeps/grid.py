@@ -13,7 +13,9 @@ tests/test_sweep.py holds the result against Hydra's own composition.
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -117,41 +119,36 @@ def special(axes: Sequence[Axis], plan: Plan) -> list[str]:
 
 
 def plan(axes: Sequence[Axis], composer: "Composer", skip_illegal: bool) -> list[Plan]:
-    """The jobs in the order of Hydra's sweeper, each checked; ConfigError where one is wrong, or none can be run.
+    """The jobs in the order of Hydra's sweeper, each checked; ConfigError where one is wrong, or none can be run."""
+    _try_each_value(axes, composer)
 
-    Every value is tried by itself first, so that a wrong one is found before a large grid is looked through.
-    """
-    with held():
-        from trainer.runs.parts import assemble  # after the names are checked: numpy is loaded with it
+    def seen(choices: Sequence[Override]) -> tuple[str, ...]:
+        return tuple(word(choice) for axis, choice in zip(axes, choices, strict=True) if not axis.alone)
 
+    different = product(*(axis.choices[:1] if axis.alone else axis.choices for axis in axes))
+    reasons = {seen(choices): _incompatible(composer(choices)[0]) for choices in different}
+    wrong = [reason for reason in reasons.values() if reason]
+    if wrong and (not skip_illegal or len(wrong) == len(reasons)):
+        raise ConfigError(wrong[0])
+    jobs = product(*(axis.choices for axis in axes))
+    return [Plan(choices, reasons[seen(choices)]) for choices in jobs]
+
+
+def _try_each_value(axes: Sequence[Axis], composer: "Composer") -> None:
+    """Composes every value beside the first ones of the other axes: a wrong one is found before a large grid is."""
     firsts = [axis.choices[0] for axis in axes]
     for place, axis in enumerate(axes):
         for choice in axis.choices if len(axis.choices) > 1 else ():
             settings, _ = composer([*firsts[:place], choice, *firsts[place + 1 :]])
             if not axis.alone:
-                _incompatible(assemble, settings)
-    seen = [place for place, axis in enumerate(axes) if not axis.alone]
-    reasons: dict[tuple[int, ...], str] = {}
-    for indices in product(*(range(len(axes[place].choices)) for place in seen)):
-        chosen = list(firsts)
-        for place, index in zip(seen, indices, strict=True):
-            chosen[place] = axes[place].choices[index]
-        reasons[indices] = _incompatible(assemble, composer(chosen)[0])
-    wrong = [reason for reason in reasons.values() if reason]
-    if wrong and (not skip_illegal or len(wrong) == len(reasons)):
-        raise ConfigError(wrong[0])
-    jobs = product(*(range(len(axis.choices)) for axis in axes))
-    return [
-        Plan(
-            tuple(axis.choices[index] for axis, index in zip(axes, indices, strict=True)),
-            reasons[tuple(indices[place] for place in seen)],
-        )
-        for indices in jobs
-    ]
+                _incompatible(settings)
 
 
-def _incompatible(assemble: Any, settings: Settings) -> str:
+def _incompatible(settings: Settings) -> str:
     """Why the components of a job do not go together; empty where they do."""
+    with held():
+        from trainer.runs.parts import assemble  # after the names are checked: numpy is loaded with it
+
     try:
         assemble(settings)
     except Incompatible as error:
@@ -159,26 +156,32 @@ def _incompatible(assemble: Any, settings: Settings) -> str:
     return ""
 
 
+class _Unsure(Exception):
+    """Splicing could give another configuration than Hydra's."""
+
+
+def _sure(condition: bool) -> None:
+    if not condition:
+        raise _Unsure
+
+
 class Composer:
     """The settings of a job and its configuration as run.json keeps it, from one choice an axis."""
 
     def __init__(self, loader: ConfigLoaderImpl, master: DictConfig, fast: bool = True) -> None:
-        self._loader = loader
-        self._master = master
-        self._fast = fast
-        self._bases: dict[tuple[str, ...], Node | None] = {}
-        self._options: dict[tuple[str, str], Node | None] = {}
-        self._groups: dict[str, bool] = {}
+        self._loader, self._master, self._fast = loader, master, fast
+        self._first: tuple[Sequence[Override], Node | None] | None = None  # what is spliced, and its options
+        self._is_group = cache(loader.repository.group_exists)
+        self._option = cache(self._read_option)
 
     def __call__(self, choices: Sequence[Override], number: int = 0, folder: str = "") -> tuple[Settings, Node]:
-        node = self._spliced(choices) if self._fast else None
-        if node is not None:
-            return structured("", Settings, node), node
+        if self._fast:
+            with suppress(_Unsure):
+                node = self._spliced(choices)
+                return structured("", Settings, node), node
         config = self.whole(choices, number, folder)
         HydraConfig.instance().set_config(config)  # for ${hydra:...}
-        with open_dict(config):
-            del config.hydra
-        recorded: Any = OmegaConf.to_container(config, resolve=False)
+        recorded = _without_hydra(config)
         return read_settings(config, Settings), recorded
 
     def whole(self, choices: Sequence[Override], number: int = 0, folder: str = "") -> DictConfig:
@@ -189,108 +192,92 @@ class Composer:
             config.hydra.runtime.output_dir = folder
         return config
 
-    def is_group(self, override: Override) -> bool:
-        """Whether Hydra takes the override as a choice of an option, by the rule of its defaults list."""
-        group = override.key_or_group
-        if group not in self._groups:
-            self._groups[group] = self._loader.repository.group_exists(group)
-        return self._groups[group] and not isinstance(override.value(), dict)
-
-    def _spliced(self, choices: Sequence[Override]) -> Node | None:
-        """The job's configuration without asking Hydra; None where that could give another one than Hydra's."""
-        groups = [choice for choice in choices if self.is_group(choice)]
-        values = [choice for choice in choices if not self.is_group(choice)]
-        if not all(_plain_value(choice) for choice in values):
-            return None
-        node = self._base(groups)
-        if node is None:
-            return None
-        for choice in values:
-            node = _with(node, choice.key_or_group.split("."), choice.value())
-            if node is None:
-                return None
-        return None if _any(node, "???") else node
-
-    def _base(self, groups: Sequence[Override]) -> Node | None:
-        """The configuration with these options and no values."""
-        key = tuple(word(choice) for choice in groups)
-        if key not in self._bases:
-            self._bases[key] = self._exchanged(groups) if self._bases else self._first(groups)
-        return self._bases[key]
-
-    def _first(self, groups: Sequence[Override]) -> Node | None:
-        """Composed by Hydra; None unless each of its parts fills its own group and nothing refers to another."""
-        config = self.whole(groups)
-        chosen = config.hydra.runtime.choices
-        name = str(config.hydra.job.config_name)
-        with open_dict(config):
-            del config.hydra
-        node: Any = OmegaConf.to_container(config, resolve=False)
-        primary = self._loader.repository.load_config(name)
-        options = {str(group): option for group, option in chosen.items() if not str(group).startswith("hydra/")}
-        plain = (
-            primary is not None
-            and not any("${" in repr(default) for default in primary.defaults_list or [])
-            and not any(group in primary.config for group in options)
-            and all(option is None or self._option(group, option) is not None for group, option in options.items())
-            and not _any(node, "${")
-        )
-        return node if plain else None
-
-    def _exchanged(self, groups: Sequence[Override]) -> Node | None:
-        """The first base with other options in it."""
-        first_groups, node = next(iter(self._bases.items()))
-        if node is None or len(first_groups) != len(groups):
-            return None
-        for choice in groups:
-            group, name = choice.key_or_group, choice.value()
-            if word(choice) in first_groups:
-                continue
-            plain = choice.type == OverrideType.CHANGE and choice.package is None and isinstance(name, str)
-            content = self._option(group, str(name)) if plain else None
-            if content is None or group not in node:
-                return None
-            node = {**node, group: content}
+    def _spliced(self, choices: Sequence[Override]) -> Node:
+        """The first configuration with other options and values in their places."""
+        options, values = list[Override](), list[Override]()
+        for choice in choices:  # which of both it is, by the rule of Hydra's defaults list
+            is_option = self._is_group(choice.key_or_group) and not isinstance(choice.value(), dict)
+            (options if is_option else values).append(choice)
+        replaced = [_replaced(choice) for choice in values]
+        node = self._with_options(options)
+        for path, value in replaced:
+            node = _with(node, path, value)
+        _sure(not _holds(node, "???"))
         return node
 
-    def _option(self, group: str, name: str) -> Node | None:
-        """What an option's file holds; None where it could do more than fill its group's node."""
-        if (group, name) not in self._options:
-            found = None if "@" in group else self._loader.repository.load_config(f"{group}/{name}")
-            plain = found is not None and not found.header.get("package") and not found.defaults_list
-            content: Any = OmegaConf.to_container(found.config, resolve=False) if found and plain else None
-            ok = isinstance(content, dict) and not _any(content, "${")
-            self._options[group, name] = content if ok else None
-        return self._options[group, name]
+    def _with_options(self, options: Sequence[Override]) -> Node:
+        if self._first is None:
+            self._first = options, None  # which stays so if it is not sure
+            self._first = options, self._composed(options)
+        first, node = self._first
+        if node is None or len(first) != len(options):
+            raise _Unsure
+        known = set(map(word, first))
+        for choice in options:
+            group, name = choice.key_or_group, choice.value()
+            if word(choice) not in known:
+                _sure(_changes(choice) and isinstance(name, str) and group in node)
+                node = {**node, group: self._option(group, str(name))}
+        return node
+
+    def _composed(self, options: Sequence[Override]) -> Node:
+        """By Hydra; sure only if each of its parts fills its own group and nothing refers to another."""
+        config = self.whole(options)
+        chosen = {str(group): name for group, name in config.hydra.runtime.choices.items()}
+        primary = self._loader.repository.load_config(str(config.hydra.job.config_name))
+        if primary is None or "${" in repr(primary.defaults_list):
+            raise _Unsure
+        for group, name in chosen.items():
+            if not group.startswith("hydra/"):
+                _sure(group not in primary.config)
+                if name is not None:
+                    self._option(group, name)
+        node = _without_hydra(config)
+        _sure(not _holds(node, "${"))
+        return node
+
+    def _read_option(self, group: str, name: str) -> Node:
+        """What an option's file holds, if it can do no more than fill its group's node."""
+        found = None if "@" in group else self._loader.repository.load_config(f"{group}/{name}")
+        if found is None or found.header.get("package") or found.defaults_list:
+            raise _Unsure
+        content: Any = OmegaConf.to_container(found.config, resolve=False)
+        _sure(isinstance(content, dict) and not _holds(content, "${"))
+        return content  # type: ignore[no-any-return]
 
 
-def _plain_value(override: Override) -> bool:
-    """Whether the override only replaces one value by another."""
+def _without_hydra(config: DictConfig) -> Node:
+    with open_dict(config):
+        del config.hydra
+    return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]
+
+
+def _changes(override: Override) -> bool:
+    """Whether the override neither adds, deletes nor moves."""
+    return override.type == OverrideType.CHANGE and override.package is None
+
+
+def _replaced(override: Override) -> tuple[list[str], Any]:
+    """The key and the plain value that takes the place of another."""
     value = override.value()
     parts = value if isinstance(value, list) else [value]
-    return (
-        override.type == OverrideType.CHANGE
-        and override.package is None
-        and PLAIN_KEY.fullmatch(override.key_or_group) is not None
-        and all(part is None or isinstance(part, bool | int | float | str) for part in parts)
-        and not _any(parts, "${")
-        and not _any(parts, "???")
-    )
+    _sure(_changes(override) and PLAIN_KEY.fullmatch(override.key_or_group) is not None)
+    _sure(all(part is None or isinstance(part, bool | int | float | str) for part in parts))
+    _sure(not _holds(parts, "${") and not _holds(parts, "???"))
+    return override.key_or_group.split("."), value
 
 
-def _with(node: Node, path: Sequence[str], value: Any) -> Node | None:
-    """The node with a value in the place of another; None where there is no such value, or it is a dictionary."""
+def _with(node: Node, path: Sequence[str], value: Any) -> Node:
+    """The node with a value in the place of another, which is no dictionary."""
     key, *rest = path
-    if key not in node or isinstance(node[key], dict) != bool(rest):
-        return None
-    changed = _with(node[key], rest, value) if rest else value
-    return None if rest and changed is None else {**node, key: changed}
+    _sure(key in node and isinstance(node[key], dict) == bool(rest))
+    return {**node, key: _with(node[key], rest, value) if rest else value}
 
 
-def _any(node: Any, mark: str) -> bool:
+def _holds(node: Any, mark: str) -> bool:
     """Whether a text anywhere below the node holds the mark."""
     if isinstance(node, Mapping):
-        return any(_any(value, mark) for value in node.values())
+        return any(_holds(value, mark) for value in node.values())
     if isinstance(node, list):
-        return any(_any(value, mark) for value in node)
+        return any(_holds(value, mark) for value in node)
     return isinstance(node, str) and mark in node
