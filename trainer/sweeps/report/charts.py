@@ -49,6 +49,10 @@ class Axis:
             share = (v - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
+    def at(self, value: float) -> float:
+        """The pixel of one value."""
+        return float(self(np.array([value]))[0])
+
     def ticks(self, most: int = 5) -> list[float]:
         """Round values inside the axis."""
         if self.log and self.high - self.low >= 1.2:
@@ -168,44 +172,77 @@ def stroke(d: str, css: str) -> str:
     return f'<path class="{css}" d="{d}"/>' if d else ""
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Where a plot lies in its picture; the numbers of its axes stand to the left and below."""
+
+    left: float
+    top: float
+    inner: float  # width
+    tall: float
+
+    def rules(self, y: Axis, most: int = 5) -> list[str]:
+        """Rules across at round values, and these."""
+        parts = []
+        ticks = y.ticks(most)
+        for tick, label in zip(ticks, apart(ticks), strict=True):
+            at = self.top + y.at(tick)
+            parts.append(stroke(f"M{self.left:.0f} {at:.1f}h{self.inner:.0f}", "g"))
+            parts.append(text(self.left - 6, at + 4, label, "n", "end"))
+        return parts
+
+    def below(self, at: float, label: str) -> str:
+        """A number of the axis below."""
+        return text(self.left + at, self.top + self.tall + 17, label, "n", "middle")
+
+    def caption(self, height: float, words: str, x: Axis) -> str:
+        """What the axis below means, at this height."""
+        return text(self.left + self.inner / 2, height, words + (" (log)" if x.log else ""), "n", "middle")
+
+    def inside(self, parts: Iterable[str]) -> list[str]:
+        """A picture inside the picture, which cuts off what leaves the axes."""
+        head = f'<svg x="{self.left:g}" y="{self.top:g}" width="{self.inner:g}" height="{self.tall:g}">'
+        return [head, *parts, "</svg>"]
+
+
 def panel(title: str, lines: Sequence[Line], width: float = 400, height: float = 280) -> Markup:
     """Lines over epochs: the grey ones first, then bands, then the coloured means with their labels at the end."""
-    left, right, top, bottom = 50.0, 26.0, 12.0, 34.0
-    inner, tall = width - left - right, height - top - bottom
+    frame = Frame(50.0, 12.0, width - 76, height - 46)
     front = [found for found in lines if found.colour] or lines
-    x = axis(np.concatenate([found.x for found in lines]), 0, inner, log=False, pad=0)
+    x = axis(np.concatenate([found.x for found in lines]), 0, frame.inner, log=False, pad=0)
     means = [found.mean for found in front] + [y for found in front for _, y in found.single]
-    y = axis(np.concatenate(means), tall, 0, logarithmic(title))
+    y = axis(np.concatenate(means), frame.tall, 0, logarithmic(title))
     if not y.log:
         edges = [edge for found in front if found.single for edge in (found.low, found.high)]
-        y = axis(np.concatenate(means + edges), tall, 0, log=False)
-    parts = [*_frame(x, y, left, top, inner, tall), text(left + inner / 2, height - 4, "epoch", "n", "middle")]
-    # A picture inside the picture cuts off what leaves the axes.
-    parts.append(f'<svg x="{left:g}" y="{top:g}" width="{inner:g}" height="{tall:g}">')
-    for found in (found for found in lines if not found.colour):
-        parts.append(stroke(path(x(found.x), y(found.mean)), "l c0"))
-    css = "b" if len(front) <= 3 else "b f"  # many bands over each other would be one dark one
-    for found in (found for found in lines if found.colour and found.single):
-        low = np.where(found.low > 0, found.low, y_floor(y)) if y.log else found.low
-        around = path(np.concatenate([x(found.x), x(found.x)[::-1]]), np.concatenate([y(found.high), y(low)[::-1]]))
-        parts.append(stroke(around + "Z" if around else "", f"{css} c{found.colour}"))
-        if len(front) <= 3 and len(found.single) <= 20:
-            parts += [stroke(path(x(a), y(b)), f"s c{found.colour}") for a, b in found.single]
+        y = axis(np.concatenate(means + edges), frame.tall, 0, log=False)
     coloured = sorted((found for found in lines if found.colour), key=lambda found: -found.colour)
-    parts += [stroke(path(x(found.x), y(found.mean)), f"l c{found.colour}") for found in coloured]
-    parts += [  # one epoch is a point and no line
-        stroke(path(x(f.x), y(f.mean)) + "h0", f"p c{f.colour}") for f in lines if len(f.x) == 1
-    ]
-    parts.append("</svg>")
-    ends = [(float(y(found.mean[-1:])[0]), found) for found in coloured if found.label]
-    for place, found in _apart(ends, 14.0, tall):
-        parts.append(text(left + inner + 6, top + place + 4, found.label, f"k c{found.colour}"))
-    return svg(width, height, f"{title} over the epochs", parts)
+    drawn = [stroke(path(x(found.x), y(found.mean)), "l c0") for found in lines if not found.colour]
+    for found in lines:
+        if found.colour and found.single:
+            drawn += _band(found, x, y, few=len(front) <= 3)
+    drawn += [stroke(path(x(found.x), y(found.mean)), f"l c{found.colour}") for found in coloured]
+    drawn += [_point(found, x, y) for found in lines]
+    ends = _apart([(y.at(found.mean[-1]), found) for found in coloured if found.label], 14.0, frame.tall)
+    beside, top = frame.left + frame.inner + 6, frame.top
+    labels = [text(beside, top + place + 4, found.label, f"k c{found.colour}") for place, found in ends]
+    whole = [tick for tick in x.ticks(4) if tick == round(tick)]
+    epochs = [frame.below(x.at(tick), short(tick) if tick < 1e4 else f"{tick:,.0f}") for tick in whole]
+    around = [*frame.rules(y), *epochs, frame.caption(height - 4, "epoch", x)]
+    return svg(width, height, f"{title} over the epochs", [*around, *frame.inside(drawn), *labels])
 
 
-def y_floor(y: Axis) -> float:
-    """The lowest value that a logarithmic axis shows."""
-    return float(10**y.low)
+def _band(line: Line, x: Axis, y: Axis, few: bool) -> list[str]:
+    """The band of a line, paler where many lie over each other, and its runs where there are few."""
+    low = np.where(line.low > 0, line.low, 10**y.low) if y.log else line.low
+    around = path(np.concatenate([x(line.x), x(line.x)[::-1]]), np.concatenate([y(line.high), y(low)[::-1]]))
+    band = stroke(around + "Z" if around else "", f"{'b' if few else 'b f'} c{line.colour}")
+    runs = line.single if few and len(line.single) <= 20 else ()
+    return [band, *(stroke(path(x(a), y(b)), f"s c{line.colour}") for a, b in runs)]
+
+
+def _point(line: Line, x: Axis, y: Axis) -> str:
+    """One epoch is a point and no line."""
+    return stroke(path(x(line.x), y(line.mean)) + "h0", f"p c{line.colour}") if len(line.x) == 1 else ""
 
 
 def _apart(ends: list[tuple[float, Line]], room: float, tall: float) -> list[tuple[float, Line]]:
@@ -219,113 +256,85 @@ def _apart(ends: list[tuple[float, Line]], room: float, tall: float) -> list[tup
     return [(place, found) for place, (_, found) in zip(places.tolist(), ends, strict=True)]
 
 
-def _frame(x: Axis, y: Axis, left: float, top: float, inner: float, tall: float) -> list[str]:
-    """Rules and numbers of both axes; of the epochs only whole ones."""
-    parts = []
-    ticks = y.ticks()
-    for tick, label in zip(ticks, apart(ticks), strict=True):
-        at = top + float(y(np.array([tick]))[0])
-        parts.append(stroke(f"M{left:.0f} {at:.1f}h{inner:.0f}", "g"))
-        parts.append(text(left - 6, at + 4, label, "n", "end"))
-    for tick in (tick for tick in x.ticks(4) if tick == round(tick)):
-        at = left + float(x(np.array([tick]))[0])
-        parts.append(text(at, top + tall + 17, short(tick) if tick < 1e4 else f"{tick:,.0f}", "n", "middle"))
-    return parts
-
-
 def small(lines: Sequence[Line], y: Axis, x: Axis, label: str, width: float = 120, height: float = 64) -> Markup:
     """A cell of the grid: no numbers, the same axes in every cell."""
     parts = [stroke(f"M0 {height:g}h{width:g}", "g"), f'<svg width="{width:g}" height="{height:g}">']
     for found in sorted(lines, key=lambda found: (found.colour > 0, -found.colour)):
-        parts.append(stroke(path(x(found.x), y(found.mean)), f"l c{found.colour}"))
-        if len(found.x) == 1:
-            parts.append(stroke(path(x(found.x), y(found.mean)) + "h0", f"p c{found.colour}"))
+        parts += [stroke(path(x(found.x), y(found.mean)), f"l c{found.colour}"), _point(found, x, y)]
     return svg(width, height, label, [*parts, "</svg>"])
 
 
 def scatter(
-    title: str,
-    x_values: Sequence[float],
-    y_values: Sequence[float],
-    best: int,
-    lower: bool,
-    named: tuple[str, str],
-    width: float = 400,
-    height: float = 260,
+    name: str, metric: str, given: Sequence[float], measured: Sequence[float], best: int, lower: bool
 ) -> Markup:
     """A numeric parameter against the metric: a point a configuration, a line through the best at each value."""
-    left, right, top, bottom = 50.0, 16.0, 12.0, 40.0
-    inner, tall = width - left - right, height - top - bottom
-    xs, ys = np.array(x_values), np.array(y_values)
+    width, height = 400.0, 260.0
+    frame = Frame(50.0, 12.0, width - 66, height - 52)
+    xs, ys = np.array(given), np.array(measured)
+    ys = np.clip(ys, *_reach(ys))  # an outlier lies at the edge
     values = np.unique(xs)
     positive = values[values > 0]
-    wide = len(positive) > 1 and positive[-1] / positive[0] >= 8
-    steps = wide and len(positive) < len(values)  # with zero among them: one step a value
-    drawn = np.searchsorted(values, xs).astype(float) if steps else xs
-    x = axis(drawn, 0, inner, log=wide and not steps, pad=0.06)
-    ys = np.clip(ys, *_reach(ys))  # an outlier lies at the edge
-    y = axis(ys, tall, 0, logarithmic(named[1]), pad=0.08)
-    parts = []
-    ticks = y.ticks(4)
-    for tick, label in zip(ticks, apart(ticks), strict=True):
-        at = top + float(y(np.array([tick]))[0])
-        parts += [stroke(f"M{left:.0f} {at:.1f}h{inner:.0f}", "g"), text(left - 6, at + 4, label, "n", "end")]
-    marks = values if len(values) <= 7 else np.array([values[round(i)] for i in np.linspace(0, len(values) - 1, 5)])
-    if not steps and len(values) > 7:
-        marks = np.array(x.ticks(5))
-    taken = -99.0
-    for mark in marks:
-        at = left + float(x(np.array([float(np.searchsorted(values, mark)) if steps else mark]))[0])
-        if at - taken >= 36:
-            parts.append(text(at, top + tall + 17, short(float(mark)), "n", "middle"))
-            taken = at
-    parts.append(text(left + inner / 2, height - 5, named[0] + (" (log)" if x.log else ""), "n", "middle"))
-    parts.append(f'<svg x="{left:g}" y="{top:g}" width="{inner:g}" height="{tall:g}">')
+    log = len(positive) > 1 and positive[-1] / positive[0] >= 8
+    steps = log and len(positive) < len(values)  # with zero among them: one step a value
+
+    def place(value: Numbers) -> Numbers:
+        return np.searchsorted(values, value).astype(float) if steps else value
+
+    x = axis(place(xs), 0, frame.inner, log=log and not steps, pad=0.06)
+    y = axis(ys, frame.tall, 0, logarithmic(metric), pad=0.08)
+    drawn = []
     if 1 < len(values) <= 40:
-        pick = np.min if lower else np.max
-        tops = np.array([pick(ys[xs == value]) for value in values])
-        places = np.arange(len(values), dtype=float) if steps else values
-        parts.append(stroke(path(x(places), y(tops)), "l c1"))
-    parts.append(stroke(_dots(x(drawn), y(ys)), "d"))
-    parts.append(stroke(_dots(x(drawn[best : best + 1]), y(ys[best : best + 1])), "p c1"))
-    return svg(width, height, f"{title}: {named[1]} against {named[0]}", [*parts, "</svg>"])
+        tops = [ys[xs == value].min() if lower else ys[xs == value].max() for value in values]
+        drawn.append(stroke(path(x(place(values)), y(np.array(tops))), "l c1"))
+    drawn.append(stroke(_dots(x(place(xs)), y(ys)), "d"))
+    drawn.append(stroke(_dots(x(place(xs[best : best + 1])), y(ys[best : best + 1])), "p c1"))
+    if len(values) <= 7:
+        marks = values
+    else:
+        marks = values[np.linspace(0, len(values) - 1, 5).round().astype(int)] if steps else np.array(x.ticks(5))
+    numbers, taken = list[str](), -99.0
+    for mark, at in zip(marks.tolist(), x(place(marks)).tolist(), strict=True):
+        if at - taken >= 36 or not numbers:
+            numbers.append(frame.below(at, short(mark)))
+            taken = at
+    around = [*frame.rules(y, 4), *numbers, frame.caption(height - 5, name, x)]
+    return svg(width, height, f"{name}: {metric} against {name}", [*around, *frame.inside(drawn)])
 
 
 def strip(
-    title: str,
+    name: str,
+    metric: str,
     labels: Sequence[str],
     which: Sequence[int],
-    values: Sequence[float],
+    measured: Sequence[float],
     best: int,
     lower: bool,
-    metric: str,
 ) -> Markup:
     """A parameter of words against the metric: a row a word, a point a configuration, a bar at the best of the row."""
-    width, right, top, room, bottom = 400.0, 14.0, 6.0, 26.0, 40.0
+    width, top, room, bottom = 400.0, 6.0, 26.0, 40.0
     left = min(24 + 6.6 * max(len(label) for label in labels), 150.0)
-    inner, tall = width - left - right, room * len(labels)
-    rows, xs = np.array(which), np.array(values)
+    frame = Frame(left, top, width - left - 14, room * len(labels))
+    height = top + frame.tall + bottom
+    rows, xs = np.array(which), np.array(measured)
     xs = np.clip(xs, *_reach(xs))  # an outlier lies at the edge
-    x = axis(xs, 0, inner, logarithmic(metric), pad=0.06)
+    x = axis(xs, 0, frame.inner, logarithmic(metric), pad=0.06)
     parts = []
     ticks = x.ticks(4)
     for tick, label in zip(ticks, apart(ticks), strict=True):
-        at = left + float(x(np.array([tick]))[0])
-        parts += [stroke(f"M{at:.1f} {top:.0f}v{tall:.0f}", "g"), text(at, top + tall + 17, label, "n", "middle")]
-    parts.append(text(left + inner / 2, top + tall + bottom - 5, metric + (" (log)" if x.log else ""), "n", "middle"))
+        parts += [stroke(f"M{left + x.at(tick):.1f} {top:.0f}v{frame.tall:.0f}", "g"), frame.below(x.at(tick), label)]
+    parts.append(frame.caption(height - 5, metric, x))
     most = max(int((left - 18) / 6.6), 4)
     for row, label in enumerate(labels):
         cut = label if len(label) <= most else label[: most - 1] + "…"
         parts.append(text(left - 10, top + room * (row + 0.5) + 4, cut, "w", "end"))
     middle = room * (rows + 0.5)
-    parts.append(f'<svg x="{left:g}" y="{top:g}" width="{inner:g}" height="{tall:g}">')
-    parts.append(stroke(_dots(x(xs), middle), "d"))
+    drawn = [stroke(_dots(x(xs), middle), "d")]
     for row in np.unique(rows):
         here = xs[rows == row]
-        at = float(x(np.array([here.min() if lower else here.max()]))[0])
-        parts.append(stroke(f"M{at:.1f} {room * row + 5:.1f}v{room - 10:.1f}", "l c1"))
-    parts.append(stroke(_dots(x(xs[best : best + 1]), middle[best : best + 1]), "p c1"))
-    return svg(width, top + tall + bottom, f"{title}: {metric}", [*parts, "</svg>"])
+        at = x.at(here.min() if lower else here.max())
+        drawn.append(stroke(f"M{at:.1f} {room * row + 5:.1f}v{room - 10:.1f}", "l c1"))
+    drawn.append(stroke(_dots(x(xs[best : best + 1]), middle[best : best + 1]), "p c1"))
+    return svg(width, height, f"{name}: {metric}", [*parts, *frame.inside(drawn)])
 
 
 def interval(mean: float, deviation: float, x: Axis, css: str) -> Markup:

@@ -266,22 +266,15 @@ def _parameters(ranked: Sequence[Configuration], keys: Sequence[str], aim: Goal 
         if all(_number(item.raw[key]) for item in items):
             xs = [float(item.raw[key]) for item in items]
             left = 0
-            picture = charts.scatter(title, xs, means, best, aim.lower, (title, aim.metric))
+            picture = charts.scatter(title, aim.metric, xs, means, best, aim.lower)
         else:
             pick, left = (min if aim.lower else max), max(len(texts) - 30, 0)
             tops = {t: pick(m for m, i in zip(means, items, strict=True) if i.values[key] == t) for t in texts}
             order = sorted(texts, key=lambda text: (aim.sign * tops[text], text))[:30]
             kept = [place for place, item in enumerate(items) if item.values[key] in order]
             which = [order.index(items[place].values[key]) for place in kept]
-            picture = charts.strip(
-                title,
-                order,
-                which,
-                [means[p] for p in kept],
-                kept.index(best) if best in kept else 0,
-                aim.lower,
-                aim.metric,
-            )
+            at = kept.index(best) if best in kept else 0
+            picture = charts.strip(title, aim.metric, order, which, [means[p] for p in kept], at, aim.lower)
         found.append({"key": title, "svg": picture, "left": left})
     return found[:24]
 
