@@ -12,12 +12,10 @@ import pytest
 
 from trainer.errors import DataError, FileError
 from trainer.runs import outputs
+from trainer.runs.lock import Lock, claim, move_log
 from trainer.runs.outputs import (
-    Lock,
     LogFile,
     Table,
-    claim,
-    move_log,
     open_plain,
     read_record,
     remove_parts,

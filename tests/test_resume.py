@@ -21,8 +21,9 @@ from tests.test_run import SETTINGS, json_of, rows_of
 from trainer.errors import ConfigError, DataError, Diverged, FileError
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import NAMES
+from trainer.runs.lock import Lock, process
 from trainer.runs.model import Model
-from trainer.runs.outputs import Lock, Table, process, write_record
+from trainer.runs.outputs import Table, write_record
 from trainer.runs.run import resume, run
 from trainer.sweeps.worker import Job, perform
 
@@ -541,9 +542,7 @@ def test_a_data_file_that_has_changed_is_refused(kind, changes, tmp_path, interr
     assert ended(tmp_path / "run") == ended(tmp_path / "whole")
 
 
-HOLD = (
-    "import sys, time, pathlib; from trainer.runs.outputs import Lock; lock = Lock(pathlib.Path(sys.argv[1])); print(1)"
-)
+HOLD = "import sys, time, pathlib; from trainer.runs.lock import Lock; lock = Lock(pathlib.Path(sys.argv[1])); print(1)"
 
 
 def test_the_second_resume_is_refused_and_the_lock_of_a_dead_run_is_taken_over(interrupted):

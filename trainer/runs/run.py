@@ -22,7 +22,8 @@ from trainer.runs import checkpoint, path
 from trainer.runs.callbacks.protocol import Callback, close
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.config import Settings
-from trainer.runs.outputs import Lock, claim, move_log, read_record, remove_parts, shorter
+from trainer.runs.lock import Lock, claim, move_log
+from trainer.runs.outputs import read_record, remove_parts, shorter
 from trainer.runs.parts import assemble, headline
 from trainer.runs.progress import RowBar
 from trainer.runs.schema import build

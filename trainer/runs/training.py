@@ -24,14 +24,13 @@ from trainer.runs import checkpoint, memory, path
 from trainer.runs.callbacks.protocol import Callback, Context
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.config import Settings
+from trainer.runs.lock import Lock, process
 from trainer.runs.model import Model
 from trainer.runs.outputs import (
     PATH,
     TABLE,
-    Lock,
     Table,
     git_commit,
-    process,
     shorter,
     tables_sha256,
     versions,

@@ -1,0 +1,134 @@
+"""Who may write in the folder of a run: the lock, and folders that are still free."""
+
+import json
+import logging
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import ConfigError
+from trainer.runs.outputs import MODEL, RECORD, TABLES, in_place, open_plain, require_in_place, writing
+
+try:
+    import fcntl
+except ImportError:  # Windows; there a lock that a dead run left is removed by hand
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = "run.lock"
+USED = (RECORD, *TABLES, MODEL, "checkpoint.npz", "checkpoint.previous.npz")  # a folder with one has a run
+
+
+class Lock:
+    """The right to write in a folder, held by one process at a time; its file names the process and the host.
+
+    The system frees it when the process ends in whatever way, so the file of a dead run is simply taken over.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ConfigError if another process has it."""
+        self._path = folder / LOCK
+        with writing(self._path):
+            while not self._taken():
+                pass
+
+    def _taken(self) -> bool:
+        """Whether the lock is ours; False if the file went away meanwhile and must be made anew."""
+        new = True
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            try:
+                descriptor, new = open_plain(self._path, os.O_RDWR), False
+            except FileNotFoundError:
+                return False
+        try:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise self._refusal(os.read(descriptor, 1000)) from None
+                if not in_place(self._path, descriptor):
+                    os.close(descriptor)
+                    return False
+            if not new:
+                left = os.read(descriptor, 1000)
+                host = _holder(left).get("host")
+                if fcntl is None or host not in (None, socket.gethostname()):  # a lock may not reach other hosts
+                    raise self._refusal(left)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(process()).encode(), 0)
+        except BaseException:
+            with suppress(OSError):
+                os.close(descriptor)
+            raise  # the file stays, as another process may have it by now; empty or ours, it hinders nobody
+        self._descriptor = descriptor
+        return True
+
+    def check(self) -> None:
+        """FileError if the folder is no longer the one that was locked."""
+        require_in_place(self._path, self._descriptor)
+
+    def _refusal(self, left: bytes) -> ConfigError:
+        holder = _holder(left)
+        who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+        return ConfigError(
+            f"{self._path.parent} is being written by {who}. Wait for it, or stop it; if it no longer runs, "
+            f"remove {self._path}."
+        )
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if in_place(self._path, self._descriptor):  # in a folder made anew it is another's
+            self._path.unlink(missing_ok=True)  # first, or another process could take it in between and lose it
+        os.close(self._descriptor)
+
+
+def _holder(content: bytes) -> dict[str, Any]:
+    """The process that a lock's file names; empty while it is still being written."""
+    try:
+        holder = json.loads(content)
+        return {"pid": int(holder["pid"]), "host": str(holder["host"])[:100]}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def process() -> dict[str, Any]:
+    """This process, by its number and its host."""
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def claim(folder: Path) -> tuple[Path, Lock]:
+    """A folder that no other run has used or uses, made if need be: this one, or with -2, -3, ... behind its name."""
+    folder = folder.absolute()
+    for number in range(1, 100_000):
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with writing(candidate):
+            candidate.mkdir(parents=True, exist_ok=True)
+        if is_used(candidate):
+            continue
+        try:
+            lock = Lock(candidate)
+        except ConfigError:
+            continue
+        if not is_used(candidate):  # by a run that has ended meanwhile
+            return candidate, lock
+        lock.__exit__()
+    raise ConfigError(f"{folder} and its neighbours are all taken; choose another hydra.run.dir.")
+
+
+def is_used(folder: Path) -> bool:
+    """Whether a run has left something in this folder."""
+    return any(os.path.lexists(folder / name) for name in USED)
+
+
+def move_log(old: Path, new: Path) -> None:
+    """Lets log files that were to appear in one folder appear in another."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and handler.stream is None:
+            path = Path(handler.baseFilename)
+            if path.parent == old.absolute():
+                handler.baseFilename = str(new.absolute() / path.name)
