@@ -26,8 +26,9 @@ from trainer.runs.run import run
 from trainer.runs.text import grammar, quoted, written
 from trainer.sweeps.report import charts
 from trainer.sweeps.report.files import summarise
-from trainer.sweeps.report.reading import flatten, natural, plain, read
+from trainer.sweeps.report.reading import read
 from trainer.sweeps.report.summary import cell, varied
+from trainer.sweeps.report.values import flatten, natural, plain
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 HOSTILE = [

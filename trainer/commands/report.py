@@ -5,7 +5,8 @@ from pathlib import Path
 
 from trainer.errors import ConfigError
 from trainer.sweeps.report.files import write
-from trainer.sweeps.report.reading import plain, read, shown
+from trainer.sweeps.report.reading import read, shown
+from trainer.sweeps.report.values import plain
 
 HELP = """Writes summary.csv and report.html of runs and sweeps, finished or not.
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from trainer.sweeps.report.reading import DONE, Run
 from trainer.sweeps.report.summary import LOWER
+from trainer.sweeps.report.values import MINUS, short
 
 Numbers = NDArray[np.float64]
 POINTS = 60
-DASH, MINUS = "\u2013", "\u2212"
 TINY = 1e-100  # less is drawn as zero
 COLOURS = 6  # classes c1 ... c6 of the style sheet, each with dashes of its own; c0 is grey
 
@@ -91,18 +91,6 @@ def axis(values: Numbers, start: float, end: float, log: bool | None = None, pad
         low, high = low - room, high + room
     extra = (high - low) * pad
     return Axis(low - extra, high + extra, start, end, log)
-
-
-def short(value: float) -> str:
-    """A number for a tick or a cell: four digits, powers of ten raised."""
-    if not math.isfinite(value):
-        return DASH
-    text = f"{value:.4g}"
-    if "e" in text:
-        head, _, power = text.partition("e")
-        raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-        return f"10{raised}" if head == "1" else f"{head}·10{raised}".replace("-", MINUS)
-    return text.replace("-", MINUS)
 
 
 def apart(ticks: Sequence[float]) -> list[str]:

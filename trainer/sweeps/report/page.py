@@ -12,9 +12,10 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from trainer.sweeps.report import charts
-from trainer.sweeps.report.reading import DONE, KNOWN, Found, Run, plain
+from trainer.sweeps.report.reading import DONE, KNOWN, Found, Run
 from trainer.sweeps.report.repeat import command
 from trainer.sweeps.report.summary import BROKEN, Configuration, Goal, data_of, measured
+from trainer.sweeps.report.values import DASH, MINUS, plain, short
 
 FIRST_ROWS, ALL_ROWS = 30, 1000
 GREY_LINES = 240
@@ -53,11 +54,11 @@ def render(found: Found, keys: Sequence[str], ranked: Sequence[Configuration], a
 def value(mean: float, deviation: float = math.nan) -> str:
     """0.742 ± 0.013: as many digits as the deviation has two of, else four significant."""
     if not math.isfinite(mean):
-        return charts.DASH
+        return DASH
     if not deviation > 0 or not 1e-4 <= abs(mean) < 1e5:
-        return charts.short(mean) + (f" ± {charts.short(deviation)}" if math.isfinite(deviation) else "")
+        return short(mean) + (f" ± {short(deviation)}" if math.isfinite(deviation) else "")
     digits = min(max(1 - math.floor(math.log10(deviation)), 0), 6)
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}".replace("-", charts.MINUS)
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}".replace("-", MINUS)
 
 
 def _values(runs: Sequence[Run], key: str) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def _best(item: Configuration, aim: Goal) -> dict[str, Any]:
         "uncertified": item.doubt,
         "seeds": len(item.numbers(aim.metric)),
         "run": run.folder,
-        "of_run": charts.short(run.metrics[aim.metric]),
+        "of_run": short(run.metrics[aim.metric]),
         "command": command(run),
         "versions": ", ".join(f"{plain(name, 30)} {plain(text, 30)}" for name, text in used.items()),
     }
@@ -135,7 +136,7 @@ def _table(
         colour = colours.get(id(item), 0)
         rows.append(
             {
-                "rank": item.rank or charts.DASH,
+                "rank": item.rank or DASH,
                 "colour": colour,
                 "mark": item.mark,
                 "values": [item.values.get(key, "") for key in keys],
@@ -143,7 +144,7 @@ def _table(
                 if aim and item.rank and len(rows) < FIRST_ROWS
                 else "",
                 "numbers": [
-                    charts.short(item.mean(name)) if name == "seconds" else value(item.mean(name), item.deviation(name))
+                    short(item.mean(name)) if name == "seconds" else value(item.mean(name), item.deviation(name))
                     for name in metrics
                 ],
                 "uncertified": item.doubt,
@@ -231,7 +232,7 @@ def _grid(runs: Sequence[Run], ranked: Sequence[Configuration], aim: Goal | None
             of_row.append(
                 {
                     "svg": charts.small([found for _, found in here], y, x, f"{label}: {aim.metric}") if here else "",
-                    "number": charts.short(mean),
+                    "number": short(mean),
                     "best": any(item.mark == "best" for item, _ in here),
                     "status": "" if here else status,
                     "reason": reason,
@@ -244,8 +245,8 @@ def _grid(runs: Sequence[Run], ranked: Sequence[Configuration], aim: Goal | None
         "columns": columns,
         "rows": cells,
         "colours": colours if colour_key else [],
-        "low": charts.short(float(f"{low:.3g}")),
-        "high": charts.short(float(f"{high:.3g}")),
+        "low": short(float(f"{low:.3g}")),
+        "high": short(float(f"{high:.3g}")),
         "log": y.log,
     }
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.errors import FileError, is_text
+from trainer.errors import FileError
 from trainer.runs.outputs import TABLES, content_sha256
 from trainer.runs.text import written
+from trainer.sweeps.report.values import flatten, natural, number, overridden, plain, sound
 
 Curve = NDArray[np.float64]
 
@@ -45,10 +45,6 @@ KNOWN = (
 )
 ALTERED = "is not what the run wrote: its SHA-256 differs"
 DONE = ("finished", "stopped")  # a run that came to its end counts in the means
-_HIDDEN = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?"  # escape sequences of terminals
-    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"  # controls, reordering marks
-)
 
 
 @dataclass(frozen=True)
@@ -78,23 +74,6 @@ class Found:
     problems: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)  # of the sweeps
     told: dict[str, tuple[str, str]] = field(default_factory=dict)  # status and reason of each job of a sweep.json
-
-
-def plain(value: Any, most: int = 200) -> str:
-    """A value as text of at most so many characters, without escape sequences, controls and reordering marks."""
-    text = f"{value:.10g}" if isinstance(value, float) else written(value)  # 0.3 and not 0.30000000000000004
-    text = _HIDDEN.sub("", text).encode("utf-8", "replace").decode()
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def number(value: Any) -> float:
-    """A finite float, or nan for all else."""
-    try:
-        found = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    except OverflowError:
-        return math.nan
-    return found if abs(found) < 1e100 else math.nan  # beyond it no axis could be drawn
 
 
 def read(folders: Sequence[Path]) -> Found:
@@ -134,13 +113,6 @@ def shown(place: Path) -> str:
     with contextlib.suppress(ValueError, OSError):  # outside, or the working folder is gone
         here = here.relative_to(Path.cwd())
     return plain(here.as_posix(), 1000)
-
-
-def natural(name: str) -> list[tuple[bool, int, str]]:
-    """A sort key by which 10 comes after 9."""
-    parts = re.findall(r"[0-9]{1,18}|[^0-9]+|[0-9]+", name)
-    short = [p.isascii() and p.isdigit() and len(p) <= 18 for p in parts]
-    return [(not ok, int(p) if ok else 0, p) for ok, p in zip(short, parts, strict=True)]
 
 
 def _places(root: Path, found: Found) -> Iterator[Path]:
@@ -222,24 +194,17 @@ def _json(path: Path, say: Callable[[str, object], None]) -> dict[str, Any]:
             elif content["sha256"] != content_sha256(content):
                 say(path.name, ALTERED)
                 content = {**content, "sha256": None, "table_sha256": None}  # which no longer tell of the table
-        sound = _text(content)
+        text = sound(content)
     except (json.JSONDecodeError, RecursionError):
         raise ValueError("is torn, or is no JSON") from None
-    if sound is not content:
+    if text is not content:
         say(path.name, "holds halves of surrogate pairs, which are no characters; they are shown as ?")
-    return sound  # type: ignore[no-any-return]
+    return text  # type: ignore[no-any-return]
 
 
 def _depth(value: Any) -> int:
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + max(map(_depth, inside), default=0)
-
-
-def _text(value: Any) -> Any:
-    """What was read from JSON, with ? for each half of a surrogate pair, which JSON can spell and no file can hold."""
-    if is_text(value):
-        return value
-    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _run(place: Path, problems: list[str]) -> Run:
@@ -338,36 +303,6 @@ def _float(cell: str) -> float:
         return math.nan
 
 
-def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys in dots, as the command line has them: {loss: {name: focal, gamma: 2}} is loss=focal, loss.gamma=2.
-
-    A node of named nodes (callbacks) is their names, and then theirs; one of plain values without a name is one value.
-    """
-    flat: dict[str, Any] = {}
-
-    def visit(prefix: str, node: Mapping[str, Any], depth: int) -> None:
-        for key, value in node.items():
-            path = f"{prefix}.{key}" if prefix else str(key)
-            if len(flat) >= 500:
-                return
-            if not isinstance(value, Mapping) or depth >= 6:
-                if not (prefix and key == "name"):
-                    flat[path] = value
-            elif "name" in value:
-                flat[path] = value["name"]
-                visit(path, value, depth + 1)
-            elif all(isinstance(item, Mapping) for item in value.values()):
-                flat[path] = list(value) or "none"
-                visit(path, value, depth + 1)
-            elif any(isinstance(item, Mapping) for item in value.values()):
-                visit(path, value, depth + 1)
-            else:
-                flat[path] = value
-
-    visit("", config, 0)
-    return flat
-
-
 def _sweep(place: Path, found: Found) -> None:
     """Adds the jobs of sweep.json that left no run, and tells why a run did not come to its end."""
 
@@ -393,19 +328,6 @@ def _sweep(place: Path, found: Found) -> None:
         found.told[shown(target)] = status, reason
         if not folder or not any((target / name).exists() for name in ("run.json", "metrics.csv")):
             overrides = job.get("overrides")
-            flat = _overridden(overrides if isinstance(overrides, list) else [])
+            flat = overridden(overrides if isinstance(overrides, list) else [])
             status = status if status in KNOWN else "unknown"
             found.runs.append(Run(shown(target), status, reason, flat=flat, seed=flat.get("seed")))
-
-
-def _overridden(overrides: Sequence[Any]) -> dict[str, Any]:
-    """What overrides such as optimizer.lr=0.1 say, as a flat configuration."""
-    flat: dict[str, Any] = {}
-    for override in overrides[:100]:
-        key, equals, value = written(override).partition("=")
-        if equals:
-            try:
-                flat[key.lstrip("+~")] = _text(json.loads(value))
-            except (ValueError, RecursionError):
-                flat[key.lstrip("+~")] = value.strip("'\"")
-    return flat

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from trainer.runs.text import csv_text, inert, written
-from trainer.sweeps.report.reading import DONE, Run, number, plain
+from trainer.sweeps.report.reading import DONE, Run
+from trainer.sweeps.report.values import number, plain
 
 LOWER = ("loss", "log_loss", "brier", "ece")  # the better, the lower; of the others the higher is the better
 HIGHER = ("accuracy", "top_k")
