@@ -184,7 +184,7 @@ def test_what_is_refused_leaves_no_folder(changes, words, tmp_path):
 
 
 def test_a_single_strength_is_no_path():
-    check_path(L1(0.1), ["early_stopping"], "compare_losses")
+    check_path(L1(0.1), ["early_stopping"], "question")
 
 
 ROWS = [{"strength": 1.0, "loss": 2.0, "nonzero": 0, "iterations": 1, "converged": True, "gap": 1e-7}]
