@@ -306,6 +306,7 @@ def test_digits_with_adam_reach_95_percent_on_the_validation_data_with_the_defau
     assert run(digits, tmp_path).metrics["val_accuracy"] >= 0.95
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
