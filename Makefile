@@ -1,5 +1,6 @@
 # make run         train, with overrides in ARGS:  make run ARGS="loss=brier optimizer=adam"
-# make test        lint, types and the whole test suite
+# make test        lint, types and every test that starts no process
+# make test-processes the tests that do: commands, workers, kill -9, a browser, wheels
 # make test-slow   the suite with all that takes long: files of 4 GiB, many examples of each property
 # make test-extras the loggers, launchers and searches that need packages of their own, which it installs
 # make test-crash  kill -9 at a hundred moments, and a disk that fails at every call
@@ -8,7 +9,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: run test test-slow test-extras test-crash bench
+.PHONY: run test test-processes test-slow test-extras test-crash bench
 run: .venv/installed
 	@$(BIN)/python -m trainer activation=softmax loss=ce $(ARGS)
 
@@ -16,7 +17,10 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto -m "not processes and not chromium"
+
+test-processes: .venv/installed
+	$(BIN)/python -m pytest --numprocesses auto -m "processes or chromium"
 
 test-slow: .venv/installed
 	TRAINER_SLOW=1 $(BIN)/python -m pytest -s --ignore=tests/crash

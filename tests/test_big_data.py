@@ -297,6 +297,7 @@ def measured(path, target, batch_size, epochs):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is measured as Linux shows it")
 @pytest.mark.parametrize("batch_size", ["all"])
 def test_memory_does_not_grow_with_the_file(tmp_path, batch_size):

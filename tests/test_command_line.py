@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +22,12 @@ from hydra.core.hydra_config import HydraConfig
 from numpy.testing import assert_allclose, assert_array_equal
 
 import trainer.commands.train
+from tests.test_run import SETTINGS
 from trainer.chain.strategies import GRADIENTS
 from trainer.commands import main
 from trainer.runs.config import Settings, config_folder
 from trainer.runs.model import Model
+from trainer.runs.run import run
 
 CONF = config_folder()
 LIMIT = 60  # seconds; only a command that hangs ever meets it
@@ -120,6 +122,7 @@ def default_run(tmp_path_factory):
     return command(cwd=cwd), cwd
 
 
+@pytest.mark.processes
 def test_a_run_leaves_just_its_files(default_run):
     outcome, cwd = default_run
     assert outcome.code == 0
@@ -130,6 +133,7 @@ def test_a_run_leaves_just_its_files(default_run):
     assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-\d{6}", folder.relative_to(cwd).as_posix())
 
 
+@pytest.mark.processes
 def test_the_table_has_one_row_an_epoch(default_run):
     rows = table(only_run(default_run[1]) / "metrics.csv")
     assert list(rows[0]) == COLUMNS
@@ -138,11 +142,13 @@ def test_the_table_has_one_row_an_epoch(default_run):
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["curves.png", "boundary.png"])
 def test_the_pictures_are_png(default_run, name):
     assert (only_run(default_run[1]) / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
+@pytest.mark.processes
 def test_the_report_says_what_was_run(default_run):
     folder = only_run(default_run[1])
     content = report(folder)
@@ -156,6 +162,7 @@ def test_the_report_says_what_was_run(default_run):
     assert content["metrics"] == last
 
 
+@pytest.mark.processes
 def test_the_model_keeps_classes_split_and_standardisation(default_run):
     folder = only_run(default_run[1])
     model, content = Model.load(folder / "model.npz"), report(folder)
@@ -167,6 +174,7 @@ def test_the_model_keeps_classes_split_and_standardisation(default_run):
     assert model.standardizer.scale.tolist() == content["standardization"]["scale"]
 
 
+@pytest.mark.processes
 def test_the_terminal_shows_the_strategy_and_the_pictures(default_run):
     outcome, cwd = default_run
     assert "gradient fused (chosen by auto)" in outcome.out
@@ -176,6 +184,7 @@ def test_the_terminal_shows_the_strategy_and_the_pictures(default_run):
     assert (only_run(cwd) / "trainer.log").read_text(encoding="utf-8") == outcome.out
 
 
+@pytest.mark.processes
 def test_no_progress_bar_without_a_terminal(default_run):
     outcome, _ = default_run
     assert outcome.err == ""
@@ -334,6 +343,7 @@ def test_flags_that_do_not_go_together_and_options_that_are_none_are_refused(cal
     assert_refused(call(*words.split()), 2, told, tmp_path)
 
 
+@pytest.mark.processes
 def test_a_refusal_is_one_sentence_from_the_real_command_too(tmp_path):
     outcome = command("activation=sofmax", cwd=tmp_path)
     assert_refused(outcome, 2, ["did you mean softmax?"], tmp_path)
@@ -394,12 +404,14 @@ def test_what_is_no_file_is_refused_with_its_path(call, tmp_path, path):
     assert_refused(call("data=file", f"data.path={path}", "data.target=y"), 3, [path, "cannot be read"], tmp_path)
 
 
+@pytest.mark.processes
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     outcome = command("data=file", "data.path=pipe.csv", "data.target=y", cwd=tmp_path)
     assert_refused(outcome, 3, ["pipe.csv", "not a regular file"], tmp_path)
 
 
+@pytest.mark.processes
 def test_an_endless_device_is_refused_and_not_read(tmp_path):
     outcome = command("data=file", "data.path=/dev/zero", cwd=tmp_path)
     assert_refused(outcome, 3, ["/dev/zero", "not a regular file"], tmp_path)
@@ -506,6 +518,7 @@ def test_a_divergence_ends_with_a_sentence_and_its_curves(call, tmp_path, lr, ro
     assert (folder / "curves.png").is_file() == rows
 
 
+@pytest.mark.processes
 def test_a_poor_terminal_is_enough(tmp_path):
     lines = ["größe,b,art", *(f"{row},{'äö'[number % 2]}" for number, row in enumerate(ROWS))]
     (tmp_path / "data.csv").write_text("\n".join(lines), encoding="utf-8")
@@ -524,6 +537,7 @@ def test_a_poor_terminal_is_enough(tmp_path):
     assert "gr\\xf6\\xdfe" in refused.err
 
 
+@pytest.mark.processes
 def test_a_sweep_leaves_a_folder_a_job(tmp_path):
     outcome = command("-m", "loss=ce,brier", "optimizer.lr=0.01,0.1", *SHORT, cwd=tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
@@ -557,6 +571,7 @@ def listening():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("listening")
 def test_ctrl_c_keeps_what_was_learnt(tmp_path):
     endless = [sys.executable, "-m", "trainer", "epochs=1000000", "plots=false"]
@@ -605,6 +620,7 @@ def test_the_examples_of_the_help_run(call, example):
     assert call(*shlex.split(example), "batch_size=4", *SHORT).code == 0
 
 
+@pytest.mark.processes
 def test_the_configuration_is_printed_and_not_run(tmp_path):
     outcome = command("--cfg", "job", "optimizer=adam", "seed=3", cwd=tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
@@ -613,6 +629,7 @@ def test_the_configuration_is_printed_and_not_run(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("line", "words"),
     [("trainer loss=", {"loss=ce", "loss=brier"}), ("trainer optimizer.", {"optimizer.lr=", "optimizer.momentum="})],
@@ -646,9 +663,8 @@ def trained(tmp_path_factory):
     kinds = np.array(["red", "green", "blue"])[((x - [5, 0, 0]) / [1, 10, 0.1]).argmax(axis=1)]
     rows = [[*values, kind] for values, kind in zip(x.tolist(), kinds, strict=True)]
     write_csv(cwd / "train.csv", ["a", "b", "c", "kind"], rows)
-    flags = ["data=file", "data.path=train.csv", "data.target=kind", "epochs=20", "plots=false"]
-    assert command(*flags, cwd=cwd).code == 0
-    return Trained(only_run(cwd) / "model.npz", x)
+    file = {"name": "file", "path": str(cwd / "train.csv"), "target": "kind"}
+    return Trained(run(replace(SETTINGS, data=file, epochs=20), cwd / "run").folder / "model.npz", x)
 
 
 @pytest.fixture
@@ -669,6 +685,7 @@ def numbers(path):
     return {name: np.array([float(row[key]) for row in rows]) for name, key in columns.items()}
 
 
+@pytest.mark.processes
 def test_predictions_are_those_of_the_model(trained, tmp_path):
     write_csv(tmp_path / "new.csv", "abc", trained.x[:7].tolist())
     settings = [f"model={trained.model}", "data=file", "data.path=new.csv", "output=out.csv"]
@@ -777,6 +794,7 @@ def test_settings_of_a_prediction_are_checked(predict, tmp_path):
     assert_refused(predict("treads=1"), 2, ["did you mean threads?"], tmp_path)
 
 
+@pytest.mark.processes
 def test_predictions_can_be_announced_in_ascii(trained, tmp_path):
     write_csv(tmp_path / "new.csv", "abc", trained.x.tolist())
     settings = [f"model={trained.model}", "data.path=new.csv", 'output="größe.csv"']

@@ -87,12 +87,14 @@ forks = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods()
 warned = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # from Python 3.12 on
 
 
+@pytest.mark.processes
 @warned
 @pytest.mark.parametrize("method", [pytest.param("fork", marks=forks), "spawn"])
 def test_a_child_of_a_process_that_has_fitted_has_the_bits_of_its_parent(method):
     assert bits(*rows(40_000, 30, 4)) == sent_by(method, sent_bits)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_fits_under_joblib_have_the_bits_that_they_have_alone(backend):
     data = rows(40_000, 30, 4)
@@ -134,6 +136,7 @@ def test_blas_has_one_thread_until_the_last_one_is_out():
     assert set(blas()) == {2}
 
 
+@pytest.mark.processes
 @forks
 @warned
 def test_a_child_that_is_forked_while_another_thread_fits_has_the_threads_of_blas_that_there_were_before():

@@ -50,9 +50,11 @@ def limited(arguments, cwd, limits=(), **options):
 
 
 STRICT = "import numpy, trainer.commands as m; numpy.seterr(all='raise'); m.main()"
-ODD = {"LANG": "C", "LC_ALL": "C", "OMP_NUM_THREADS": "0", "OPENBLAS_NUM_THREADS": "abc"}  # no HOME, no TZ, no PATH
+BLAS = {key: value for key, value in os.environ.items() if key.startswith("OPENBLAS_")}  # its kernels change bits
+ODD = BLAS | {"LANG": "C", "LC_ALL": "C", "OMP_NUM_THREADS": "0", "OPENBLAS_NUM_THREADS": "abc"}  # no HOME, TZ, PATH
 
 
+@pytest.mark.processes
 def test_neither_the_environment_nor_strict_warnings_nor_a_clock_that_jumps_back_change_a_result(
     call,  # noqa: F811
     tmp_path,
@@ -73,6 +75,7 @@ def test_neither_the_environment_nor_strict_warnings_nor_a_clock_that_jumps_back
         assert_same(tmp_path / "outputs" / name, tmp_path / "outputs" / "plain")
 
 
+@pytest.mark.processes
 def test_too_little_memory_is_a_sentence_and_no_hang(tmp_path):
     done = limited(["-m", "trainer", *SHORT], tmp_path, [(resource.RLIMIT_AS, 250 << 20)])  # OpenBLAS would hang
     sentence = "The limit of memory is 256000 KiB, too little to begin. Raise it: ulimit -v 2097152.\n"
@@ -107,6 +110,7 @@ runpy.run_module(command, run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize(
     ("command", "module"),
@@ -182,6 +186,7 @@ def test_a_folder_whose_name_comes_of_a_setting_is_refused_like_any_other(
     assert_refused(call(*first, f"{key}outputs/${{oc.env:NAME}}", *SHORT), 2, [words], tmp_path)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("launcher", ["workers", "basic"])
 def test_folders_of_jobs_that_are_named_by_settings_have_names_for_every_system(call, tmp_path, launcher):  # noqa: F811
     long = [*SHORT, "data.spread=1.5", "data.classes=2", "optimizer.momentum=0.5", "valid_fraction=0.25"]

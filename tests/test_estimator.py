@@ -560,6 +560,7 @@ def test_names_that_are_no_characters_are_refused(fit, kind):
         getattr(SoftmaxRegression(), fit)(with_names(["a", "\udfff", "c", "d"]), IRIS[1], **more)
 
 
+@pytest.mark.processes
 def test_the_command_line_predicts_with_a_model_of_the_estimator(tmp_path):
     frame = pd.DataFrame(IRIS[0], columns=["a", "b", "c", "d"])
     names = np.array(["setosa", "versicolor", "virginica"])
@@ -601,6 +602,7 @@ def test_a_saved_estimator_is_loaded_as_it_was(tmp_path):
         assert loaded.partial_fit(*IRIS).score(frame, IRIS[1]) > 0.3
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("code", ["import trainer", "import trainer.runs.run", "import trainer.commands.train"])
 def test_scikit_learn_is_imported_with_the_estimator_only(code):
     check = f"{code}\nimport sys\nassert 'sklearn' not in sys.modules\nfrom trainer import SoftmaxRegression"

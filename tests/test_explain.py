@@ -201,6 +201,7 @@ def test_the_default_leaves_one_picture_and_says_where(explain, tmp_path):
     assert_allclose(printed(outcome.out)["dl_dz by fused"], steps(Softmax(), CrossEntropy()).dl_dz, rtol=6e-3)
 
 
+@pytest.mark.processes
 def test_the_command_takes_options_a_batch_and_a_path(tmp_path):
     words = ["activation.temperature=0.5", "loss=brier", "z=[1,2,3]", "y=[2]", "output=in/slide.png"]
     done = subprocess.run(

@@ -691,6 +691,7 @@ def test_features_may_have_no_rows(csv, npz, npy):
     assert (x.shape, labels) == ((0, 2), [])
 
 
+@pytest.mark.processes
 def test_reading_files_imports_nothing_that_is_slow_to_import():
     slow = {"sklearn", "pandas", "scipy", "pyarrow"}
     code = f"import sys, trainer.data.files, trainer.data.sources; print({slow} & set(sys.modules))"

@@ -37,6 +37,7 @@ def basic(tmp_path_factory):
     return results(cwd)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_sweep_by_another_launcher_has_the_results_of_single_runs(name, basic, tmp_path):
     package, settings = LAUNCHERS[name]
@@ -48,6 +49,7 @@ def test_a_sweep_by_another_launcher_has_the_results_of_single_runs(name, basic,
     assert results(tmp_path) == basic
 
 
+@pytest.mark.processes
 def test_slurm_has_the_same_configuration_and_says_if_it_is_missing(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     if shutil.which("srun"):

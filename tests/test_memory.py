@@ -115,7 +115,7 @@ def test_predictions_that_do_not_fit_are_refused(tmp_path, monkeypatch):
 # the estimate
 
 OPTIMA = [Sgd(), Adam(), Newton(tol=1e-14), Lbfgs(tol=1e-14), Lbfgs(tol=1e-14, memory=5), Fista(tol=1e-14, gap=1e-300)]
-SHAPES = [(60, 30_000, 3, "sparse"), (2000, 200, 3, "dense"), (50_000, 20, 4, "dense"), (300, 500, 20, "dense")]
+SHAPES = [(60, 6_000, 3, "sparse"), (2000, 200, 3, "dense"), (50_000, 20, 4, "dense"), (300, 500, 20, "dense")]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

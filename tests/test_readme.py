@@ -50,6 +50,7 @@ def folder(tmp_path, monkeypatch):
     parquet.write_table(pyarrow.table(columns), tmp_path / "flowers.parquet")
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("call", "folder")  # call tidies up what a command in this process leaves
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if "\npython -m " in text])
 def test_every_command_of_a_page_runs(page, monkeypatch, capsys):

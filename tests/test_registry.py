@@ -110,6 +110,7 @@ def test_the_page_has_the_table_of_the_program():
     assert f"\n\n{markdown()}\n\n" in PAGE
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("arguments", "code"), [([], 0), (["--markdown"], 0), (["--help"], 0), (["--latex"], 2)])
 def test_the_command_prints_the_table(arguments, code):
     command = [sys.executable, "-m", "trainer.pairs", *arguments]

@@ -732,6 +732,7 @@ def test_the_same_seed_twice_is_one_sample(tmp_path):
     assert "±" not in next(row for row in page(tmp_path / "out").rows if row and row[0] == "1")[1]
 
 
+@pytest.mark.processes
 def test_same_bytes_whatever_the_hash_seed(sweep, tmp_path):
     pages = []
     for seed in ("1", "2"):
@@ -755,6 +756,7 @@ def test_thousand_runs_stay_under_three_megabytes(tmp_path):
     assert len(rows_of(tmp_path / "out")) == 1000
 
 
+@pytest.mark.processes
 def test_nothing_that_trains_is_imported():
     heavy = "{'sklearn', 'matplotlib', 'hydra', 'scipy'}"
     modules = "trainer.commands.report, trainer.sweeps.report.page"
@@ -849,6 +851,7 @@ def test_values_survive_the_grammar_of_overrides(text):
     assert override.value() == text
 
 
+@pytest.mark.processes
 def test_the_command_repeats_the_best_run(tmp_path):
     words = ["loss=focal", "loss.gamma=1.5", "optimizer=adam", "optimizer.lr=1e-3", "schedule=cosine", "epochs=2"]
     words += ["data.samples=60", "plots=false", "class_weight=balanced", "metrics=[accuracy,ece]", "seed=null"]

@@ -545,6 +545,7 @@ def test_a_data_file_that_has_changed_is_refused(kind, changes, tmp_path, interr
 HOLD = "import sys, time, pathlib; from trainer.runs.lock import Lock; lock = Lock(pathlib.Path(sys.argv[1])); print(1)"
 
 
+@pytest.mark.processes
 def test_the_second_resume_is_refused_and_the_lock_of_a_dead_run_is_taken_over(interrupted):
     script = [sys.executable, "-c", HOLD + "; sys.stdout.flush(); time.sleep(60)", str(interrupted)]
     with subprocess.Popen(script, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as holder:
@@ -601,6 +602,7 @@ assert not any(os.waitpid(child, 0)[1] for child in children)
 """
 
 
+@pytest.mark.processes
 def test_fifty_runs_started_at_once_get_fifty_folders(tmp_path):
     alone = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run([sys.executable, "-c", FIFTY, tmp_path / "run"], env=alone, check=True, timeout=LIMIT)
@@ -656,6 +658,7 @@ def test_a_record_that_is_none_is_refused(content, tmp_path):
         resume(SMALL, tmp_path)
 
 
+@pytest.mark.processes
 def test_sigterm_keeps_what_was_learnt(tmp_path):
     endless = [sys.executable, "-m", "trainer", "epochs=1000000", "plots=false", "hydra.run.dir=run"]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -680,6 +683,7 @@ def test_sigterm_keeps_what_was_learnt(tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} <= FILES | {NAMES[1], "trainer.log"}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("arguments", ["epochs=3 plots=false hydra.run.dir=run", "--help", "--cfg job"])
 def test_a_reader_who_leaves_stops_nothing_and_is_not_shouted_at(arguments, tmp_path):
     line = f"'{sys.executable}' -m trainer {arguments} | true; exit ${{PIPESTATUS[0]}}"
@@ -689,6 +693,7 @@ def test_a_reader_who_leaves_stops_nothing_and_is_not_shouted_at(arguments, tmp_
         assert json_of(tmp_path / "run")["status"] == "finished"
 
 
+@pytest.mark.processes
 def test_a_full_disk_ends_a_run_with_a_sentence_and_a_good_checkpoint(tmp_path):
     """By a limit of the size of a file, which the table meets after some hundred rows."""
 

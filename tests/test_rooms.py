@@ -80,6 +80,7 @@ def test_the_chain_rule_needs_numpy_alone():
     assert {room(name) for name in names if name.startswith("trainer.")} == {"arrays", "chain", "errors"}
 
 
+@pytest.mark.processes
 def test_the_estimator_loads_neither_files_nor_loggers_nor_configurations():
     names = loaded("from trainer import SoftmaxRegression")
     assert not {"omegaconf", "hydra", "matplotlib", "tqdm"} & names

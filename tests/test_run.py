@@ -261,6 +261,17 @@ def test_a_run_without_metrics_draws_its_loss(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_loss_of_a_run_is_the_same_number_whatever_else_is_measured(optimizer, tmp_path):
+    settings = replace(SETTINGS, optimizer={"name": optimizer}, class_weight="balanced", label_smoothing=0.1)
+    names = ["epoch", "loss", "val_loss"]
+    with_metrics, without = (
+        [[row[name] for name in names] for row in rows_of(run(replace(settings, metrics=m), tmp_path / str(n)).folder)]
+        for n, m in enumerate((["accuracy", "ece", "log_loss"], []))
+    )
+    assert with_metrics == without
+
+
 def test_the_metric_beside_the_loss_is_accuracy_or_the_first_one():
     assert [drawn(names) for names in (["ece", "accuracy"], ["ece", "brier"], [])] == ["accuracy", "ece", None]
 
@@ -306,6 +317,7 @@ def test_digits_with_adam_reach_95_percent_on_the_validation_data_with_the_defau
     assert run(digits, tmp_path).metrics["val_accuracy"] >= 0.95
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("code", "absent"),
     [

@@ -483,6 +483,7 @@ def test_numbers_among_the_names_stay_what_they_are():
     assert table(few, -a).splitlines()[1].startswith("-3,0.1,")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["HYDRA_FULL_ERROR", "HYDRA_INSTANTIATE_ALLOWLIST_OVERRIDE"])
 def test_no_variable_makes_a_rule_weaker(tmp_path, name):
     outcome = command(
@@ -492,6 +493,7 @@ def test_no_variable_makes_a_rule_weaker(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.processes
 def test_the_real_command_refuses_as_the_one_in_this_process_does(tmp_path):
     for word in ("-m hydra.sweeper._target_=os.system seed=1,2", "loss=[ce,brier]", "--experimental-rerun x.pickle"):
         outcome = command(*word.split(), cwd=tmp_path)

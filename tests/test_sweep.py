@@ -34,6 +34,7 @@ from trainer.sweeps.config import Grid
 from trainer.sweeps.grid import Composer, read_axes
 from trainer.sweeps.record import read
 
+pytestmark = pytest.mark.processes
 SLOW = bool(os.environ.get("TRAINER_SLOW"))
 CONF = config_folder()
 TINY = ["data.samples=40", "data.classes=2", "epochs=2"]

@@ -18,6 +18,7 @@ from trainer.sweeps.record import read
 
 SLOW = bool(os.environ.get("TRAINER_SLOW"))
 slow = pytest.mark.skipif(not SLOW, reason="TRAINER_SLOW=1 runs it")
+pytestmark = pytest.mark.processes
 TINY = ["data.samples=40", "data.classes=2", "epochs=2", "hydra.sweep.dir=outputs/here"]
 
 # Read by every Python process with this folder on its path: data of some seeds do harm instead of being made.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.processes
 LIMIT = 60  # seconds; only a command that hangs ever meets it
 
 

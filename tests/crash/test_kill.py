@@ -16,6 +16,7 @@ from trainer.runs.model import Model
 from trainer.runs.outputs import RECORD, read_record
 from trainer.runs.run import run
 
+pytestmark = pytest.mark.processes
 SLOW = os.environ.get("TRAINER_SLOW") == "1"
 MOMENTS = 100 if SLOW else 6
 KILLS = 3  # of one run, at most: what was resumed is killed too

@@ -16,6 +16,7 @@ from tests.test_resume import FILES, outcome
 from trainer.runs.checkpoint import NAMES
 from trainer.sweeps.record import read
 
+pytestmark = pytest.mark.processes
 SLOW = os.environ.get("TRAINER_SLOW") == "1"
 KILLS = 100 if SLOW else 1
 EACH = 8 if SLOW else 1  # kills of one sweep, at most
