@@ -113,6 +113,7 @@ def test_sentences_name_what_is_registered(registered):
         check_pair(ACTIVATIONS["tanh"](), LOSSES["bce"](), "auto")
 
 
+@pytest.mark.processes
 def test_inside_the_package_a_part_is_a_class_and_a_yaml(tmp_path):
     """The third file is the list of the tests, whose tests this file has run already."""
     for folder in ("trainer", "conf"):
