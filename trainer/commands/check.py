@@ -16,6 +16,7 @@ from trainer.chain.losses import LOSSES, Loss
 from trainer.chain.pairs import check_pair
 from trainer.chain.strategies import GRADIENTS, has_strategy
 from trainer.errors import ConfigError
+from trainer.runs.text import aligned
 
 APART = 1e-9  # two strategies from each other, at most
 CLASSES = 4
@@ -156,9 +157,7 @@ def table(rows: list[Row]) -> str:
     """The rows under their headings, in columns; then the failures as sentences, and a line of counts."""
     head = ["pair", *STRATEGIES, "at most", "apart", "at most", ""]
     lines = [head, *(row.texts() for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     failed = sum(bool(row.failures) for row in rows)
     gradients = sum(row.gradients for row in rows)
     counts = f"{len(rows)} pairs, {gradients} gradients in all their settings, {failed or 'no'} pairs failed."
-    return "\n".join([*text, *(sentence for row in rows for sentence in row.failures), counts])
+    return "\n".join([*aligned(lines), *(sentence for row in rows for sentence in row.failures), counts])
