@@ -19,13 +19,13 @@ mean of many deviations costs no digits.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.losses import FenchelYoung, ZLoss
-from trainer.chain.pairs import convex, kinked
+from trainer.chain.pairs import convex, entropic, kinked, target_share
 from trainer.chain.strategies import LossGrad, auto
 from trainer.chain.strategies import value as loss_of
 from trainer.objective.blocks import Block
@@ -231,9 +231,8 @@ class _Scores:
 
     def divergence(self, shift: Array, c: float) -> float:
         """The weighted mean of L(z; a') at a' = y + c (a - y), for rows of any sum s: s L(z; a'/s)."""
-        activation, loss = self.sums.entropic
-        young = isinstance(self.sums.objective.loss, FenchelYoung)
-        scale = 1.0 if young else 1 / getattr(activation, "temperature", 1.0)
+        activation, loss = self.sums.objective.pair
+        scale, activation, loss = target_share(activation, loss), entropic(activation), FenchelYoung()
 
         def of_block(block: Block) -> tuple[float]:
             part = self.sums.targets.rows(block.rows)
@@ -251,13 +250,12 @@ class _Scores:
         A convex function that is nowhere above it, and equal where it rises, has no higher minimum.
         """
         activation, loss = self.sums.objective.pair
-        temperature, strength = getattr(activation, "temperature", 1.0), getattr(loss, "weight", 0.0)
+        softmax: Any = entropic(activation)
+        strength = getattr(loss, "weight", 0.0)
 
         def outside(block: Block) -> tuple[int]:
-            part, z = self.sums.targets.rows(block.rows), self.z(block) / temperature
-            top = z.max(axis=1)
-            lse = top + np.log(np.exp(z - top[:, None]).sum(axis=1))
-            rising = part.targets(np.float64).sum(axis=1) + 2 * strength * lse >= 0
+            s = self.sums.targets.rows(block.rows).targets(np.float64).sum(axis=1)
+            rising = s + 2 * strength * softmax.log_normalizer(self.z(block)) >= 0
             return (int(np.count_nonzero(~rising)),)
 
         return self.sums.map_sum(outside) == [0]

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer.arrays import Array
-from trainer.chain.activations import Activation, LogSoftmax, Softmax
-from trainer.chain.losses import FenchelYoung, Loss
-from trainer.chain.pairs import canonical, shift_invariant
+from trainer.chain.activations import Activation
+from trainer.chain.losses import Loss
+from trainer.chain.pairs import canonical, shift_invariant, softmax_like
 from trainer.chain.strategies import (
     GRADIENTS,
     GradientStrategy,
@@ -132,18 +132,12 @@ class BlockSum:
     @cached_property
     def softmax_like(self) -> bool:
         """Whether dl_dz is softmax(z/T) - y up to factors, so that what is known of one row serves several ends."""
-        return self.canonical and isinstance(self.objective.activation, Softmax | LogSoftmax)
+        return softmax_like(*self.objective.pair)
 
     @cached_property
     def shift_invariant(self) -> bool:
         """Whether a number added to all scores of a row changes nothing."""
         return shift_invariant(*self.objective.pair)
-
-    @property
-    def entropic(self) -> tuple[Activation, Loss]:
-        """The activation of a canonical pair with its Fenchel-Young loss."""
-        activation = self.objective.activation
-        return Softmax() if isinstance(activation, LogSoftmax) else activation, FenchelYoung()
 
     @cached_property
     def short(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trainer.arrays import Array
+from trainer.chain.known import known
 from trainer.chain.strategies import auto
 from trainer.objective.blocks import times
 from trainer.objective.row_hessian import row_factor, row_hessian
@@ -38,7 +39,7 @@ def measured(view: View, v: Array) -> tuple[Array, Array]:
     share = weight[:, None] * (len(sums.data) / sums.total)  # (n,1)
     y = rows.targets(np.float64)
     if sums.softmax_like:
-        temperature = getattr(objective.activation, "temperature", 1.0)
+        temperature = known(objective.activation, "temperature")
         few = slice(None, None, max(1, len(y) * classes // EXPONENTIALS))
         z = times(sample.u[few], (v / temperature).astype(np.float32))
         e = np.exp(z - z.max(axis=1, keepdims=True))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from trainer.arrays import Array
+from trainer.chain.pairs import entropic
 from trainer.chain.strategies import auto, fused, log, precise
 from trainer.data.rows import Data
 from trainer.objective.certificate import Certificate, Unproved, certify, check_provable
@@ -54,15 +55,15 @@ class Problem:
         For a loss whose dl_dz is softmax(z/T) - y it is z = T log of the mean of y.  Weights of all classes together
         that mean nothing are made zero, which lowers an l2 penalty.
         """
-        activation, data = self.objective.activation, self.data
+        data = self.data
         if w.any() or not self.sums.softmax_like:
             return w - w.mean(axis=1, keepdims=True) if self.sums.shift_invariant and self.penalty.lasso == 0 else w
         weight = np.ones(len(data)) if data.weight is None else data.weight
         sums: Array = np.bincount(data.y, weight, w.shape[1]) if data.y.ndim == 1 else weight @ data.y
         sums = data.smooth(sums[None, :])[0].astype(np.float64)
-        b = getattr(activation, "temperature", 1.0) * np.log(np.maximum(sums, sums.sum() / (2 * len(data)) or 1.0))
+        softmax: Any = entropic(self.objective.activation)
         started = w.copy()
-        started[-1] = b - b.mean()
+        started[-1] = softmax.start(np.maximum(sums, sums.sum() / (2 * len(data)) or 1.0))
         return started
 
     def view(self, dtype: Any) -> View:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from trainer.arrays import Array
-from trainer.chain.activations import Activation, LogSoftmax, Softmax
-from trainer.chain.losses import FenchelYoung, Loss
-from trainer.chain.pairs import canonical
+from trainer.chain.activations import Activation
+from trainer.chain.known import known
+from trainer.chain.losses import Loss
+from trainer.chain.pairs import canonical, entropic, softmax_like, target_share
 from trainer.chain.strategies import auto
 from trainer.data.rows import Data
 
@@ -23,7 +24,7 @@ def row_hessian(activation: Activation, loss: Loss, z: Array, y: Array, dtype: A
     """
     if not canonical(activation, loss):
         return _by_differences(activation, loss, z, y, dtype)
-    inner: Any = Softmax() if isinstance(activation, LogSoftmax) else activation
+    inner = entropic(activation)
     a = inner(z).astype(dtype)
     s = row_factor(activation, loss, y).astype(dtype)
     z = z.astype(dtype)
@@ -32,10 +33,10 @@ def row_hessian(activation: Activation, loss: Loss, z: Array, y: Array, dtype: A
     return lambda u: s * inner.vjp(z, a, u)
 
 
-def row_hessian_of_slope(activation: Softmax | LogSoftmax, loss: Loss, dl_dz: Array, data: Data) -> RowHessian:
-    """The same for softmax and log_softmax, from dl_dz = factor a - y (times 1/T), where that is known already."""
-    temperature = getattr(activation, "temperature", 1.0)
-    share = 1.0 if isinstance(loss, FenchelYoung) else 1 / temperature  # of y in dl_dz
+def row_hessian_of_slope(activation: Activation, loss: Loss, dl_dz: Array, data: Data) -> RowHessian:
+    """The same for softmax and log_softmax, from dl_dz = factor a - share y, where that is known already."""
+    softmax: Any = entropic(activation)
+    share = target_share(activation, loss)
     factor: Any = share
     if data.one_hot:
         a = np.array(dl_dz, order="K")
@@ -46,26 +47,15 @@ def row_hessian_of_slope(activation: Softmax | LogSoftmax, loss: Loss, dl_dz: Ar
         a = dl_dz + share * y
     if np.any(factor != 1):
         a /= np.where(factor > 0, factor, 1.0)
-    return _softmax_product(a, factor / temperature)
-
-
-def _softmax_product(a: Array, factor: Any) -> RowHessian:
-    """u -> factor (diag(a) - a a^T) u  (N,K)."""
-    plain = bool(np.all(factor == 1))
-
-    def product(u: Array) -> Array:
-        q = a * u
-        q -= a * q.sum(axis=1, keepdims=True)
-        return q if plain else np.asarray(factor * q)
-
+    product: RowHessian = softmax.row_hessian(a, factor)
     return product
 
 
 def row_factor(activation: Activation, loss: Loss, y: Array) -> Array:
     """The factor (N,1) of a in dl_dz: s/T for softmax with ce, one for fenchel_young and where classes stand alone."""
-    if isinstance(loss, FenchelYoung) or not isinstance(activation, Softmax | LogSoftmax):
+    if known(loss, "entropy") == "own" or not softmax_like(activation, loss):
         return np.ones((len(y), 1), dtype=y.dtype)
-    factor: Array = y.sum(axis=1, keepdims=True) / getattr(activation, "temperature", 1.0)
+    factor: Array = y.sum(axis=1, keepdims=True) / known(activation, "temperature")
     return factor
 
 

@@ -222,7 +222,7 @@ class View:
         def of_rows(block: Block) -> RowHessian:
             kept, part = here.rows[block.number] if here.rows else None, sums.targets.rows(block.rows)
             if kept is not None and kept.dtype == np.float32 and sums.softmax_like:
-                return row_hessian_of_slope(*pair, kept, part)  # type: ignore[arg-type]
+                return row_hessian_of_slope(*pair, kept, part)
             z = kept if kept is not None and kept.dtype == np.float64 else self.exact.times(block, here.v)
             return row_hessian(*pair, z, part.targets(np.float64), self.dtype)
 
