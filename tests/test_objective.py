@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.sparse
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.conftest import targets
@@ -14,9 +15,10 @@ from trainer.objective import objective as module
 from trainer.objective.blocks import Block, blocks, predict, scores
 from trainer.objective.metrics import METRICS
 from trainer.objective.objective import Objective
-from trainer.objective.penalties import L2, NoPenalty
+from trainer.objective.penalties import L2, ElasticNet, NoPenalty
 from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
+from trainer.optimizers import OPTIMIZERS
 
 N, D, K = 140_001, 5, 4  # six blocks, and a last one that is not full
 
@@ -174,3 +176,22 @@ def test_a_pair_that_no_strategy_is_finite_for_says_so():
     hopeless = Problem(Objective(Spherical(), CrossEntropy(), log, NoPenalty()), data)  # z^2 overflows in float32
     with pytest.raises(NonFiniteError, match=r"spherical with loss=ce is not finite\. No strategy of the pair is"):
         hopeless.value_and_grad(np.array([[-1e25, 1e25], [0, 0]], dtype=np.float32))
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_stack_of_models_takes_the_steps_of_each_alone(name, sparse):
+    data = sample(300)
+    data = replace(data, x=scipy.sparse.csr_array(data.x) if sparse else data.x, weight=np.linspace(0, 2, 300))
+    optimizer, objective = OPTIMIZERS[name](), problem(data, penalty=ElasticNet(0.1)).objective
+    together = np.random.default_rng(0).normal(size=(4, *parameters().shape))
+    alone = list(together)
+    states, state = [optimizer.init(w) for w in alone], optimizer.init(together)
+    for _ in range(3):
+        step = optimizer.step(Problem(objective, data), together, state)
+        together, state = step.w, step.state
+        for n, w in enumerate(alone):
+            own = optimizer.step(Problem(objective, data), w, states[n])
+            alone[n], states[n] = own.w, own.state
+            assert own.value == step.value[n]
+            assert_array_equal(own.w, step.w[n])

@@ -64,19 +64,23 @@ def map_sum(
 
 
 def scores(w: Array, x: Array) -> Array:
-    """z (N,K), F-ordered."""
-    z: Array = times(x, w[:-1])
-    z += w[-1]
+    """z (...,N,K) of w (...,D+1,K), each F-ordered."""
+    z: Array = times(x, w[..., :-1, :])
+    z += w[..., -1:, :]
     return z
 
 
 def times(x: Array, v: Array) -> Array:
-    """x v (N,K), F-ordered: the transposed product runs every reduction over K along the long axis."""
-    return np.ascontiguousarray(v.T @ x.T).T  # a sparse product lies the other way round
+    """x v (...,N,K), F-ordered: the transposed product runs every reduction over K along the long axis."""
+    if v.ndim > 2 and not isinstance(x, np.ndarray):
+        return np.stack([times(x, one).T for one in v]).mT
+    return np.ascontiguousarray(v.mT @ x.T).mT  # a sparse product lies the other way round
 
 
 def against(x: Array, q: Array) -> Array:
-    """x^T q (D,K).  Unlike dot, matmul keeps the interpreter's lock while its result has few numbers."""
+    """x^T q (...,D,K).  Unlike dot, matmul keeps the interpreter's lock while its result has few numbers."""
+    if q.ndim > 2:
+        return np.stack([against(x, one) for one in q])
     product: Array = np.dot(q.T, x) if isinstance(x, np.ndarray) else q.T @ x
     return product.T
 

@@ -56,9 +56,9 @@ class Objective:
 
 
 class Sums(NamedTuple):
-    """What a block adds to the loss, to its derivative dl_dw (D+1,K), and to the denominator of both."""
+    """What a block adds to the loss (...), to its derivative dl_dw (...,D+1,K), and to the denominator of both."""
 
-    loss: float
+    loss: Any
     dl_dw: Array
     total: float
 
@@ -87,16 +87,19 @@ def count(objective: Objective, data: Data) -> float:
 
 
 def gradient_sums(objective: Objective, part: Data, w: Array, labels: bool) -> Sums:
-    """The sums of rows at w (D+1,K); the strategy gets labels in the place of one-hot rows where it takes them."""
+    """The sums of rows at w (...,D+1,K), one model or a stack.
+
+    The strategy gets labels in the place of one-hot rows where it takes them.
+    """
     y = part.y if labels else part.targets(w.dtype)
     with np.errstate(all="ignore"):  # what is not finite is seen in the sums
         loss, dl_dz = weighted(part, *objective.gradient(*objective.pair, scores(w, part.x), y))
-        return Sums(float(loss.sum(dtype=np.float64)), pulled_back(part.x, dl_dz), count(objective, part))
+        return Sums(loss.sum(axis=-1, dtype=np.float64), pulled_back(part.x, dl_dz), count(objective, part))
 
 
 def pulled_back(x: Array, dl_dz: Array) -> Array:
-    """dl_dw (D+1,K), summed over the rows."""
-    return np.concatenate([against(x, dl_dz), dl_dz.sum(axis=0, keepdims=True)])
+    """dl_dw (...,D+1,K), summed over the rows."""
+    return np.concatenate([against(x, dl_dz), dl_dz.sum(axis=-2, keepdims=True)], axis=-2)
 
 
 def metric_sums(
@@ -174,12 +177,13 @@ class BlockSum:
         whole = rows.stop - rows.start == len(self.data) and isinstance(self.data.x, np.ndarray)
         return self.data if whole else self.data.rows(rows)
 
-    def value_and_grad(self, w: Array) -> tuple[float, Array]:
-        """E and dE_dw (D+1,K)."""
+    def value_and_grad(self, w: Array) -> tuple[Any, Array]:
+        """E (...) and dE_dw (...,D+1,K) at w (...,D+1,K): of one model, or of each of a stack over the same rows."""
         objective = self.objective
         sums = Sums(*self.map_sum(lambda block: gradient_sums(objective, self.part(block), w, self.short)))
-        if not math.isfinite(sums.loss + float(sums.dl_dw.sum())):
-            self.name_the_row(w)
+        if not math.isfinite(sums.loss.sum() + sums.dl_dw.sum()):
+            for model in w.reshape(-1, *w.shape[-2:]):
+                self.name_the_row(model)
         total = sums.total or 1.0  # of a batch whose rows all weigh nothing
         penalty = objective.penalty
         return sums.loss / total + penalty.value(w), sums.dl_dw / total + penalty.grad(w)

@@ -35,8 +35,8 @@ class Penalty(Protocol):
     def lasso(self) -> float:
         """The factor of the sum of the absolute weights."""
 
-    def value(self, w: Array) -> float:
-        """The penalty's share of the objective: ridge/2 |w[:-1]|_2^2 + lasso |w[:-1]|_1."""
+    def value(self, w: Array) -> Any:
+        """The penalty's share of the objective, ridge/2 |w[:-1]|_2^2 + lasso |w[:-1]|_1, for each model of a stack."""
 
     def grad(self, w: Array) -> Array:
         """The derivative (D+1,K) of the smooth share alone: ridge * w[:-1], and a last row of zeros."""
@@ -56,7 +56,7 @@ class NoPenalty:
     def lasso(self) -> float:
         return 0.0
 
-    def value(self, w: Array) -> float:
+    def value(self, w: Array) -> Any:
         return 0.0
 
     def grad(self, w: Array) -> Array:
@@ -81,7 +81,7 @@ class L2:
     def lasso(self) -> float:
         return 0.0
 
-    def value(self, w: Array) -> float:
+    def value(self, w: Array) -> Any:
         return _value(self, w)
 
     def grad(self, w: Array) -> Array:
@@ -106,7 +106,7 @@ class L1:
     def lasso(self) -> float:
         return _single(self.strength)
 
-    def value(self, w: Array) -> float:
+    def value(self, w: Array) -> Any:
         return _value(self, w)
 
     def grad(self, w: Array) -> Array:
@@ -137,7 +137,7 @@ class ElasticNet:
     def lasso(self) -> float:
         return _single(self.strength) * self.l1_ratio
 
-    def value(self, w: Array) -> float:
+    def value(self, w: Array) -> Any:
         return _value(self, w)
 
     def grad(self, w: Array) -> Array:
@@ -198,14 +198,14 @@ def _single(strength: float | list[float]) -> float:
     return strength
 
 
-def _value(penalty: Penalty, w: Array) -> float:
-    """Both shares, in float64."""
-    weights = w[:-1].astype(np.float64, copy=False)
+def _value(penalty: Penalty, w: Array) -> Any:
+    """Both shares (...), in float64."""
+    weights = w[..., :-1, :].astype(np.float64, copy=False)
     ridge, lasso = penalty.ridge, penalty.lasso
-    value = ridge / 2 * float(np.sum(weights**2)) if ridge else 0.0
-    return value + lasso * float(np.sum(np.abs(weights))) if lasso else value
+    value = ridge / 2 * np.sum(weights**2, axis=(-2, -1)) if ridge else 0.0
+    return value + lasso * np.sum(np.abs(weights), axis=(-2, -1)) if lasso else value
 
 
 def _grad(penalty: Penalty, w: Array) -> Array:
     """The derivative of the smooth share."""
-    return np.concatenate([penalty.ridge * w[:-1], np.zeros_like(w[-1:])])
+    return np.concatenate([penalty.ridge * w[..., :-1, :], np.zeros_like(w[..., -1:, :])], axis=-2)

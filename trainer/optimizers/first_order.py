@@ -53,14 +53,21 @@ class Moments(NamedTuple):
     steps: int
 
 
-def _adam(optimizer: "Adam | AdamW", problem: Problem, w: Array, state: Moments) -> tuple[float, Array, Moments]:
-    """E, the bias-corrected direction mean / (sqrt(square) + eps) (D+1,K), and the new state."""
+def _check_adam(optimizer: "Adam | AdamW") -> None:
+    _check(optimizer.lr, beta1=optimizer.beta1, beta2=optimizer.beta2)
+    require(0 < optimizer.eps < math.inf, f"optimizer.eps must be finite and greater than 0, got {optimizer.eps}.")
+
+
+def _adam(optimizer: "Adam | AdamW", problem: Problem, w: Array, state: Moments, decay: float = 0.0) -> Step:
+    """A step along mean / (sqrt(square) + eps), both bias-corrected, and along so much of the weights themselves."""
     value, g = problem.value_and_grad(w)
     steps = state.steps + 1
     mean = optimizer.beta1 * state.mean + (1 - optimizer.beta1) * g
     square = optimizer.beta2 * state.square + (1 - optimizer.beta2) * g * g
     root = np.sqrt(square / (1 - optimizer.beta2**steps))
-    return value, mean / (1 - optimizer.beta1**steps) / (root + optimizer.eps), Moments(mean, square, steps)
+    direction = mean / (1 - optimizer.beta1**steps) / (root + optimizer.eps)
+    direction[..., :-1, :] += decay * w[..., :-1, :]  # the bias has no share in it
+    return Step(w - optimizer.lr * direction, Moments(mean, square, steps), value)
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,7 @@ class Adam:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        _check(self.lr, beta1=self.beta1, beta2=self.beta2)
-        require(0 < self.eps < math.inf, f"optimizer.eps must be finite and greater than 0, got {self.eps}.")
+        _check_adam(self)
 
     def copies(self, problem: Problem, classes: int) -> int:
         return 18
@@ -85,8 +91,7 @@ class Adam:
         return Moments(np.zeros_like(w), np.zeros_like(w), 0)
 
     def step(self, problem: Problem, w: Array, state: Moments) -> Step:
-        value, direction, state = _adam(self, problem, w, state)
-        return Step(w - self.lr * direction, state, value)
+        return _adam(self, problem, w, state)
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,7 @@ class AdamW:
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        _check(self.lr, beta1=self.beta1, beta2=self.beta2)
-        require(0 < self.eps < math.inf, f"optimizer.eps must be finite and greater than 0, got {self.eps}.")
+        _check_adam(self)
         ok = 0 <= self.weight_decay < math.inf
         require(ok, f"optimizer.weight_decay must be finite and at least 0, got {self.weight_decay}.")
 
@@ -114,6 +118,4 @@ class AdamW:
         return Moments(np.zeros_like(w), np.zeros_like(w), 0)
 
     def step(self, problem: Problem, w: Array, state: Moments) -> Step:
-        value, direction, state = _adam(self, problem, w, state)
-        decay = np.concatenate([w[:-1], np.zeros_like(w[-1:])])  # the bias has no share in it
-        return Step(w - self.lr * (direction + self.weight_decay * decay), state, value)
+        return _adam(self, problem, w, state, self.weight_decay)
