@@ -216,7 +216,7 @@ class _Model:
         lower = np.tril(products, -1)
         middle = np.block([[self.basis[:m] @ s.T, lower], [lower.T, -np.diag(np.diag(products))]])
         unit = 1 / np.sqrt(np.abs(np.diag(middle)))[:, None]  # pairs of very different lengths
-        self.left = unit * np.linalg.lstsq(middle * unit * unit.T, unit * self.basis, rcond=1e-14)[0]
+        self.left = unit * (np.linalg.pinv(middle * unit * unit.T, rcond=1e-14, hermitian=True) @ (unit * self.basis))
 
     def _base(self, d: Array) -> Array:
         return self.moments.times(d * self.state.scale)
