@@ -37,6 +37,10 @@ def deviations(activation: Activation, loss: Loss, z: Array, y: Array, strategy:
     In each row relative to max(1, largest |dl_dz|): a row's small entries are differences of numbers of the size of its
     largest, and below one what counts is what a step of the optimiser would notice.  nan where nothing can be compared
     (see the module), inf where the strategy is not finite and has no excuse.  z (N,K) and y (N,K) in float64.
+
+    >>> found = deviations(Softmax(), CrossEntropy(), z, y, GRADIENTS["fused"])
+    >>> {name: round(deviation, 6) for name, deviation in found.items()}
+    {'log': 0.0, 'vjp': 0.0, 'jacobian': 0.0, 'loop': 0.0, 'numeric': 0.0}
     """
     own = next((name for name, known in GRADIENTS.items() if known is strategy), "")
     names = witnesses(activation, loss, strategy)
@@ -50,7 +54,11 @@ def deviations(activation: Activation, loss: Loss, z: Array, y: Array, strategy:
 
 
 def witnesses(activation: Activation, loss: Loss, strategy: GradientStrategy) -> list[str]:
-    """The names of the strategies that the pair has beside this one."""
+    """The names of the strategies that the pair has beside this one.
+
+    >>> witnesses(Sparsemax(), Brier(), GRADIENTS["vjp"])
+    ['jacobian', 'loop', 'numeric']
+    """
     return [
         name
         for name in (*STRATEGIES, "numeric")
@@ -66,7 +74,11 @@ class Reach(NamedTuple):
 
 
 def reach_of(activation: Activation, loss: Loss, z: Array, y: Array) -> Reach:
-    """Where each witness can be trusted; the module says why.  Comparisons with nan are false, as is wanted here."""
+    """Where each witness can be trusted; the module says why.  Comparisons with nan are false, as is wanted here.
+
+    >>> reach_of(Identity(), MeanAbsoluteError(), np.array([[0.0, 2.0]]), np.array([[0.0, 1.0]])).numeric  # a kink
+    array([[False,  True]])
+    """
     a = activation(z)
     here = value(activation, loss, z, y)  # (N,)
     size = np.abs(a * loss.grad(a, y)).sum(axis=1)  # (N,), the sum of |dl / dlog a|
@@ -85,7 +97,12 @@ def reach_of(activation: Activation, loss: Loss, z: Array, y: Array) -> Reach:
 
 
 def deviation(grads: Mapping[str, Array], one: str, other: str, reach: Reach) -> float:
-    """The largest among the rows where both are finite and the entries that both can be trusted with, else nan."""
+    """The largest among the rows where both are finite and the entries that both can be trusted with, else nan.
+
+    >>> grads = {"vjp": np.array([[0.5, -0.5]]), "log": np.array([[0.5, -0.4]])}
+    >>> round(deviation(grads, "vjp", "log", Reach(np.array([[True]]), np.array([[True, True]]))), 3)
+    0.1
+    """
     compared = np.isfinite(grads[one] + grads[other]).all(axis=1, keepdims=True) | np.zeros_like(reach.numeric)
     if one in FROM_A or other in FROM_A:
         compared &= reach.from_a

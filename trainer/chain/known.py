@@ -44,7 +44,6 @@ SETTINGS = {"temperature", "start_scale", "targets", "needs"}  # inherited like 
 def has(part: Any, *methods: str) -> bool:
     """Whether an activation or a loss, or its class, has each of these for the function that it computes.
 
-    >>> from trainer.chain.activations import Sigmoid, Softmax
     >>> has(Softmax(), "log", "log_vjp"), has(Sigmoid(), "log")
     (True, False)
     """
@@ -54,7 +53,6 @@ def has(part: Any, *methods: str) -> bool:
 def known(part: Any, claim: str) -> Any:
     """What a part says, or what is assumed where it says nothing.
 
-    >>> from trainer.chain.activations import Tanh, Sigmoid
     >>> known(Sigmoid(), "entropy"), known(Tanh(), "entropy")
     ('binary', '')
     """

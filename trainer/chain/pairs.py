@@ -58,8 +58,6 @@ class Pair:
 def describe(activation: Activation, loss: Loss) -> Pair:
     """The registry's entry of an allowed pair.
 
-    >>> from trainer.chain.activations import Softmax
-    >>> from trainer.chain.losses import CrossEntropy
     >>> describe(Softmax(), CrossEntropy()).properties()
     ['proper', 'convex', 'shift_invariant', 'canonical']
     """
@@ -90,8 +88,6 @@ def allowed(activation: type[Activation], loss: type[Loss]) -> bool:
 def canonical(activation: Activation, loss: Loss) -> bool:
     """Whether dl_dz is a - y, up to one factor, or s a - y: both are made of one entropy.
 
-    >>> from trainer.chain.activations import Sigmoid, Softmax
-    >>> from trainer.chain.losses import BinaryCrossEntropy
     >>> canonical(Sigmoid(), BinaryCrossEntropy()), canonical(Softmax(), BinaryCrossEntropy())
     (True, False)
     """
@@ -102,8 +98,6 @@ def canonical(activation: Activation, loss: Loss) -> bool:
 def convex(activation: Activation, loss: Loss) -> bool:
     """Whether the loss is convex in the scores, with the settings of both.
 
-    >>> from trainer.chain.activations import Softmax
-    >>> from trainer.chain.losses import Brier, Poly1
     >>> convex(Softmax(), Poly1(0.5)), convex(Softmax(), Brier())
     (True, False)
     """
@@ -113,8 +107,6 @@ def convex(activation: Activation, loss: Loss) -> bool:
 def shift_invariant(activation: Activation, loss: Loss) -> bool:
     """Whether a number added to every score of a row changes nothing, neither through a nor directly.
 
-    >>> from trainer.chain.activations import Softmax, Sigmoid
-    >>> from trainer.chain.losses import Brier
     >>> shift_invariant(Softmax(), Brier()), shift_invariant(Sigmoid(), Brier())
     (True, False)
     """
@@ -129,8 +121,6 @@ def kinked(activation: Activation, loss: Loss, soft: bool = False) -> bool:
     A corner at a = y counts where a can be y: soft targets lie inside every range, and zero and one at the border of
     most, where the corner is the limit.
 
-    >>> from trainer.chain.activations import Softmax
-    >>> from trainer.chain.losses import MeanAbsoluteError
     >>> kinked(Softmax(), MeanAbsoluteError()), kinked(Softmax(), MeanAbsoluteError(), soft=True)
     (False, True)
     """
@@ -147,7 +137,6 @@ def softmax_like(activation: Activation, loss: Loss) -> bool:
 def entropic(activation: Activation) -> Activation:
     """The activation whose a is in dl_dz = a - y: it itself, or the one whose logarithm it is.
 
-    >>> from trainer.chain.activations import LogSoftmax, Sigmoid
     >>> entropic(LogSoftmax()), entropic(Sigmoid())
     (Softmax(temperature=1.0), Sigmoid())
     """
@@ -157,8 +146,6 @@ def entropic(activation: Activation) -> Activation:
 def target_share(activation: Activation, loss: Loss) -> float:
     """c of a canonical pair's dl_dz = c (s a - y), where s is one if the loss does not ask for the sum of the row.
 
-    >>> from trainer.chain.activations import Softmax
-    >>> from trainer.chain.losses import CrossEntropy, FenchelYoung
     >>> target_share(Softmax(4.0), CrossEntropy()), target_share(Softmax(4.0), FenchelYoung())
     (0.25, 1.0)
     """
@@ -177,8 +164,6 @@ def is_soft(y: Array) -> bool:
 def reason(activation: type[Activation], loss: type[Loss]) -> str:
     """Why a pair is not allowed; empty where it is.
 
-    >>> from trainer.chain.activations import Tanh
-    >>> from trainer.chain.losses import CrossEntropy
     >>> reason(Tanh, CrossEntropy).split(", and ")[0]
     'tanh gives K independent numbers between minus one and one'
     """
@@ -198,8 +183,6 @@ def accepted(loss: type[Loss]) -> str:
 def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
     """The name of the strategy that will run (auto is resolved), or a ConfigError that says what to take instead.
 
-    >>> from trainer.chain.activations import Softmax
-    >>> from trainer.chain.losses import CrossEntropy
     >>> check_pair(Softmax(), CrossEntropy(), 'auto')
     'fused'
     """

@@ -38,14 +38,24 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_ranges(estimator: object) -> None:
-    """Refuses a parameter by a sentence; scikit-learn wants this done in fit and not before."""
+    """Refuses a parameter by a sentence; scikit-learn wants this done in fit and not before.
+
+    >>> check_ranges(SoftmaxRegression(C=-1.0))
+    Traceback (most recent call last):
+    trainer.errors.ConfigError: C must be a number greater than 0, got -1.0.
+    """
     for name, (inside, words) in LIMITS.items():
         value = getattr(estimator, name)
         require(inside(value), f"{name} must be {words}, got {value!r}.")
 
 
 def component(group: str, registry: Mapping[str, Any], choice: Any, **settings: Any) -> Any:
-    """The instance, or the one that the registry has under a name, with those settings that it has fields for."""
+    """The instance, or the one that the registry has under a name, with those settings that it has fields for.
+
+    >>> from trainer.optimizers import OPTIMIZERS
+    >>> component("optimizer", OPTIMIZERS, "newton", tol=1e-3, lr=0.1)
+    Newton(tol=0.001, gap=1e-06)
+    """
     if isinstance(choice, str):
         cls = registry[choose(group, registry, choice)]
         return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
@@ -55,7 +65,11 @@ def component(group: str, registry: Mapping[str, Any], choice: Any, **settings: 
 
 
 def data_of(x: Array, labels: Array, classes: Array, features: Sequence[str], sample_weight: Any) -> Data:
-    """The rows with their weights, which are not negative, and names that a model file can hold."""
+    """The rows with their weights, which are not negative, and names that a model file can hold.
+
+    >>> data_of(X, np.array([0, 1, 0, 1]), np.unique(y), ("x",), None).classes
+    ('no', 'yes')
+    """
     if sample_weight is not None:
         sample_weight = check_array(sample_weight, ensure_2d=False, dtype=x.dtype, input_name="sample_weight")
         if sample_weight.shape != x.shape[:1]:
@@ -68,14 +82,22 @@ def data_of(x: Array, labels: Array, classes: Array, features: Sequence[str], sa
 
 
 def named_weights(class_weight: Any) -> dict[Any, float] | str | None:
-    """class_weight with the labels as they are called in Data."""
+    """class_weight with the labels as they are called in Data.
+
+    >>> named_weights({0.0: 1.0, 2.5: 3.0})
+    {0: 1.0, '2.5': 3.0}
+    """
     return (
         {name_of(label): c for label, c in class_weight.items()} if isinstance(class_weight, Mapping) else class_weight
     )
 
 
 def total_weight(data: Data) -> float:
-    """The sum of the weights; DataError unless rows of two classes have one, since E then has no minimum."""
+    """The sum of the weights; DataError unless rows of two classes have one, since E then has no minimum.
+
+    >>> total_weight(data)
+    8.0
+    """
     if data.weight is None:
         return float(len(data))
     count = len(np.unique(data.y[data.weight > 0]))
@@ -88,12 +110,20 @@ def total_weight(data: Data) -> float:
 
 
 def with_mean_one(data: Data) -> Data:
-    """Weights in proportion, with a mean of one over the rows: one of them then counts the same in every mini-batch."""
+    """Weights in proportion, with a mean of one over the rows: one of them then counts the same in every mini-batch.
+
+    >>> with_mean_one(data).weight
+    array([1., 2., 0., 1.])
+    """
     return data if data.weight is None else replace(data, weight=data.weight / (data.weight.mean() or 1.0))
 
 
 def places_of(y: Array, classes: Array) -> Array:
-    """Labels (N,) -> places (N,) in the sorted classes."""
+    """Labels (N,) -> places (N,) in the sorted classes.
+
+    >>> places_of(y, np.unique(y))
+    array([0, 1, 0, 1])
+    """
     places = np.searchsorted(classes, y).clip(max=len(classes) - 1)
     if (strange := classes[places] != y).any():
         raise DataError(
@@ -104,10 +134,18 @@ def places_of(y: Array, classes: Array) -> Array:
 
 
 def name_of(label: Any) -> int | str:
-    """A label as a model file keeps it: an integer where it is one, also as 1.0 or True, else a text."""
+    """A label as a model file keeps it: an integer where it is one, also as 1.0 or True, else a text.
+
+    >>> name_of(True), name_of(2.0), name_of(2.5), name_of("a")
+    (1, 2, '2.5', 'a')
+    """
     return str(label) if isinstance(label, str) or label != int(label) else int(label)
 
 
 def shown(classes: Array) -> str:
-    """The first classes, for a sentence."""
+    """The first classes, for a sentence.
+
+    >>> shown(np.arange(100))
+    '0, 1, 2, 3, 4, 5, 6, 7, ...'
+    """
     return ", ".join(map(str, classes[:8])) + (", ..." if len(classes) > 8 else "")

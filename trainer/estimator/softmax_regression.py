@@ -105,6 +105,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                         pair that is not convex or whose gradient jumps; see trainer.objective.certificate
     loss_curve_, val_loss_curve_   the mean loss after each iteration without the penalty; val_loss_curve_ is empty
                         without early_stopping
+
+    >>> SoftmaxRegression(C=10.0).fit(X, y).predict([[-3.0], [3.0]]).tolist()
+    ['no', 'yes']
     """
 
     coef_: Array

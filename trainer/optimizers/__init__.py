@@ -1,4 +1,18 @@
-"""Optimisers and the schedules of their learning rate."""
+"""Optimisers and the schedules of their learning rate.
+
+The examples of this room know its optimisers and a problem, two classes of points on a line:
+
+>>> from trainer.chain.activations import Softmax
+>>> from trainer.chain.losses import CrossEntropy
+>>> from trainer.chain.strategies import auto
+>>> from trainer.data.rows import Data
+>>> from trainer.objective.objective import Objective
+>>> from trainer.objective.penalties import L1, L2
+>>> from trainer.objective.problem import Problem
+>>> data = Data(np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 1, 0, 1]), ("left", "right"), ("x",))
+>>> objective = Objective(Softmax(), CrossEntropy(), auto, L2(0.1))
+>>> problem, w = Problem(objective, data), np.zeros((2, 2))
+"""
 
 from trainer.optimizers.auto import Auto
 from trainer.optimizers.first_order import Adam, AdamW, Sgd

@@ -26,6 +26,9 @@ class Auto:
     A Hessian product of a canonical pair costs less than a gradient, that of another pair as much as two. Two classes
     have one curvature a row, so that lbfgs begins with the Hessian itself and has little left to learn. Where it has
     not converged within newton's patience, careful newton goes on.
+
+    >>> Auto().choose(problem, classes=2), Auto().choose(problem, classes=3)
+    (Lbfgs(tol=1e-06, memory=20, gap=1e-06), Newton(tol=1e-06, gap=1e-06))
     """
 
     name: ClassVar[str] = "auto"

@@ -20,7 +20,11 @@ def _check(lr: float, **fractions: float) -> None:
 
 @dataclass(frozen=True)
 class Sgd:
-    """v <- momentum v + g;  w <- w - lr v, or w - lr (g + momentum v) with nesterov  (Sutskever et al. 2013)."""
+    """v <- momentum v + g;  w <- w - lr v, or w - lr (g + momentum v) with nesterov  (Sutskever et al. 2013).
+
+    >>> Sgd(lr=1.0).step(problem, w, Sgd().init(w)).w[0].round(3)  # the gradient there is (0.25, -0.25)
+    array([-0.25,  0.25])
+    """
 
     name: ClassVar[str] = "sgd"
     full_batch: ClassVar[bool] = False
@@ -72,7 +76,11 @@ def _adam(optimizer: "Adam | AdamW", problem: Problem, w: Array, state: Moments,
 
 @dataclass(frozen=True)
 class Adam:
-    """w <- w - lr * mean / (sqrt(square) + eps), both bias-corrected  (Kingma & Ba 2015, alg. 1)."""
+    """w <- w - lr * mean / (sqrt(square) + eps), both bias-corrected  (Kingma & Ba 2015, alg. 1).
+
+    >>> Adam(lr=0.1).step(problem, w, Adam().init(w)).w[0].round(3)  # a first step is as long as lr
+    array([-0.1,  0.1])
+    """
 
     name: ClassVar[str] = "adam"
     full_batch: ClassVar[bool] = False
@@ -96,7 +104,12 @@ class Adam:
 
 @dataclass(frozen=True)
 class AdamW:
-    """adam with w[:-1] <- (1 - lr weight_decay) w[:-1] beside its step  (Loshchilov & Hutter 2019, alg. 2)."""
+    """adam with w[:-1] <- (1 - lr weight_decay) w[:-1] beside its step  (Loshchilov & Hutter 2019, alg. 2).
+
+    >>> AdamW(lr=0.1, weight_decay=0.5).step(problem, w + 1, AdamW().init(w)).w.round(3)
+    array([[0.85, 1.05],
+           [1.  , 1.  ]])
+    """
 
     name: ClassVar[str] = "adamw"
     full_batch: ClassVar[bool] = False

@@ -22,7 +22,11 @@ from trainer.optimizers.schedules import Constant
 
 @dataclass(frozen=True)
 class TrainState:
-    """All that a training needs to go on: epochs done, parameters w (D+1,K), the optimiser's state."""
+    """All that a training needs to go on: epochs done, parameters w (D+1,K), the optimiser's state.
+
+    >>> TrainState.start(Sgd(), data).w.shape
+    (2, 2)
+    """
 
     epoch: int
     w: Array
@@ -53,6 +57,9 @@ def proved(objective: Objective, optimizer: Optimizer, train: Data, w: Array, co
 
     Where a solver says that it has converged, the bound is looked for as far as it has done itself; else it is what one
     gradient tells.
+
+    >>> round(proved(objective, Newton(), data, w, converged=False).gap, 3)
+    0.902
     """
     wanted = getattr(optimizer, "gap", math.inf) if converged else math.inf
     with blas_on_one_thread(), np.errstate(all="ignore"):
@@ -60,12 +67,20 @@ def proved(objective: Objective, optimizer: Optimizer, train: Data, w: Array, co
 
 
 def just_enough(proof: Certificate, epochs: int) -> str:
-    """Why a solver has converged that was cut short and is close enough."""
+    """Why a solver has converged that was cut short and is close enough.
+
+    >>> just_enough(Certificate(3e-7, "certified to 3.0e-07 of E"), epochs=5)
+    'the last of epochs=5 is enough; certified to 3.0e-07 of E.'
+    """
     return f"the last of epochs={epochs} is enough; {proof.why}."
 
 
 def samples_a_step(size: int | str | None, optimizer: Optimizer, schedule: Schedule) -> int | None:
-    """Samples a step: the setting, with auto resolved; Incompatible where a solver is to take mini-batches or an lr."""
+    """Samples a step: the setting, with auto resolved; Incompatible where a solver is to take mini-batches or an lr.
+
+    >>> samples_a_step("auto", Sgd(), Constant()), samples_a_step("auto", Newton(), Constant())
+    (32, None)
+    """
     if optimizer.full_batch:
         if size not in ("auto", None):
             raise Incompatible(
@@ -81,7 +96,11 @@ def samples_a_step(size: int | str | None, optimizer: Optimizer, schedule: Sched
 
 
 def columns(metrics: Mapping[str, Metric]) -> list[str]:
-    """The names in a report, in the order of metrics.csv; those with val_ are missing without validation data."""
+    """The names in a report, in the order of metrics.csv; those with val_ are missing without validation data.
+
+    >>> columns(ACCURACY)
+    ['epoch', 'loss', 'val_loss', 'accuracy', 'val_accuracy', 'lr', 'grad_norm']
+    """
     return ["epoch", *(side + name for name in ("loss", *metrics) for side in ("", "val_")), "lr", "grad_norm"]
 
 
@@ -105,6 +124,10 @@ def fit(
     metrics=None leaves the loss, too, to what the optimiser knows of it, a solver to about 1e-7 on its way.
     grad_norm is the norm of dE_dw there (with l1 of the smallest subgradient), lr the learning rate of the last step,
     which solvers have not.  Raises Diverged within one step.
+
+    >>> reports = fit(objective, Newton(), data, None, TrainState.start(Newton(), data), epochs=3)
+    >>> [round(report.metrics["loss"], 3) for report in reports]
+    [0.643, 0.642, 0.642]
     """
     whole = Problem(objective, train)
     checked = None if valid is None else Problem(objective, valid)

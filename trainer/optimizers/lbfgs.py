@@ -27,6 +27,9 @@ class Lbfgs:
     Two-loop recursion  (Nocedal & Wright 2006, alg. 7.4) from P of objective.preconditioner, renewed every sixteen
     iterations and scaled by <s, y> / <y, P y> of the last pair; a line search for the strong Wolfe conditions from
     t = 1. Start, end and the use of single precision are those of optimizer=newton.
+
+    >>> Lbfgs().step(problem, w, Lbfgs().init(w)).w[0].round(3)
+    array([-0.185,  0.185])
     """
 
     name: ClassVar[str] = "lbfgs"
@@ -68,7 +71,12 @@ class Lbfgs:
 
 
 def two_loops(g: Array, pairs: tuple[Pair, ...], precondition: Callable[[Array], Array]) -> Array:
-    """H g (D+1,K)."""
+    """H g (D+1,K).
+
+    >>> s, y = np.array([[2.0, 0.0]]), np.array([[4.0, 1.0]])
+    >>> two_loops(y, ((s, y, 1 / 8),), lambda q: q)  # the secant equation, H y = s
+    array([[2., 0.]])
+    """
     q, shares = g.copy(), []
     for s, y, rho in reversed(pairs):
         shares.append(rho * float(np.vdot(s, q)))

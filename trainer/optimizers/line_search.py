@@ -32,7 +32,13 @@ Line = Callable[[float], Trial]
 
 
 def along(view: View, here: Evaluated, d: Array) -> Line:
-    """t -> the trial at v + t d (D+1,K), rounded to what the problem's own w can say."""
+    """t -> the trial at v + t d (D+1,K), rounded to what the problem's own w can say.
+
+    >>> view = problem.view(np.float64)
+    >>> here = view.at(w)
+    >>> print(f"{along(view, here, -here.g)(1.0).value:.3f}")
+    0.657
+    """
 
     def trial(t: float) -> Trial:
         w = view.leave(here.v + t * d).astype(here.w.dtype)
@@ -50,6 +56,10 @@ def armijo(line: Line, start: Trial, rounding: float) -> Evaluated | None:
 
     From t = 1 it quadruples as long as E falls and more than 3/10 of the slope are left: where the loss is nearly
     exponential, as on data that a plane separates, Newton's steps are far too short.
+
+    >>> line = lambda t: Trial(t, (t - 3) ** 2, 2 * (t - 3), t)  # the point is t itself
+    >>> armijo(line, line(0.0), rounding=0.0)
+    4.0
     """
     t = 1.0
     for _ in range(TRIALS):
@@ -74,6 +84,10 @@ def wolfe(line: Line, start: Trial, rounding: float) -> Evaluated | None:
 
     The step doubles until the minimum along the line is bracketed; the bracket then shrinks by the minimiser of the
     cubic through both ends, kept inside its middle four fifths  (Nocedal & Wright 2006, alg. 3.5).
+
+    >>> line = lambda t: Trial(t, (t - 30) ** 2, 2 * (t - 30), t)  # the point is t itself
+    >>> wolfe(line, line(0.0), rounding=0.0)
+    4.0
     """
     t, low, high = 1.0, start, None
     for _ in range(TRIALS):

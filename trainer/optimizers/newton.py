@@ -30,6 +30,9 @@ class Newton:
 
     In single precision eta = 1/4, which leaves a sixteenth of the gap and spends the fewest products in all. Then a
     gradient costs more than a product, and eta = min(1/4, (|g|_P / |g_0|_P)^(1/2)) makes the convergence superlinear.
+
+    >>> Newton().step(problem, w, Newton().init(w)).w[0].round(3)
+    array([-0.185,  0.185])
     """
 
     name: ClassVar[str] = "newton"

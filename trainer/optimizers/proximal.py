@@ -44,7 +44,12 @@ PATIENCE = 5  # looks at the certificate that may bring nothing
 
 
 def check_penalty(optimizer: str, penalty: Penalty) -> None:
-    """Incompatible where a penalty with a corner meets an optimiser, by name, that follows gradients alone."""
+    """Incompatible where a penalty with a corner meets an optimiser, by name, that follows gradients alone.
+
+    >>> check_penalty("sgd", L1())
+    Traceback (most recent call last):
+    trainer.errors.Incompatible: penalty=l1 is not smooth, which optimizer=sgd cannot take. Use optimizer=fista or auto.
+    """
     if penalty.lasso > 0 and optimizer not in ("fista", "auto"):
         raise Incompatible(
             f"penalty={penalty.name} is not smooth, which optimizer={optimizer} cannot take. "
@@ -78,6 +83,10 @@ class Fista:
     It believes that it has converged when the smallest subgradient r of E is small in the metric of the diagonal h of
     the curvature, ``sqrt(sum r^2 / h) <= tol * sqrt(|E|)``, which is about ``E - min E <= tol^2/2 * |E|``; and it has,
     where the certificate is then at most gap. All in standardised coordinates, and in double precision.
+
+    >>> sparse = Problem(Objective(Softmax(), CrossEntropy(), auto, L1(0.3)), data)
+    >>> Fista().step(sparse, np.array([[-0.1, 0.1], [0.0, 0.0]]), Fista().init(w)).w[0]  # exact zeros
+    array([0., 0.])
     """
 
     name: ClassVar[str] = "fista"
@@ -145,6 +154,9 @@ class Moments(NamedTuple):
     """The second moment M of the sample's u (D+1,D+1), or its diagonal (D+1,), and its inverse.
 
     In units of the diagonal, M's directions without any data count as 1e-8 instead of nothing.
+
+    >>> Moments(np.array([2.0]), np.array([0.5])).over(np.array([[4.0]]))
+    array([[2.]])
     """
 
     moment: Array
@@ -165,7 +177,11 @@ class Moments(NamedTuple):
 
 
 def second_moment(view: View) -> Moments:
-    """That of a view's problem, which is the same at every step."""
+    """That of a view's problem, which is the same at every step.
+
+    >>> second_moment(problem.view(np.float64)).diagonal.round(3)
+    array([1., 1.])
+    """
     found: Moments = view.moments(_moments)
     return found
 

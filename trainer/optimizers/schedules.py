@@ -21,7 +21,11 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """1."""
+    """1.
+
+    >>> Constant()(25.0, epochs=30)
+    1.0
+    """
 
     name: ClassVar[str] = "constant"
 
@@ -31,7 +35,11 @@ class Constant:
 
 @dataclass(frozen=True)
 class StepDecay:
-    """factor ** floor(t / every): a drop every so many epochs."""
+    """factor ** floor(t / every): a drop every so many epochs.
+
+    >>> round(StepDecay(every=10)(25.0, epochs=30), 3)
+    0.01
+    """
 
     name: ClassVar[str] = "step"
     every: int = 30
@@ -47,7 +55,11 @@ class StepDecay:
 
 @dataclass(frozen=True)
 class Cosine:
-    """t / warmup up to warmup, then (1 + cos(pi (t - warmup) / (epochs - warmup))) / 2  (Loshchilov & Hutter 2017)."""
+    """t / warmup up to warmup, then (1 + cos(pi (t - warmup) / (epochs - warmup))) / 2  (Loshchilov & Hutter 2017).
+
+    >>> [round(Cosine(warmup=2.0)(t, epochs=10), 3) for t in (1.0, 2.0, 6.0)]
+    [0.5, 1.0, 0.5]
+    """
 
     name: ClassVar[str] = "cosine"
     warmup: float = 0.0

@@ -14,7 +14,6 @@ class FenchelYoung:
     With a = grad Omega*(z) it is <z, a - y> - Omega(a) + Omega(y) >= 0, zero just where a = y, convex in z, and its
     derivative by z is a - y, which does not pass through the Jacobian.  y (N,K) in the range of the activation.
 
-    >>> from trainer.chain.activations import Sparsemax
     >>> FenchelYoung().direct(Sparsemax(), np.array([1.0, 0.5]), np.array([0.0, 1.0]))
     (np.float64(0.5625), array([ 0.75, -0.75]))
     """

@@ -188,7 +188,6 @@ class ZLoss:
 
     The second term is stated on the scores and does not pass through a (N,K).
 
-    >>> from trainer.chain.activations import Softmax
     >>> ZLoss(weight=0.1).direct(Softmax(), np.zeros(2), np.array([0.0, 1.0]))[0].round(3)
     np.float64(0.048)
     """
