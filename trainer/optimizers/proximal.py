@@ -98,7 +98,7 @@ class Fista:
         check_tol(self.tol, self.gap)
 
     def copies(self, problem: Problem, classes: int) -> int:
-        return 8 * PAIRS + 12  # the pairs, and three matrices of twice as many rows
+        return 9 * PAIRS + 12  # the pairs, and three matrices of twice as many rows
 
     def init(self, w: Array) -> Memory:
         none = np.empty((0, *w.shape))
