@@ -32,6 +32,7 @@ from trainer.runs.run import run
 from trainer.runs.schema import structured
 from trainer.sweeps.config import Grid
 from trainer.sweeps.grid import Composer, read_axes
+from trainer.sweeps.pool import Pool
 from trainer.sweeps.record import read
 
 pytestmark = pytest.mark.processes
@@ -423,3 +424,8 @@ def test_resume_needs_a_sweep(call, tmp_path):
 def test_workers_do_without_hydra():
     code = "import sys, trainer.runs.run, trainer.sweeps.worker; sys.exit('hydra' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_a_job_no_worker_is_started(monkeypatch):
+    monkeypatch.setattr(Pool, "_start", lambda self: pytest.fail("A worker was started."))
+    assert list(Pool(2).run([])) == []

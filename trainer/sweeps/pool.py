@@ -82,11 +82,15 @@ class Pool:
 
     def run(self, jobs: Iterable[Job]) -> Generator[Ended | None, None, None]:
         """How the jobs end, in that order; None now and then while nothing happens. Left early, it ends the workers."""
+        jobs = iter(jobs)
+        first = next(jobs, None)
+        if first is None:  # as of a sweep that has ended: no worker is to be started
+            return
         try:
             with _lean():
                 for _ in range(self._count):
                     self._start()
-            waiting = deque(jobs)  # which are made while the workers import
+            waiting = deque([first, *jobs])  # which are made while the workers import
             while waiting or self.running:
                 for worker in self._workers:
                     if waiting and worker.ready and worker.job is None:
