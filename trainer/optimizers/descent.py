@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from trainer.arrays import Array
+from trainer.objective.certificate import Certificate
 from trainer.objective.conjugate_gradients import conjugate_gradients
 from trainer.objective.preconditioner import Preconditioner, preconditioner
 from trainer.objective.problem import Problem
@@ -97,64 +98,80 @@ def iterate(solver: Solver, problem: Problem, w: Array, state: State) -> Step:
     if state.steps >= solver.patience:
         state = state._replace(stage=CAREFUL)
     while True:
-        view = problem.view(np.float32 if state.stage == SINGLE else np.float64)
-        here = state.here if state.here is not None and state.here.dtype == view.dtype else view.at(w)
-        value = here.value
+        at, state = _look(solver, problem, w, state)
+        value = at.here.value
         if not np.isfinite(value):
             return Step(w, state, value)
-        metric = state.metric
-        if metric is None and state.made is not None:  # of a run that goes on
-            metric = preconditioner(view, view.enter(state.made))
-        if metric is None or solver.stale(view, here, metric, state.age):
-            metric, state = preconditioner(view, here.v), state._replace(made=w, age=0)
-        y = metric(here.g)
-        size = max(float(np.vdot(here.g, y)), 0.0)  # |g|_P^2
-        state = state._replace(first=max(state.first, size), here=here, metric=metric)
-        if state.stage == SINGLE and not size / 2 > NEAR * value:
+        if state.stage == SINGLE and not at.length**2 / 2 > NEAR * value:
             state = state._replace(stage=DOUBLE)
             continue
         near = enough(solver.tol, value, state.first, problem.provable)
-        fell = state.value - value if problem.provable else math.inf  # a short step alone proves nothing
-        if state.stage != SINGLE and (why := believes(math.sqrt(size), value, fell, near)):
-            proof = problem.certify(w, solver.gap, here)
-            after = (view, here)
-            if proof.gap is None or proof.proves(solver.gap):
-                return Step(w, state, value, told(why, proof), proof=proof, after=after)
-            better = proof.gap < state.gap / 2
-            state = state._replace(gap=min(state.gap, proof.gap), looks=0 if better else state.looks + 1, stage=CAREFUL)
-            if state.looks > PATIENCE:
-                return Step(w, state, value, stalled=unproved(proof, solver.gap), proof=proof, after=after)
-        found = _search(solver, problem, view, here, metric, y, math.sqrt(size), near, state)
+        over, state = _over(solver, problem, at, near, state)
+        if over is not None:
+            return over
+        found = _search(solver, problem, at, near, state)
         if found is not None:
             last = value if state.stage != SINGLE else np.inf  # in single precision it says nothing
             state = state._replace(here=found, age=state.age + 1, steps=state.steps + 1, value=last)
-            state = solver.learn(state, here, found)
-            return Step(found.w, state, value, after=(view, found))
-        if state.stage != CAREFUL:
-            state = state._replace(stage=state.stage + 1)
-            continue
-        proof = problem.certify(w, solver.gap, here)
-        if proof.proves(solver.gap):
+            return Step(found.w, solver.learn(state, at.here, found), value, after=(at.view, found))
+        if state.stage == CAREFUL:
+            proof = problem.certify(w, solver.gap, at.here)
             why = "no step lowers the objective by more than its rounding"
-            return Step(w, state, value, told(why, proof), proof=proof, after=(view, here))
-        return Step(w, state, value, stalled=unproved(proof, solver.gap), proof=proof, after=(view, here))
+            return _end(solver, at, state, proof, why if proof.proves(solver.gap) else "")
+        state = state._replace(stage=state.stage + 1)
 
 
-def _search(
-    solver: Solver,
-    problem: Problem,
-    view: View,
-    here: Evaluated,
-    metric: Preconditioner,
-    y: Array,
-    length: float,
-    near: float,
-    state: State,
-) -> Evaluated | None:
-    """The point of the first direction that leads down; None if none does.
+class Look(NamedTuple):
+    """What is known at w before a step: y = P g with the preconditioner P, and length = |g|_P."""
 
-    length = |g|_P, and near is the length that would be enough.
-    """
+    view: View
+    here: Evaluated
+    metric: Preconditioner
+    y: Array
+    length: float
+
+
+def _look(solver: Solver, problem: Problem, w: Array, state: State) -> tuple[Look, State]:
+    """E and its gradient at w, by what the last step has left where that will do."""
+    view = problem.view(np.float32 if state.stage == SINGLE else np.float64)
+    here = state.here if state.here is not None and state.here.dtype == view.dtype else view.at(w)
+    metric = state.metric
+    if not np.isfinite(here.value):
+        return Look(view, here, metric, here.g, np.inf), state  # type: ignore[arg-type]
+    if metric is None and state.made is not None:  # of a run that goes on
+        metric = preconditioner(view, view.enter(state.made))
+    if metric is None or solver.stale(view, here, metric, state.age):
+        metric, state = preconditioner(view, here.v), state._replace(made=w, age=0)
+    y = metric(here.g)
+    size = max(float(np.vdot(here.g, y)), 0.0)  # |g|_P^2
+    state = state._replace(first=max(state.first, size), here=here, metric=metric)
+    return Look(view, here, metric, y, math.sqrt(size)), state
+
+
+def _over(solver: Solver, problem: Problem, at: Look, near: float, state: State) -> tuple[Step | None, State]:
+    """The last step, if the solver believes that it is done and the certificate agrees, or has been asked too often."""
+    value = at.here.value
+    fell = state.value - value if problem.provable else math.inf  # a short step alone proves nothing
+    why = "" if state.stage == SINGLE else believes(at.length, value, fell, near)
+    if not why:
+        return None, state
+    proof = problem.certify(at.here.w, solver.gap, at.here)
+    if proof.gap is None or proof.proves(solver.gap):
+        return _end(solver, at, state, proof, why), state
+    better = proof.gap < state.gap / 2
+    state = state._replace(gap=min(state.gap, proof.gap), looks=0 if better else state.looks + 1, stage=CAREFUL)
+    return (_end(solver, at, state, proof) if state.looks > PATIENCE else None), state
+
+
+def _end(solver: Solver, at: Look, state: State, proof: Certificate, why: str = "") -> Step:
+    """The step that goes nowhere: converged, and why, or at a point that the solver cannot improve."""
+    converged, stalled = (told(why, proof), "") if why else ("", unproved(proof, solver.gap))
+    return Step(at.here.w, state, at.here.value, converged, stalled, proof, (at.view, at.here))
+
+
+def _search(solver: Solver, problem: Problem, at: Look, near: float, state: State) -> Evaluated | None:
+    """The point of the first direction that leads down; None if none does. near is the length that would be enough."""
+    view, here, metric, y, length = at
     careful = state.stage == CAREFUL
     products = view if careful else problem.view(np.float32)
     # Superlinear, but no further than to half of what is enough.
