@@ -7,8 +7,9 @@ import pytest
 from tests.conftest import PAIRS, pair_id, targets
 from tests.exact import loss_and_dl_dz
 from trainer.chain.activations import Sigmoid, Softmax, softmax_and_complement
+from trainer.chain.fused import precise
 from trainer.chain.losses import BinaryCrossEntropy, CrossEntropy
-from trainer.chain.strategies import GRADIENTS, auto, fused, has_strategy, jacobian, log, precise
+from trainer.chain.strategies import GRADIENTS, auto, fused, has_strategy, jacobian, log
 
 mpmath.mp.dps = 60
 TINY = np.finfo(float).tiny

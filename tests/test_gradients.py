@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tests.conftest import targets
 from trainer.arrays import one_hot
 from trainer.chain.activations import Identity, LogSoftmax, Sigmoid, Softmax
+from trainer.chain.fused import FUSED
 from trainer.chain.losses import (
     BinaryCrossEntropy,
     CrossEntropy,
@@ -17,7 +18,6 @@ from trainer.chain.losses import (
 )
 from trainer.chain.pairs import check_pair
 from trainer.chain.strategies import (
-    FUSED,
     GRADIENTS,
     auto,
     fastest,

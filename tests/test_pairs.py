@@ -7,10 +7,11 @@ import pytest
 from tests.conftest import ACTIVATIONS, LOSSES
 from trainer.chain.activations import ACTIVATIONS as ACTIVATION_NAMES
 from trainer.chain.activations import RANGES, Identity, LogSoftmax, Sigmoid, Softmax
+from trainer.chain.fused import FUSED
 from trainer.chain.losses import LOSSES as LOSS_NAMES
 from trainer.chain.losses import CrossEntropy, FenchelYoung, NegativeLogLikelihood
 from trainer.chain.pairs import allowed, canonical, check_pair, check_targets, convex, describe, pairs_with, strategy_of
-from trainer.chain.strategies import FUSED, GRADIENTS, GradientChoice, auto, has_strategy, numeric
+from trainer.chain.strategies import GRADIENTS, GradientChoice, auto, has_strategy, numeric
 from trainer.errors import ConfigError, DataError
 
 

@@ -22,8 +22,9 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.activations import Activation
+from trainer.chain.fused import GradientStrategy
 from trainer.chain.losses import Loss
-from trainer.chain.strategies import GRADIENTS, GradientStrategy, has_strategy, value
+from trainer.chain.strategies import GRADIENTS, has_strategy, value
 
 STRATEGIES = [name for name in GRADIENTS if name not in ("auto", "numeric")]
 FROM_A = ("vjp", "jacobian", "loop")  # they start from a and dl_da

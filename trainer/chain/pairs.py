@@ -13,17 +13,10 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, RANGES, Activation
+from trainer.chain.fused import GradientStrategy, has_precise, precise
 from trainer.chain.known import borrowed, has, known
 from trainer.chain.losses import LOSSES, TARGETS, Loss
-from trainer.chain.strategies import (
-    GRADIENTS,
-    GradientChoice,
-    GradientStrategy,
-    fastest,
-    has_precise,
-    has_strategy,
-    precise,
-)
+from trainer.chain.strategies import GRADIENTS, GradientChoice, fastest, has_strategy
 from trainer.errors import DataError, Incompatible, choose
 
 PROPERTIES = {

@@ -15,9 +15,10 @@ from omegaconf import DictConfig
 
 from trainer.arrays import Array, one_hot
 from trainer.chain.activations import ACTIVATIONS, Activation
+from trainer.chain.fused import FUSED
 from trainer.chain.losses import LOSSES, DirectLoss, Loss
 from trainer.chain.pairs import check_pair
-from trainer.chain.strategies import FUSED, GRADIENTS, fastest
+from trainer.chain.strategies import GRADIENTS, fastest
 from trainer.commands.composing import perform
 from trainer.errors import require
 from trainer.runs.config import read_settings

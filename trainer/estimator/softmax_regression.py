@@ -1,6 +1,7 @@
 """The scikit-learn face: a classifier over the same objective, ``fit`` and model file as the command line.
 
 Labels of any kind become the places 0..K-1 of the sorted classes here, and scikit-learn's C the strength of a penalty.
+It is one class, so that all that scikit-learn asks of an estimator can be read in one place.
 """
 
 import math

@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer.arrays import Array
+from trainer.chain.fused import LossGrad
 from trainer.chain.losses import FenchelYoung, ZLoss
 from trainer.chain.pairs import convex, entropic, kinked, target_share
-from trainer.chain.strategies import LossGrad, auto
+from trainer.chain.strategies import auto
 from trainer.chain.strategies import value as loss_of
 from trainer.objective.blocks import Block
 from trainer.objective.conjugate_gradients import conjugate_gradients

@@ -10,17 +10,10 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.activations import Activation
+from trainer.chain.fused import GradientStrategy, LossGrad
 from trainer.chain.losses import Loss
 from trainer.chain.pairs import canonical, shift_invariant, softmax_like
-from trainer.chain.strategies import (
-    GRADIENTS,
-    GradientStrategy,
-    LossGrad,
-    auto,
-    has_strategy,
-    numbers_per_row,
-    takes_labels,
-)
+from trainer.chain.strategies import GRADIENTS, auto, has_strategy, numbers_per_row, takes_labels
 from trainer.data.rows import Data
 from trainer.errors import NonFiniteError
 from trainer.objective.blocks import Block, against, blocks, map_sum, scores

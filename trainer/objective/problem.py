@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from trainer.arrays import Array
+from trainer.chain.fused import precise
 from trainer.chain.pairs import entropic
-from trainer.chain.strategies import auto, fused, log, precise
+from trainer.chain.strategies import auto, fused, log
 from trainer.data.rows import Data
 from trainer.objective.certificate import Certificate, Unproved, certify, check_provable
 from trainer.objective.objective import BlockSum, Objective

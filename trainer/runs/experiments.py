@@ -10,8 +10,9 @@ import numpy as np
 
 from trainer.arrays import Array, one_hot
 from trainer.chain.activations import Activation
+from trainer.chain.fused import LossGrad
 from trainer.chain.losses import Loss
-from trainer.chain.strategies import GRADIENTS, LossGrad, has_strategy, loop
+from trainer.chain.strategies import GRADIENTS, has_strategy, loop
 from trainer.errors import require
 from trainer.objective.objective import Objective
 
