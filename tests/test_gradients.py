@@ -255,13 +255,13 @@ def stack(order):
 @pytest.mark.parametrize("order", "CF")
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value", "ignore:overflow")
 def test_a_stack_of_models_gives_the_numbers_of_each_alone(pair, y, order):
-    z = stack(order)
-    own = np.stack([y, y[::-1], np.roll(y, 1, axis=0)])  # targets of each model, too
+    z = stack(order)[:2]
+    own = np.stack([y, y[::-1]])  # targets of each model, too
     for name, strategy in strategies(pair):
         for rows in (y, own):
             whole = strategy(*pair, z, rows)
-            assert whole.loss.shape == (3, 7), name
-            for m in range(3):
+            assert whole.loss.shape == (2, 7), name
+            for m in range(2):
                 alone = strategy(*pair, z[m], rows if rows is y else rows[m])
                 for one, other in zip((whole.loss[m], whole.dl_dz[m]), alone, strict=True):
                     if name == "loop":  # whose product of a matrix with a vector depends on where they lie
@@ -283,7 +283,9 @@ def test_a_stack_of_models_takes_labels(order):
 
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value", "ignore:overflow")
 def test_every_strategy_needs_nothing_beyond_the_standard_of_arrays(pair, y):
-    for z in (stack("C")[0], stack("C")):
+    some = slice(2, 5)  # rows, one of them with scores far apart
+    y = y[some]
+    for z in (stack("C")[1, some], stack("C")[:2, some]):
         z_strict, y_strict = (array_api_strict.asarray(part) for part in (z, y))
         for name, strategy in strategies(pair):
             strict, plain = strategy(*pair, z_strict, y_strict), strategy(*pair, z, y)

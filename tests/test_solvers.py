@@ -385,7 +385,7 @@ def test_features_of_any_size_are_fitted_or_refused_in_a_sentence(name, size):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         try:
-            model = SoftmaxRegression(optimizer=name).fit(x, data.y)
+            model = SoftmaxRegression(optimizer=name, max_iter=50).fit(x, data.y)
         except Diverged as error:
             assert "Scale the features" in str(error)  # noqa: PT017
         else:
