@@ -168,7 +168,13 @@ def identity_pair():
     return next(pair for pair in PAIRS if isinstance(pair[0], Identity))
 
 
-@pytest.mark.parametrize("arguments", [["sed=1"], ["seed=x"], ["seed=-1"], ["seed=1", "seed=2"], ["--help"]])
+@pytest.mark.parametrize("arguments", [["sed=1"], ["seed=x"], ["seed=-1"], ["seed=1", "seed=2"], ["--hlp"]])
 def test_arguments_other_than_a_seed_are_refused(arguments):
     with pytest.raises(ConfigError, match="is not seed=<number>"):
         main(arguments)
+
+
+def test_help_checks_nothing(monkeypatch, capsys):
+    monkeypatch.setattr("trainer.commands.check.cells", lambda: pytest.fail("It began."))
+    assert main(["--help"]) == 0
+    assert "[seed=0]" in capsys.readouterr().out

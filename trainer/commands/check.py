@@ -22,8 +22,18 @@ APART = 1e-9  # two strategies from each other, at most
 CLASSES = 4
 
 
+HELP = """Compares each strategy of each pair with central differences and with the others, in one table.
+
+  python -m trainer.check [seed=0]
+
+The exit code is 1 if a pair fails."""
+
+
 def main(words: list[str]) -> int:
     """The exit code is 1 if a pair fails."""
+    if {"--help", "-h"} & set(words):
+        print(HELP)
+        return 0
     key, _, seed = (words or ["seed=0"])[0].partition("=")
     if len(words) > 1 or key != "seed" or not (seed.isascii() and seed.isdigit()):
         raise ConfigError(f"{' '.join(words)!r} is not seed=<number>, which is all that trainer.check reads.")
