@@ -195,3 +195,10 @@ def test_a_stack_of_models_takes_the_steps_of_each_alone(name, sparse):
             alone[n], states[n] = own.w, own.state
             assert own.value == step.value[n]
             assert_array_equal(own.w, step.w[n])
+
+
+def test_a_stack_of_stacks_over_sparse_rows_has_the_scores_of_each():
+    x, w = scipy.sparse.csr_array(sample(50).x), np.random.default_rng(0).normal(size=(2, 3, D + 1, K))
+    together = scores(w, x)
+    for place in np.ndindex(2, 3):
+        assert_array_equal(together[place], scores(w[place], x))

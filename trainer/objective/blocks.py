@@ -73,7 +73,7 @@ def scores(w: Array, x: Array) -> Array:
 def times(x: Array, v: Array) -> Array:
     """x v (...,N,K), F-ordered: the transposed product runs every reduction over K along the long axis."""
     if v.ndim > 2 and not isinstance(x, np.ndarray):
-        return np.stack([times(x, one).T for one in v]).mT
+        return np.stack([times(x, one).mT for one in v]).mT
     return np.ascontiguousarray(v.mT @ x.T).mT  # a sparse product lies the other way round
 
 

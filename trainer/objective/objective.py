@@ -174,7 +174,7 @@ class BlockSum:
         """E (...) and dE_dw (...,D+1,K) at w (...,D+1,K): of one model, or of each of a stack over the same rows."""
         objective = self.objective
         sums = Sums(*self.map_sum(lambda block: gradient_sums(objective, self.part(block), w, self.short)))
-        if not math.isfinite(sums.loss.sum() + sums.dl_dw.sum()):
+        if not math.isfinite(float(sums.loss.sum()) + float(sums.dl_dw.sum())):
             for model in w.reshape(-1, *w.shape[-2:]):
                 self.name_the_row(model)
         total = sums.total or 1.0  # of a batch whose rows all weigh nothing
