@@ -1,5 +1,6 @@
 """The certificate: never below the true gap, tight at the minimum, and silent where nothing can be proved."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,10 +16,11 @@ from trainer.chain.losses import Brier, CrossEntropy, FenchelYoung, MeanAbsolute
 from trainer.chain.pairs import allowed, canonical, convex, kinked
 from trainer.chain.strategies import auto
 from trainer.data.rows import Data
+from trainer.objective.certificate import _Scores
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2, ElasticNet, NoPenalty
 from trainer.objective.problem import Problem
-from trainer.optimizers.fit import TrainState, fit
+from trainer.optimizers.fit import TrainState, fit, proved
 from trainer.optimizers.newton import Newton
 from trainer.optimizers.proximal import Fista
 
@@ -193,3 +195,28 @@ def test_scores_that_have_run_away_are_bounded_too(way):
     w = minimum + way * np.random.default_rng(1).normal(size=minimum.shape)
     found = problem.certify(w)
     assert found.gap * found.value >= found.value - value(problem, minimum)
+
+
+@pytest.mark.parametrize("rows", [(40_000, 30), (40_000, 3_000)], ids=["rare", "less rare"])
+def test_the_best_bias_of_a_rare_class_takes_few_passes_though_a_sample_has_hardly_any_of_it(rows, monkeypatch):
+    """The Hessian of the sample is off by a fifth or more; what its steps showed makes up for it."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], rows)
+    data = Data(rng.normal(size=(len(y), 3)) + y[:, None], y, (0, 1), tuple("abc"))
+    problem = problem_of(CE, L2(1e-4), data)
+    w = best(problem)
+    w[-1] += [0.05, -0.05]
+    passes, of = [], _Scores.at_bias
+    monkeypatch.setattr(_Scores, "at_bias", lambda self, shift: (passes.append(shift), of(self, shift))[1])
+    assert problem.certify(w).gap > 0
+    assert len(passes) <= 7
+
+
+def test_what_was_evaluated_at_the_end_of_a_fit_gives_the_bound_of_the_rows():
+    data, objective, solver = sample(), Objective(*CE, auto, L2(0.01)), Newton()
+    reports = fit(objective, solver, data, None, TrainState.start(solver, data), epochs=3, metrics={})
+    end = list(reports)[-1]
+    known = proved(objective, solver, data, end.state.w, False, end.after)
+    afresh = proved(objective, solver, data, end.state.w, False)
+    assert 0 < known.gap < math.inf
+    assert_allclose(known.gap, afresh.gap, rtol=1e-9)

@@ -191,7 +191,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         fitted, w = w, self._without_shift(w, objective)
         # In double precision the shift rounds nothing away that the proof could see.
         same = last.state.w is fitted and w.dtype == np.float64
-        proof = (same and last.proof) or proved(objective, optimizer, train, w, last.converged)
+        after = last.after if last.state.w is w else None
+        proof = (same and last.proof) or proved(objective, optimizer, train, w, last.converged, after)
         certain = optimizer.full_batch and proof.proves(optimizer.gap)
         self.n_iter_, self.gap_ = last.state.epoch, proof.gap
         self.converged_ = certain or (proof.gap is None and bool(last.converged))

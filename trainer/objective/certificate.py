@@ -18,7 +18,6 @@ mean of many deviations costs no digits.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,10 +33,12 @@ from trainer.objective.conjugate_gradients import conjugate_gradients
 from trainer.objective.objective import BlockSum, weighted
 from trainer.objective.penalties import subgradient
 from trainer.objective.preconditioner import measured, preconditioner
-from trainer.objective.view import View
+from trainer.objective.view import Evaluated, View
 
 STEPS, SHORTEST = 100, 1e-6  # to the best bias, and the shortest of them
 ROUNDING, FLAT = 1e-15, 1e-10  # of the derivative by the bias: where it is rounding, and where it may count as zero
+LITTLE = 0.01  # of what the best bias gained, or of the gap that is wanted, not worth a pass over the rows
+USUAL = 1e-6  # of E: the gap where none is wanted
 REFINED = 5  # of Newton's steps
 
 
@@ -59,8 +60,8 @@ class Certificate(NamedTuple):
         return self.gap is not None and self.gap <= gap
 
 
-def certify(view: View, w: Array, wanted: float = math.inf, scores: tuple[Array, ...] = ()) -> Certificate:
-    """What can be proved of w (D+1,K) in a view in double precision; scores has z of each block where it is known.
+def certify(view: View, w: Array, wanted: float = math.inf, at: Evaluated | None = None) -> Certificate:
+    """What can be proved of w (D+1,K) in a view in double precision; at has z of each block where it is known.
 
     The bound is tight at the minimum and loose beside it. So where it is above what is wanted and a penalty is smooth,
     some of Newton's steps go on from w in double precision, and what is proved of E there is true of w, too.
@@ -68,16 +69,16 @@ def certify(view: View, w: Array, wanted: float = math.inf, scores: tuple[Array,
     objective = view.sums.objective
     try:
         check_provable(view.sums)
-        here = _Scores(view, view.enter(w), scores)
+        here = _Scores(view, view.enter(w), at.rows if at is not None and at.dtype == np.float64 else ())
         if isinstance(objective.loss, ZLoss) and not here.z_loss_is_convex():
             raise Unproved("ce with z_loss is not convex at scores as low as these.")
-        value, bound = _bound(here)
+        value, bound = _bound(here, wanted)
         for _ in range(REFINED if objective.penalty.lasso == 0 and math.isfinite(wanted) else 0):
             if not bound > wanted * value:
                 break
             eta = 0.3 * math.sqrt(wanted * value / bound)  # the bound falls with its square
             further = _Scores(view, _newton(view, here.v, min(max(eta, 1e-6), 0.1)))
-            lower, rest = _bound(further)
+            lower, rest = _bound(further, wanted)
             if not value - lower + rest < bound:
                 break
             here, bound = further, max(value - lower, 0.0) + rest
@@ -89,11 +90,11 @@ def certify(view: View, w: Array, wanted: float = math.inf, scores: tuple[Array,
     return Certificate(float(gap), f"certified to {gap:.1e} of E", value)
 
 
-def _bound(here: "_Scores") -> tuple[float, float]:
-    """E(w), and a bound on E(w) - min E."""
+def _bound(here: "_Scores", wanted: float) -> tuple[float, float]:
+    """E(w), and a bound on E(w) - min E; see certify."""
     penalty = here.view.sums.objective.penalty
     ridge, lasso, w = penalty.ridge, penalty.lasso, here.view.leave(here.v)
-    shift, slack = here.best_bias()
+    shift, slack = here.best_bias(wanted)
     g, weights = here.gradient(shift), w[:-1]  # (D,K), by the weights as the problem states them
     if here.view.sums.canonical:
         c = 1.0 if ridge > 0 else min(1.0, lasso / max(float(np.abs(g).max(initial=0.0)), 1e-300))
@@ -138,23 +139,40 @@ def _conjugates(w: Array, v: Array, ridge: float, lasso: float) -> float:
     return float(np.sum(np.where(inside, ridge / 2 * w * w + against, (ridge * w + over) ** 2 / (2 * ridge) + equal)))
 
 
-def _damped(c: Array) -> Callable[[Array], Array]:
+class _Inverse:
     """g (K,) -> (C + |g| / 10)^-1 g for C (K,K), or its diagonal (K,), with |g| the largest entry.
 
     Where the curvature vanishes, as of scores that have run away, a step is at most 10; near the best bias it is
-    Newton's own.
+    Newton's own. What it learns makes it the inverse of the Hessian along the steps that were taken  (Broyden 1965).
     """
-    if not np.isfinite(c).all():
-        raise Unproved("the scores are too large.")
-    values, basis = (c, None) if c.ndim == 1 else np.linalg.eigh(c)
-    least = 1e-13 * float(values.max())
 
-    def step(g: Array) -> Array:
-        h = np.maximum(values + np.abs(g).max() / 10, least)
-        inside = (g if basis is None else basis.T @ g) / np.where(h > 0, h, np.inf)
-        return inside if basis is None else basis @ inside
+    def __init__(self, c: Array) -> None:
+        if not np.isfinite(c).all():
+            raise Unproved("the scores are too large.")
+        self._basis: Array | None = None
+        self._values = c
+        if c.ndim == 2:
+            self._values, self._basis = np.linalg.eigh(c)
+        self._pairs: list[tuple[Array, Array]] = []
 
-    return step
+    def __call__(self, g: Array) -> Array:
+        h = np.maximum(self._values + np.abs(g).max() / 10, 1e-13 * float(self._values.max()))
+        by = np.where(h > 0, h, np.inf)
+        step: Array = g / by if self._basis is None else self._basis @ ((self._basis.T @ g) / by)
+        for s, u in self._pairs:
+            step = step + u * float(s @ step)
+        return step
+
+    def learn(self, s: Array, y: Array) -> None:
+        """Makes s of y, the change of g along the step s."""
+        hy = self(y)
+        if s @ hy > 0.1 * (s @ s):
+            self._pairs.append((s, (s - hy) / float(s @ hy)))
+
+
+def _flat(g: Array, value: float) -> bool:
+    """Whether the derivative (K,) of a loss by the bias may count as zero."""
+    return float(np.abs(g).sum()) <= FLAT * max(1.0, value)
 
 
 class _Scores:
@@ -189,20 +207,21 @@ class _Scores:
             raise Unproved("the loss is not finite.")
         return value / self.sums.total, g / self.sums.total
 
-    def best_bias(self) -> tuple[Array, float]:
+    def best_bias(self, wanted: float) -> tuple[Array, float]:
         """The move (K,) to the best bias, and a bound on what it gained; Unproved where it is not found.
 
-        Newton's method with the mean Hessian of a sample of the rows, and steps halved until the loss or its largest
-        derivative falls.
+        Broyden's method from the mean Hessian of a sample of the rows, with steps halved until the loss or its largest
+        derivative falls; until what is left adds little to the bound, or to the gap that is wanted.
         """
         shift, value, g, inverse = np.zeros(self.v.shape[1]), self.value, self._slope, None
         for _ in range(STEPS):
-            size = np.abs(g).max()
-            if size <= ROUNDING * max(1.0, value):
+            size, (gained, left) = np.abs(g).max(), self._gained(shift, g)
+            little = LITTLE * max(gained, min(wanted, USUAL) * value)
+            if size <= ROUNDING * max(1.0, value) or (_flat(g, value) and left <= little):
                 break
             if inverse is None:
                 moved = np.concatenate([self.v[:-1], self.v[-1:] + shift])
-                inverse = _damped(measured(self.view, moved)[0])
+                inverse = _Inverse(measured(self.view, moved)[0])
             step, t = -inverse(g), 1.0
             if self.sums.shift_invariant:
                 step -= step.mean()
@@ -214,13 +233,20 @@ class _Scores:
                 break
             if np.abs(slope).max() > 0.3 * size:
                 inverse = None  # made anew where the bias is now
+            else:
+                inverse.learn(t * step, slope - g)
             shift, value, g = shift + t * step, min(value, after), slope
-        left = float(np.abs(g).sum())
-        if left > FLAT * max(1.0, value):
+        if not _flat(g, value):
             raise Unproved("the best bias for these weights was not found.")
-        # What is left of the derivative counts along a way that no bias beside the best one is from it.
+        return shift, sum(self._gained(shift, g))
+
+    def _gained(self, shift: Array, g: Array) -> tuple[float, float]:
+        """Bounds on what the bias gained by moving so far (K,), and on what it can gain yet with the derivative g (K,).
+
+        That counts along a way that no bias beside the best one is from it.
+        """
         way = 10 + float(np.abs(self.v[-1]).max() + np.abs(shift).max())
-        return shift, max(0.0, -float(self._slope @ shift)) + left * way
+        return max(0.0, -float(self._slope @ shift)), float(np.abs(g).sum()) * way
 
     def gradient(self, shift: Array) -> Array:
         """G (D,K), of the mean loss by the weights, at the bias moved by shift."""

@@ -88,4 +88,4 @@ class Problem:
 
         A bound above what is wanted is worth some work; here is what was evaluated at w, where that is known.
         """
-        return certify(self._double, w, wanted, here.rows if here is not None and here.dtype == np.float64 else ())
+        return certify(self._double, w, wanted, here)

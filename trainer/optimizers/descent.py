@@ -18,7 +18,7 @@ from trainer.objective.preconditioner import Preconditioner, preconditioner
 from trainer.objective.problem import Problem
 from trainer.objective.view import Evaluated, View
 from trainer.optimizers.line_search import Line, Trial, along
-from trainer.optimizers.protocols import Step
+from trainer.optimizers.protocols import After, Step
 from trainer.optimizers.stopping import believes, enough, noise, told, unproved
 
 NEAR = 1e-6  # of E: the gap at which single precision has nothing more to say
@@ -113,7 +113,7 @@ def iterate(solver: Solver, problem: Problem, w: Array, state: State) -> Step:
         if found is not None:
             last = value if state.stage != SINGLE else np.inf  # in single precision it says nothing
             state = state._replace(here=found, age=state.age + 1, steps=state.steps + 1, value=last)
-            return Step(found.w, solver.learn(state, at.here, found), value, after=(at.view, found))
+            return Step(found.w, solver.learn(state, at.here, found), value, after=After(at.view, found))
         if state.stage == CAREFUL:
             proof = problem.certify(w, solver.gap, at.here)
             why = "no step lowers the objective by more than its rounding"
@@ -166,7 +166,7 @@ def _over(solver: Solver, problem: Problem, at: Look, near: float, state: State)
 def _end(solver: Solver, at: Look, state: State, proof: Certificate, why: str = "") -> Step:
     """The step that goes nowhere: converged, and why, or at a point that the solver cannot improve."""
     converged, stalled = (told(why, proof), "") if why else ("", unproved(proof, solver.gap))
-    return Step(at.here.w, state, at.here.value, converged, stalled, proof, (at.view, at.here))
+    return Step(at.here.w, state, at.here.value, converged, stalled, proof, After(at.view, at.here))
 
 
 def _search(solver: Solver, problem: Problem, at: Look, near: float, state: State) -> Evaluated | None:

@@ -11,6 +11,13 @@ from trainer.objective.problem import Problem
 from trainer.objective.view import Evaluated, View
 
 
+class After(NamedTuple):
+    """E and its derivative at the new w, in the view that a step took."""
+
+    view: View
+    here: Evaluated
+
+
 class Step(NamedTuple):
     """What came of a step.
 
@@ -18,7 +25,7 @@ class Step(NamedTuple):
     value              E before the step
     converged, stalled why no more steps are needed, or can be made; at most one is not empty
     proof              how far w is from the minimum, where a solver has looked
-    after              E and its derivative at the new w, where the step knows them, in the view that it took
+    after              what it knows of the new w
     """
 
     w: Array
@@ -27,7 +34,7 @@ class Step(NamedTuple):
     converged: str = ""
     stalled: str = ""
     proof: Certificate | None = None
-    after: tuple[View, Evaluated] | None = None
+    after: After | None = None
 
 
 class Optimizer(Protocol):

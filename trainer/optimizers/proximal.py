@@ -32,7 +32,7 @@ from trainer.objective.penalties import Penalty, subgradient
 from trainer.objective.preconditioner import DENSE, preconditioner
 from trainer.objective.problem import Problem
 from trainer.objective.view import Evaluated, View
-from trainer.optimizers.protocols import Step
+from trainer.optimizers.protocols import After, Step
 from trainer.optimizers.stopping import check_tol, told, unproved
 
 PAIRS = 20  # pairs of steps and gradient differences that are kept
@@ -118,24 +118,24 @@ class Fista:
             proof = problem.certify(w, self.gap, here)
             why = f"the optimality conditions hold to {left:.1e} in relative terms, tol is {self.tol:.1e}"
             if proof.proves(self.gap) or (proof.gap is None and left <= self.tol and self._near(view, here)):
-                return Step(w, state, here.value, told(why, proof), proof=proof, after=(view, here))
+                return Step(w, state, here.value, told(why, proof), "", proof, After(view, here))
             if proof.gap is not None:
                 better = proof.gap < state.gap / 2
                 state = state._replace(gap=min(state.gap, proof.gap), looks=1 if better else state.looks + 1)
             if state.looks > PATIENCE:
-                return Step(w, state, here.value, stalled=unproved(proof, self.gap), proof=proof, after=(view, here))
+                return Step(w, state, here.value, "", unproved(proof, self.gap), proof, After(view, here))
         found = model.search(here)
         if found is None:
             if len(state.steps):  # the memory is of another place; start again from the features' moments
                 again = self.init(w)._replace(gap=state.gap, looks=state.looks, here=here)
-                return Step(w, again, here.value, after=(view, here))
+                return Step(w, again, here.value, after=After(view, here))
             proof = problem.certify(w, self.gap, here)
             if proof.proves(self.gap) or (proof.gap is None and left <= 1e-4 and self._near(view, here)):
                 why = f"the objective's rounding hides any further decrease; the conditions hold to {left:.1e}"
-                return Step(w, state, here.value, told(why, proof), proof=proof, after=(view, here))
-            return Step(w, state, here.value, stalled=unproved(proof, self.gap), proof=proof, after=(view, here))
+                return Step(w, state, here.value, told(why, proof), "", proof, After(view, here))
+            return Step(w, state, here.value, "", unproved(proof, self.gap), proof, After(view, here))
         s, y = found.v - here.v, found.g - here.g - view.ridge * (found.v - here.v)
-        return Step(found.w, model.learnt(s, y)._replace(here=found), here.value, after=(view, found))
+        return Step(found.w, model.learnt(s, y)._replace(here=found), here.value, after=After(view, found))
 
     def _near(self, view: View, here: Evaluated) -> bool:
         """Whether half of Newton's decrement is small enough, which sees what the diagonal of the model does not.

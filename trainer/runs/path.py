@@ -103,7 +103,8 @@ def fit_path(
         for report in train(problem, last.state):
             last = report
         w = last.state.w
-        proof, converged = last.proof or proved(problem, optimizer, data, w, last.converged), last.converged
+        proof = last.proof or proved(problem, optimizer, data, w, last.converged, last.after)
+        converged = last.converged
         if optimizer.full_batch and proof.proves(optimizer.gap):  # type: ignore[attr-defined]
             converged = converged or just_enough(proof, last.state.epoch)
         strength = float(penalty.strength)  # type: ignore[attr-defined]
