@@ -46,6 +46,7 @@ def folder(tmp_path_factory):
 
 def test_a_path_leaves_its_tables_its_model_its_record_and_its_picture(folder):
     names = {"path.csv", "coefficients.csv", "model.npz", "run.json", "path.png", "checkpoint.npz"}
+    names |= {"evaluation.json", "confusion.png", "reliability.png"}
     assert {path.name for path in folder.iterdir()} == names
     rows = table(folder / "path.csv")
     measured = ["loss", "val_loss", "accuracy", "val_accuracy"]

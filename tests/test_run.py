@@ -48,7 +48,8 @@ def json_of(folder):
 
 def test_a_run_leaves_its_table_its_model_and_its_record(tmp_path):
     result = run(SETTINGS, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.csv", "model.npz", "run.json", "checkpoint.npz"}
+    names = {"metrics.csv", "model.npz", "run.json", "checkpoint.npz", "evaluation.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     rows = rows_of(tmp_path)
     assert list(rows[0]) == [*columns(ACCURACY), "seconds"]
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
@@ -61,6 +62,7 @@ def test_a_run_leaves_its_table_its_model_and_its_record(tmp_path):
         "seed": 3,
         "valid_fraction": 0.2,
         "stratified": True,
+        "class_rows": [40, 40, 40, 40],
         "train_rows": 160,
         "valid_rows": 40,
     }

@@ -24,7 +24,8 @@ Plain keys:
   seed=3               data, split and shuffling follow from it; null draws one
   threads=null         null takes every core; the result is the same for any number
   dtype=float64        or float32: of the features, the parameters and the scores
-  valid_fraction=0.2   share of the samples held out for validation
+  test_fraction=0.0    share of the samples held out of everything, and evaluated once, at the end
+  valid_fraction=0.2   share of the others held out for validation
   standardize=true     features to mean 0 and standard deviation 1 of the training rows
   metrics=[accuracy]   of accuracy, top_k, log_loss, brier, ece, sparsity; quote the brackets
   label_smoothing=0.0  the share of each training target that is spread over the K classes

@@ -86,11 +86,45 @@ def read_features(
     name = shown(path)
     with opened(path) as (file, kind):
         choose = partial(_match_columns, name, features, target)
-        x, names, raw, _ = _content(file, path, kind, target, choose, len(features), in_memory)
-    if names is None and x.shape[1] != len(features):
+        content = _content(file, path, kind, target, choose, len(features), in_memory)
+    return _columns_for(content, features, name), content.raw
+
+
+def read_known(
+    path: str,
+    features: Sequence[str],
+    classes: tuple[int | str, ...],
+    target: str | None,
+    in_memory: bool | None = None,
+) -> Data:
+    """Features x (N,D) and targets of a file, N >= 1, for a model of these D features and K classes."""
+    name = shown(path)
+    with opened(path) as (file, kind):
+        choose = partial(_match_columns, name, features, target)
+        content = _content(file, path, kind, target, choose, len(features), in_memory)
+    x = _columns_for(content, features, name)
+    if x.shape[0] == 0:
+        raise DataError(f"{name} has no rows of data; at least one is needed.")
+    y, found = content.targets()
+    if y.shape[0] != x.shape[0]:
+        raise ConfigError(f"{name} has no labels to compare with; name them by data.target=...")
+    if y.ndim == 2 and len(found) != len(classes):
+        raise DataError(f"{name} has target rows of {len(found)} classes, and the model has {len(classes)} classes.")
+    place = {str(one): k for k, one in enumerate(classes)}
+    if y.ndim == 1 and (strange := [str(one) for one in found if str(one) not in place]):
+        raise DataError(f"{name}: the model knows no class {listed(strange)}; it has {listed(list(place))}.")
+    if y.ndim == 1:
+        y = np.array([place[str(one)] for one in found], np.intp)[y]
+    return Data(x, y, classes, features, target if kind in NAMED else None)
+
+
+def _columns_for(content: Content, features: Sequence[str], name: str) -> Any:
+    """x (N,D) of a file whose columns have names, or that has as many of them as the model has features."""
+    x = content.x
+    if content.names is None and x.shape[1] != len(features):
         count = f"{x.shape[1]} columns, but the model was trained on {len(features)}"
         raise DataError(f"{name} has {count}; give it the same ones in the same order.")
-    return x, raw
+    return x
 
 
 def _content(

@@ -252,8 +252,8 @@ def _shares(y: Array) -> Array:
     return y / np.where(s > 0, s, 1.0)
 
 
-def split(data: Data, valid_fraction: float, seed: int) -> tuple[Data, Data | None]:
-    """Training and validation rows: shuffled by the seed, every class in both by its share."""
+def split(data: Data, valid_fraction: float, seed: int, key: str = "valid_fraction") -> tuple[Data, Data | None]:
+    """Training and validation rows: shuffled by the seed, every class in both by its share; key is the setting."""
     if valid_fraction == 0:
         return data, None
     counts = np.bincount(data.labels, minlength=len(data.classes))
@@ -261,7 +261,7 @@ def split(data: Data, valid_fraction: float, seed: int) -> tuple[Data, Data | No
     if rare:
         raise DataError(
             f"Class {', '.join(rare[:5])} has one sample only, so a stratified split cannot put it on both sides. "
-            "Remove it, or train without validation by valid_fraction=0."
+            f"Remove it, or hold none out by {key}=0."
         )
     if len(data) >= LARGE:
         held_out = _held_out(data.labels, counts, valid_fraction, seed)
@@ -274,8 +274,8 @@ def split(data: Data, valid_fraction: float, seed: int) -> tuple[Data, Data | No
         )
     except ValueError as error:  # too few rows for every class on both sides: scikit-learn says which
         raise ConfigError(
-            f"valid_fraction={valid_fraction} cannot split {len(data)} samples of {np.sum(counts > 0)} classes: "
-            f"{str(error).rstrip('.')}. Change valid_fraction, or set it to 0."
+            f"{key}={valid_fraction} cannot split {len(data)} samples of {np.sum(counts > 0)} classes: "
+            f"{str(error).rstrip('.')}. Change {key}, or set it to 0."
         ) from None
     return data.only(np.sort(train)), data.only(np.sort(valid))
 

@@ -193,16 +193,24 @@ class File:
     """A file of one of the kinds that trainer.data.files reads.
 
     target     the column of labels in a .csv, .parquet, .arrow or .feather, the file of labels of a .npy or sparse .npz
+    test_path  a second file, which is held out of everything and evaluated once
     in_memory  whether to hold the features of a .npy, .parquet, .arrow or .feather in memory, or to read them in blocks
                whenever they are needed; null holds what takes up to 512 MiB as float64
     """
 
     path: str
     target: str | None = None
+    test_path: str | None = None
     in_memory: bool | None = None
 
     def __call__(self, seed: int) -> Data:
         return files.read(self.path, self.target, self.in_memory)
+
+    def test(self, data: Data) -> Data | None:
+        """The rows of test_path, if there is one, with the columns and the classes of these data."""
+        if self.test_path is None:
+            return None
+        return files.read_known(self.test_path, data.features, data.classes, self.target, self.in_memory)
 
 
 SOURCES: dict[str, type] = {

@@ -24,7 +24,8 @@ class Settings:
     seed           data, split and shuffling all follow from it; null draws one
     threads        null takes every core; the result does not depend on it
     dtype          float64 or float32, of the features, the parameters and the scores
-    valid_fraction share of the samples that is held out for validation
+    test_fraction  share of the samples that is held out of everything, and evaluated once, at the end
+    valid_fraction share of the others that is held out for validation
     standardize    whether features are brought to mean 0 and standard deviation 1 of the training rows
     label_smoothing  epsilon in [0, 1): training targets become (1 - epsilon) y + epsilon s / K, see data.Data
     class_weight   null, balanced, or a weight by the name of a class, for training rows, see data.for_training
@@ -50,6 +51,7 @@ class Settings:
     seed: int | None = 3
     threads: int | None = None
     dtype: str = "float64"
+    test_fraction: float = 0.0
     valid_fraction: float = 0.2
     standardize: bool = True
     label_smoothing: float = 0.0
@@ -71,8 +73,8 @@ class Settings:
         count = self.threads
         require(count is None or count >= 1, f"threads must be at least 1, or null for every core, got {count}.")
         choose("dtype", ("float64", "float32"), self.dtype)
-        fraction = self.valid_fraction
-        require(0 <= fraction < 1, f"valid_fraction must be at least 0 and less than 1, got {fraction}.")
+        for key, fraction in (("test_fraction", self.test_fraction), ("valid_fraction", self.valid_fraction)):
+            require(0 <= fraction < 1, f"{key} must be at least 0 and less than 1, got {fraction}.")
         epsilon = self.label_smoothing
         require(0 <= epsilon < 1, f"label_smoothing must be at least 0 and less than 1, got {epsilon}.")
         choose("reduction", ("rows", "weights"), self.reduction)

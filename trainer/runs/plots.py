@@ -10,6 +10,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from trainer.data.rows import Data
+from trainer.runs.evaluation import Evaluation
 from trainer.runs.model import Model
 from trainer.runs.outputs import write_whole
 
@@ -88,6 +89,61 @@ def boundary(path: Path, model: Model, data: Data, title: str) -> Path:
         text.set_parse_math(False)  # a $ in a name from a file is a dollar
     tidy(axes)
     return save(figure, path)
+
+
+def evaluations(folder: Path, title: str, found: Mapping[str, Evaluation]) -> list[Path]:
+    """confusion.png and, of probabilities, reliability.png, for the last of the sets of rows."""
+    name, last = list(found.items())[-1]
+    title = f"{title}: {last.rows:,} {name} rows"
+    files = [confusion(folder / "confusion.png", last, title)]
+    return files + ([reliability(folder / "reliability.png", last, title)] if last.reliability else [])
+
+
+def confusion(path: Path, found: Evaluation, title: str) -> Path:
+    """The confusion matrix, each row divided by its sum for the colours; numbers up to 15 classes, names up to 40."""
+    classes = len(found.classes)
+    size = float(np.clip(2.5 + 0.45 * classes, 4.5, 12))
+    figure = Figure(figsize=(size + 1.5, size), layout="constrained")
+    axes = figure.subplots()
+    matrix = found.confusion
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-300)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if classes <= 15:
+        for (row, column), number in np.ndenumerate(matrix):
+            color = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{number:.4g}", ha="center", va="center", color=color, fontsize=9)
+    if classes <= 40:
+        names = [shortened(str(one["class"])) for one in found.classes]
+        upright = max(map(len, names)) > 3
+        axes.set_xticks(range(classes), names, rotation=90 if upright else 0, parse_math=False)
+        axes.set_yticks(range(classes), names, parse_math=False)
+    axes.set(xlabel="prediction", ylabel="label")
+    axes.set_title(title, parse_math=False, fontsize=10, wrap=True)
+    figure.colorbar(image, ax=axes, label="share of the label's rows", shrink=0.8)
+    return save(figure, path)
+
+
+def reliability(path: Path, found: Evaluation, title: str) -> Path:
+    """Accuracy against confidence, bin by bin, over the share of the rows in each; on the diagonal they agree."""
+    confidence, accuracy, share = np.array(found.reliability).T
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="as sure as right")
+    upper.plot(confidence, accuracy, color=COLORS[0], linewidth=1)
+    upper.scatter(confidence, accuracy, s=20 + 180 * share, color=COLORS[0], label="the model; area: share of rows")
+    upper.set(ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.03, 1.03))
+    upper.set_title(f"{title}\ncalibration error {found.metrics['ece']:.3g}", parse_math=False, fontsize=10, wrap=True)
+    upper.legend(loc="upper left", frameon=False)
+    lower.bar(confidence, share, width=0.04, color=COLORS[0])
+    lower.set(xlabel="confidence: the largest prediction of a row", ylabel="share of rows")
+    for axes in (upper, lower):
+        tidy(axes)
+    return save(figure, path)
+
+
+def shortened(name: str, length: int = 24) -> str:
+    """A name that fits beside an axis."""
+    return name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def tidy(axes: Axes) -> None:

@@ -18,7 +18,7 @@ from trainer.errors import ConfigError, Diverged, require
 from trainer.objective.certificate import Certificate
 from trainer.objective.objective import Objective
 from trainer.optimizers.fit import Report, TrainState, fit, just_enough
-from trainer.runs import checkpoint, path
+from trainer.runs import checkpoint, evaluation, path
 from trainer.runs.callbacks.protocol import Callback, close
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.config import Settings
@@ -281,10 +281,19 @@ def _finish(course: Course, status: str, failure: BaseException | None) -> Resul
         log.info(f"{len(points)} strengths in {seconds:.2f} s; {end.said}")
     elif pictured:
         files += training.draw(rows, end.state)
+    evaluations = training.evaluate(end.state) if status in ("finished", "stopped") else {}
+    if evaluations:
+        files.append(evaluation.keep(folder, evaluations))
+        if pictured:
+            files += training.draw_evaluations(evaluations)
     result = Result(status, folder, end.metrics)
     training.record(result, end, seconds)
     for line in summary(result, parts.metrics, seconds, files):
         log.info(line)
+    for name, found in evaluations.items():
+        log.info(f"  {name}, beside always {found.most}: {found.line()}")
+        if found.verdict:
+            log.warning(found.verdict)
     if end.proof.gap is not None:
         log.info(f"  distance to the minimum of the training objective E: {end.proof.why}")
     if failure is not None:

@@ -14,16 +14,19 @@ from trainer import __version__
 from trainer.arrays import Array
 from trainer.chain.known import known
 from trainer.chain.pairs import check_smooth, check_targets, is_soft
-from trainer.data.rows import Data, Prepared, Source, for_training, prepare
+from trainer.data.rows import Data, Prepared, Source, for_training, prepare, split
 from trainer.data.sources import File
-from trainer.errors import DataError
+from trainer.errors import DataError, require
+from trainer.objective.blocks import predict
 from trainer.objective.certificate import Certificate
 from trainer.objective.problem import Problem
+from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers.fit import TrainState, columns, proved
 from trainer.runs import checkpoint, memory, path
 from trainer.runs.callbacks.protocol import Callback, Context
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.config import Settings
+from trainer.runs.evaluation import Evaluation, evaluated, shares_of
 from trainer.runs.lock import Lock, process
 from trainer.runs.model import Model
 from trainer.runs.outputs import (
@@ -78,6 +81,7 @@ class Training:
     seed: int
     parts: Parts
     data: Prepared
+    test: Data | None  # rows as they came, held out of everything
     plane: Data | None  # all rows as they came, where two features can be drawn
     folder: Path
     recorded: Mapping[str, Any] | None
@@ -173,13 +177,29 @@ class Training:
     def model(self, state: TrainState) -> Model:
         train, valid, standardizer = self.data
         chosen = {"seed": self.seed, "valid_fraction": self.settings.valid_fraction, "stratified": True}
-        rows = {"train_rows": len(train), "valid_rows": 0 if valid is None else len(valid)}
+        rows = {
+            "train_rows": len(train),
+            "valid_rows": 0 if valid is None else len(valid),
+            "class_rows": np.bincount(train.labels, minlength=len(train.classes)).tolist(),
+        }
         names = (train.classes, train.features, train.target)
         return Model(state.w, standardizer, self.parts.objective.activation, *names, split=chosen | rows)
 
     def proof(self, state: TrainState, converged: bool) -> Certificate:
         """How far a state is from the minimum on the training rows."""
         return proved(self.parts.objective, self.parts.optimizer, self.data.train, state.w, converged)
+
+    def evaluate(self, state: TrainState) -> dict[str, Evaluation]:
+        """What the state is worth on the validation rows, else on the training rows, and on the test rows if any."""
+        model, (train, valid, _), parts = self.model(state), self.data, self.parts
+        activation, threads = parts.objective.activation, parts.objective.threads
+        shares = shares_of(model.split, train)
+        name, rows = ("training", train) if valid is None else ("validation", valid)
+        with blas_on_one_thread():
+            found = {name: evaluated(lambda x: predict(activation, state.w, x, threads), rows, activation, shares)}
+        if self.test is not None:
+            found["test"] = evaluated(lambda x: model.predict(x, threads), self.test, activation, shares)
+        return found
 
     def record(self, result: Result, end: Ending, seconds: float) -> None:
         """run.json; the last file of a run, so that one that calls itself finished has all of them.
@@ -213,6 +233,11 @@ class Training:
         objective = self.parts.objective
         return f"{title_of(objective.activation)} + {title_of(objective.loss)}, gradient {self.parts.strategy}"
 
+    def draw_evaluations(self, found: Mapping[str, Evaluation]) -> list[Path]:
+        from trainer.runs import plots  # matplotlib is slow to import
+
+        return plots.evaluations(self.folder, self.title(), found)
+
     def draw(self, rows: Sequence[Mapping[str, float]], state: TrainState) -> list[Path]:
         from trainer.runs import plots  # matplotlib is slow to import
 
@@ -226,7 +251,12 @@ class Training:
 def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded: Mapping[str, Any] | None) -> Training:
     """The run with its data, all checked."""
     fingerprint = _fingerprint(parts.source)
-    raw = parts.source(seed)
+    raw, test = split(parts.source(seed), settings.test_fraction, seed, "test_fraction")
+    if isinstance(parts.source, File):
+        require(
+            not (test and parts.source.test_path), "test_fraction and data.test_path are two test sets; leave one out."
+        )
+        test = test or parts.source.test(raw)
     beside = memory.of_run(raw, len(parts.path))
     memory.check_fit(Problem(parts.objective, raw), parts.optimizer, settings.dtype, parts.batch_size, beside)
     data = prepare(
@@ -256,7 +286,7 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
             stacklevel=1,
         )
     plane = raw if settings.plots and len(raw.features) == 2 and isinstance(raw.x, np.ndarray) else None
-    return Training(settings, seed, parts, data, plane, folder, recorded, fingerprint)
+    return Training(settings, seed, parts, data, test, plane, folder, recorded, fingerprint)
 
 
 def _classes_in(data: Data) -> Array:
@@ -269,7 +299,7 @@ def _fingerprint(source: Source) -> str | None:
     """That of the data file, and of the file of its labels if they have their own; None where no file is read."""
     if not isinstance(source, File):
         return None
-    paths = [Path(source.path)]
+    paths = [Path(source.path), *([Path(source.test_path)] if source.test_path else [])]
     if source.target is not None and source.target.lower().endswith(".npy"):
         paths.append(Path(source.target))
     try:
@@ -290,4 +320,4 @@ def summary(result: Result, metrics: Collection[str], seconds: float, files: Seq
     numbers = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in shown)
     epochs = int(result.metrics.get("epoch", 0))
     lines = [f"{result.status} after {epochs} epochs in {seconds:.2f} s  {numbers}".rstrip()]
-    return lines + [f"  {file.stem:<9} {shorter(file)}" for file in files]
+    return lines + [f"  {file.stem:<11} {shorter(file)}" for file in files]

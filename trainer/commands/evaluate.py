@@ -1,0 +1,97 @@
+"""``python -m trainer.evaluate model=... data=file data.path=...``: what a trained model is worth on labelled rows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from trainer.commands.composing import perform
+from trainer.data.files import NAMED, read_known
+from trainer.data.rows import Data, Source
+from trainer.data.sources import SOURCES, File
+from trainer.errors import DataError, require
+from trainer.objective.threads import available_cores
+from trainer.runs.config import read_settings
+from trainer.runs.evaluation import evaluated, keep, shares_of
+from trainer.runs.model import Model
+from trainer.runs.outputs import shorter
+from trainer.runs.parts import title_of
+from trainer.runs.schema import build
+
+HELP = """Compares a trained model with the labels of a file: evaluation.json, confusion.png and reliability.png.
+
+Keys:
+  model=...       a run's folder, or its model.npz
+  data=file       where the rows come from, with data.path=... and data.target=... where the model does not know it
+  output=null     the folder to write to; null is <name of the data>-evaluation beside the model
+  plots=true      draw the two pictures
+  threads=null    null takes every core
+
+Every figure stands beside that of always saying the most frequent class of the training rows.
+
+Examples:
+  python -m trainer.evaluate model=outputs/... data=file data.path=new.csv
+  python -m trainer.evaluate model=outputs/.../model.npz data=file data.path=new.npz output=results"""
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """The root of conf/evaluate.yaml."""
+
+    model: str
+    data: dict[str, Any]
+    output: str | None = None
+    threads: int | None = None
+    plots: bool = True
+
+    def __post_init__(self) -> None:
+        count = self.threads
+        require(count is None or count >= 1, f"threads must be at least 1, or null for every core, got {count}.")
+
+
+def evaluate(config: DictConfig) -> None:
+    """Reads the model and the rows, writes the evaluation, and prints its figures."""
+    settings = read_settings(config, EvaluateSettings)
+    source: Source = build("data", SOURCES, settings.data)
+    path = Path(settings.model)
+    model = Model.load(path / "model.npz" if path.is_dir() else path)
+    if isinstance(source, File):
+        known = model.target if source.path.lower().endswith(NAMED) else None  # only where columns have names
+        target = source.target or known
+        data, name = (
+            read_known(source.path, model.features, model.classes, target, source.in_memory),
+            Path(source.path).stem,
+        )
+    else:
+        data, name = _checked(source(0), model), settings.data["name"]
+    threads = settings.threads or available_cores()
+    found = evaluated(lambda x: model.predict(x, threads), data, model.activation, shares_of(model.split, data))
+    folder = (
+        Path(settings.output) if settings.output else (path if path.is_dir() else path.parent) / f"{name}-evaluation"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [keep(folder, {name: found})]
+    if settings.plots:
+        from trainer.runs import plots  # matplotlib is slow to import
+
+        files += plots.evaluations(folder, title_of(model.activation), {name: found})
+    print(f"{found.rows:,} rows, beside always {found.most}: {found.line()}")
+    if found.verdict:
+        print(found.verdict)
+    for file in files:
+        print(f"  {file.stem:<11} {shorter(file.absolute())}")
+
+
+def _checked(data: Data, model: Model) -> Data:
+    if data.features != model.features or data.classes != model.classes:
+        raise DataError(
+            f"The model has {len(model.features)} features and {len(model.classes)} classes, and the data have other "
+            "ones; take the data that it was trained on."
+        )
+    return data
+
+
+def main(words: list[str]) -> None:
+    """The command ``trainer evaluate``, and ``python -m trainer.evaluate``."""
+    perform(evaluate, "evaluate", HELP, words)

@@ -1,0 +1,160 @@
+"""What a classifier is worth on rows that it has not learnt from, beside what always saying the most frequent class is.
+
+The figures are scikit-learn's where it has them, of the largest prediction of each row against its label, or against
+the largest of its targets; log loss, Brier score and calibration error are those of trainer.objective.metrics.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.chain.activations import Activation
+from trainer.data.rows import Data
+from trainer.objective.metrics import METRICS, PROBABILITIES, CalibrationError
+from trainer.runs.outputs import write_json
+
+EVALUATION = "evaluation.json"
+LARGEST = 1 << 26  # predictions (N,K): 512 MiB; of more rows a sample is evaluated, spread evenly
+OF_ROWS = ("log_loss", "brier", "ece")  # the figures that are means over rows
+CELLS = 100  # classes up to which the confusion matrix is written
+
+
+class Evaluation(NamedTuple):
+    """Predictions on rows, compared with their targets.
+
+    rows, of    the number of rows evaluated, and of those that there were
+    metrics     figures by name; one that makes no sense for the activation, or for these rows, is missing
+    baseline    the same of always saying ``most``, with the classes' shares as probabilities
+    classes     of each class its name, precision, recall, f1, and support: its rows, or their weight
+    confusion   (K,K), rows by label and columns by prediction
+    reliability of each bin of confidence that is not empty: mean confidence, accuracy, and share of the rows
+    """
+
+    rows: int
+    of: int
+    metrics: dict[str, float]
+    baseline: dict[str, float]
+    most: int | str
+    classes: list[dict[str, Any]]
+    confusion: Array
+    reliability: list[tuple[float, float, float]]
+
+    @property
+    def verdict(self) -> str:
+        """A sentence where the model is no better than the baseline, else nothing."""
+        here, there = self.metrics, self.baseline
+        if here["accuracy"] > there["accuracy"]:
+            return ""
+        said = (
+            f"The model is no better than always saying {self.most}: its accuracy is {here['accuracy']:.4g}, that of "
+            f"the baseline {there['accuracy']:.4g}."
+        )
+        if here.get("log_loss", np.inf) < there["log_loss"]:
+            said += (
+                f" Its probabilities tell more than the shares of the classes: log loss {here['log_loss']:.4g} "
+                f"against {there['log_loss']:.4g}."
+            )
+        return said
+
+    def line(self) -> str:
+        """The figures in a line, and in brackets those of the baseline."""
+        pairs = (f"{name} {value:.4g} ({self.baseline[name]:.4g})" for name, value in self.metrics.items())
+        return "  ".join(pairs)
+
+    def content(self) -> dict[str, Any]:
+        """What evaluation.json has of it."""
+        content = self._asdict() | {"baseline": {"says": self.most, **self.baseline}, "verdict": self.verdict}
+        del content["most"]
+        content["confusion"] = self.confusion.tolist() if len(self.classes) <= CELLS else None
+        names = ("confidence", "accuracy", "share")
+        content["reliability"] = [dict(zip(names, point, strict=True)) for point in self.reliability]
+        return content
+
+
+def shares_of(split: Mapping[str, Any], data: Data) -> Array:
+    """The share of each class (K,) among the rows that a model was trained on, or in data where it does not say."""
+    counts = np.asarray(split.get("class_rows", ()))
+    if counts.shape != (len(data.classes),) or counts.dtype.kind != "i" or counts.min() < 0 or not counts.any():
+        counts = np.bincount(data.labels, minlength=len(data.classes))
+    shares: Array = counts / counts.sum()
+    return shares
+
+
+def evaluated(predict: Callable[[Any], Array], data: Data, activation: Activation, shares: Array) -> Evaluation:
+    """predict(x) (N,K) against the rows of data; shares (K,) are those of the classes that the model was trained on."""
+    every = -(-len(data) * len(data.classes) // LARGEST)
+    part = data if every <= 1 else data.only(np.arange(0, len(data), every))
+    return evaluation(predict(part.x), part, activation, shares)._replace(of=len(data))
+
+
+def evaluation(a: Array, data: Data, activation: Activation, shares: Array) -> Evaluation:
+    """The Evaluation of predictions a (N,K); rows without a target do not count, and weights do."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support  # slow to import
+
+    if data.y.ndim == 2 and not (there := data.y.any(axis=1)).all():
+        a, data = a[there], data.only(np.flatnonzero(there))
+    labels, names = data.labels, np.arange(len(data.classes))
+    rows: dict[str, Any] = {"labels": names, "sample_weight": data.weight}
+    each = precision_recall_fscore_support(labels, a.argmax(axis=1), zero_division=0, **rows)[:3]
+    support = np.bincount(labels, data.weight, len(names)).tolist()
+    return Evaluation(
+        len(data),
+        len(data),
+        figures(a, data, activation.range),
+        figures(np.broadcast_to(shares.astype(a.dtype), a.shape), data, "simplex"),
+        data.classes[int(shares.argmax())],
+        [
+            dict(zip(("class", "precision", "recall", "f1", "support"), one, strict=True))
+            for one in zip(data.classes, *(part.tolist() for part in each), support, strict=True)
+        ],
+        confusion_matrix(labels, a.argmax(axis=1), **rows),
+        _reliability(a, data) if activation.range in PROBABILITIES else [],
+    )
+
+
+def figures(a: Array, data: Data, range_of_a: str) -> dict[str, float]:
+    """The figures by name of predictions a (N,K) of an activation with this range."""
+    from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+
+    labels, predicted = data.labels, a.argmax(axis=1)
+    weighted: dict[str, Any] = {"sample_weight": data.weight}
+    there = np.unique(labels)
+    mean = {"average": "macro", "zero_division": 0.0, **weighted}
+    found = {
+        "accuracy": accuracy_score(labels, predicted, **weighted),
+        "balanced_accuracy": recall_score(labels, predicted, labels=there, **mean),
+        "macro_f1": f1_score(labels, predicted, **mean),
+    }
+    y = data.plain_targets(a.dtype)
+    for name in OF_ROWS:
+        metric = METRICS[name]
+        if range_of_a in metric.accepts:
+            with np.errstate(divide="ignore"):  # of a class that was thought impossible
+                statistics = metric.statistics(a, y).astype(np.float64)
+            found[name] = metric.finish(np.atleast_1d(np.average(statistics, axis=0, weights=data.weight)))
+    if len(there) > 1:  # each class against the rest, of those that some row has
+        one_against_rest = labels[:, None] == there
+        found["roc_auc"] = roc_auc_score(one_against_rest, a[:, there], average="macro", **weighted)
+    return {name: float(value) for name, value in found.items()}
+
+
+def _reliability(a: Array, data: Data) -> list[tuple[float, float, float]]:
+    """Confidence, accuracy and share of the rows in each bin of the calibration error."""
+    bins = CalibrationError().bins
+    weight = np.ones(len(a)) if data.weight is None else data.weight
+    confidence, hit = a.max(axis=1), a.argmax(axis=1) == data.labels
+    place = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(int)
+    mass, sums, hits = (np.bincount(place, weight * part, bins) for part in (1.0, confidence, hit))
+    there = mass > 0
+    return [
+        (total / part, right / part, part / weight.sum())
+        for part, total, right in zip(*(column[there].tolist() for column in (mass, sums, hits)), strict=True)
+    ]
+
+
+def keep(folder: Path, evaluations: Mapping[str, Evaluation]) -> Path:
+    """Writes evaluation.json: what is said of each set of rows, by its name."""
+    return write_json(folder / EVALUATION, {name: one.content() for name, one in evaluations.items()})
