@@ -117,11 +117,11 @@ def evaluation(a: Array, data: Data, activation: Activation, shares: Array) -> E
 
 def figures(a: Array, data: Data, range_of_a: str) -> dict[str, float]:
     """The figures by name of predictions a (N,K) of an activation with this range."""
-    from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+    from sklearn.metrics import accuracy_score, f1_score, recall_score
 
     labels, predicted = data.labels, a.argmax(axis=1)
     weighted: dict[str, Any] = {"sample_weight": data.weight}
-    there = np.unique(labels)
+    there = np.unique(labels if data.weight is None else labels[data.weight > 0])
     mean = {"average": "macro", "zero_division": 0.0, **weighted}
     found = {
         "accuracy": accuracy_score(labels, predicted, **weighted),
@@ -136,9 +136,19 @@ def figures(a: Array, data: Data, range_of_a: str) -> dict[str, float]:
                 statistics = metric.statistics(a, y).astype(np.float64)
             found[name] = metric.finish(np.atleast_1d(np.average(statistics, axis=0, weights=data.weight)))
     if len(there) > 1:  # each class against the rest, of those that some row has
-        one_against_rest = labels[:, None] == there
-        found["roc_auc"] = roc_auc_score(one_against_rest, a[:, there], average="macro", **weighted)
+        found["roc_auc"] = np.mean([_area(a[:, k], labels == k, data.weight) for k in there])
     return {name: float(value) for name, value in found.items()}
+
+
+def _area(score: Array, hit: Array, weight: Array | None) -> float:
+    """The area under the ROC curve: how often a hit has the higher score of two, equal ones counting half.
+
+    scikit-learn's takes milliseconds for each class, however few the rows.
+    """
+    place = np.unique(score, return_inverse=True)[1]
+    each = np.ones(len(hit)) if weight is None else weight
+    right, wrong = np.bincount(place, each * hit), np.bincount(place, each * ~hit)
+    return float(right @ (np.cumsum(wrong) - wrong / 2) / (right.sum() * wrong.sum()))
 
 
 def _reliability(a: Array, data: Data) -> list[tuple[float, float, float]]:
