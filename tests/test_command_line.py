@@ -128,7 +128,7 @@ def test_a_run_leaves_just_its_files(default_run):
     assert outcome.code == 0
     folder = only_run(cwd)
     names = {"metrics.csv", "curves.png", "boundary.png", "run.json", "model.npz", "checkpoint.npz", "trainer.log"}
-    names |= {"evaluation.json", "confusion.png", "reliability.png"}
+    names |= {"evaluation.json", "confusion.png", "reliability.png", "coefficients.csv", "coefficients.png", "model.md"}
     assert {path.name for path in folder.iterdir()} == names
     assert [path.name for path in cwd.iterdir()] == ["outputs"]
     assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-\d{6}", folder.relative_to(cwd).as_posix())
@@ -179,10 +179,9 @@ def test_the_model_keeps_classes_split_and_standardisation(default_run):
 def test_the_terminal_shows_the_strategy_and_the_pictures(default_run):
     outcome, cwd = default_run
     assert "gradient fused (chosen by auto)" in outcome.out
-    pictures = [word for word in outcome.out.split() if word.endswith(".png")]
-    names = ["curves.png", "boundary.png", "confusion.png", "reliability.png"]
-    assert [Path(picture).name for picture in pictures] == names
-    assert all((cwd / picture).is_file() for picture in pictures)
+    folder, names = re.search(r"^  in (outputs/.*): (.*)$", outcome.out, re.MULTILINE).groups()
+    assert {"model.npz", "curves.png", "boundary.png", "model.md"} <= set(names.split(", "))
+    assert all((cwd / folder / name).is_file() for name in names.split(", "))
     assert (only_run(cwd) / "trainer.log").read_text(encoding="utf-8") == outcome.out
 
 
@@ -468,7 +467,7 @@ def test_names_from_a_file_are_text_in_the_pictures(call, tmp_path, name):
     Path("data.csv").write_text("\n".join(lines))
     outcome = call("data=file", "data.path=data.csv", "data.target=y", "batch_size=4", "epochs=1")
     assert (outcome.code, outcome.err) == (0, "")
-    names = {"curves.png", "boundary.png", "confusion.png", "reliability.png"}
+    names = {"curves.png", "boundary.png", "confusion.png", "reliability.png", "coefficients.png"}
     assert {path.name for path in only_run(tmp_path).glob("*.png")} == names
 
 
@@ -476,7 +475,16 @@ def test_no_epochs_save_the_initial_model(call, tmp_path):
     outcome = call("epochs=0")
     assert (outcome.code, outcome.err) == (0, "")
     folder = only_run(tmp_path)
-    names = {"metrics.csv", "run.json", "model.npz", "checkpoint.npz", "evaluation.json", "trainer.log"}
+    names = {
+        "metrics.csv",
+        "run.json",
+        "model.npz",
+        "checkpoint.npz",
+        "evaluation.json",
+        "coefficients.csv",
+        "model.md",
+        "trainer.log",
+    }
     assert {path.name for path in folder.iterdir()} == names
     assert not Model.load(folder / "model.npz").w.any()
     assert (folder / "metrics.csv").read_text() == ",".join(COLUMNS) + "\n"

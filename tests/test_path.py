@@ -34,7 +34,7 @@ def weights_of(folder, strength):
     """w (D+1,K) out of coefficients.csv."""
     rows = [row for row in table(folder / "coefficients.csv") if float(row["strength"]) == strength]
     classes = list(dict.fromkeys(row["class"] for row in rows))
-    return np.array([[float(row["weight"]) for row in rows if row["class"] == name] for name in classes]).T
+    return np.array([[float(row["per_deviation"]) for row in rows if row["class"] == name] for name in classes]).T
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 def test_a_path_leaves_its_tables_its_model_its_record_and_its_picture(folder):
     names = {"path.csv", "coefficients.csv", "model.npz", "run.json", "path.png", "checkpoint.npz"}
-    names |= {"evaluation.json", "confusion.png", "reliability.png"}
+    names |= {"evaluation.json", "confusion.png", "reliability.png", "coefficients.png", "model.md"}
     assert {path.name for path in folder.iterdir()} == names
     rows = table(folder / "path.csv")
     measured = ["loss", "val_loss", "accuracy", "val_accuracy"]
@@ -64,7 +64,7 @@ def test_a_path_leaves_its_tables_its_model_its_record_and_its_picture(folder):
 def test_the_coefficients_are_tidy_and_those_of_the_model(folder):
     rows = table(folder / "coefficients.csv")
     model = Model.load(folder / "model.npz")
-    assert list(rows[0]) == ["strength", "class", "feature", "weight"]
+    assert list(rows[0]) == ["strength", "class", "feature", "weight", "per_deviation"]
     assert len(rows) == len(STRENGTHS) * model.w.size
     features = [row["feature"] for row in rows[: len(model.w)]]
     assert features == [*model.features, "(bias)"]

@@ -29,7 +29,7 @@ from trainer.sweeps.worker import Job, perform
 
 EPOCHS = 6
 SMALL = replace(SETTINGS, data={"name": "blobs", "samples": 60, "spread": 3.0}, batch_size=7, epochs=EPOCHS)
-FILES = {"metrics.csv", "model.npz", "evaluation.json", "run.json", "checkpoint.npz"}
+FILES = {"metrics.csv", "model.npz", "model.md", "coefficients.csv", "evaluation.json", "run.json", "checkpoint.npz"}
 SOLVER = {"batch_size": "auto", "penalty": {"name": "l2", "strength": 1e-4}}
 CASES = {
     "sgd": {},
@@ -346,7 +346,7 @@ def test_a_path_interrupted_after_each_strength_ends_as_one_that_never_was(chang
     interrupt_after(None)
     resume(settings, folder)
     assert outcome_of_path(folder) == outcome_of_path(tmp_path / "whole")
-    names = {"path.csv", "coefficients.csv", "model.npz", "evaluation.json", "run.json", *NAMES}
+    names = {"path.csv", "coefficients.csv", "model.npz", "model.md", "evaluation.json", "run.json", *NAMES}
     assert {path.name for path in folder.iterdir()} == names
 
 

@@ -48,7 +48,15 @@ def json_of(folder):
 
 def test_a_run_leaves_its_table_its_model_and_its_record(tmp_path):
     result = run(SETTINGS, tmp_path)
-    names = {"metrics.csv", "model.npz", "run.json", "checkpoint.npz", "evaluation.json"}
+    names = {
+        "metrics.csv",
+        "model.npz",
+        "run.json",
+        "checkpoint.npz",
+        "evaluation.json",
+        "coefficients.csv",
+        "model.md",
+    }
     assert {path.name for path in tmp_path.iterdir()} == names
     rows = rows_of(tmp_path)
     assert list(rows[0]) == [*columns(ACCURACY), "seconds"]

@@ -24,9 +24,8 @@ from tests.test_model import model
 from tests.test_run import SETTINGS
 from trainer.commands.predict import table
 from trainer.errors import DataError, FileError
-from trainer.objective.certificate import Certificate
-from trainer.optimizers.fit import TrainState
-from trainer.runs import path
+from trainer.runs.coefficients import Coefficients
+from trainer.runs.coefficients import write as write_coefficients
 from trainer.runs.model import Model
 from trainer.runs.outputs import Table
 from trainer.sweeps.record import read
@@ -445,10 +444,9 @@ def predictions(names, folder):
 
 
 def coefficients(names, folder):
-    point = path.Point(
-        0.5, TrainState(1, np.zeros((len(names) + 1, len(names))), None), {}, "", "", Certificate(None, "")
-    )
-    path.write_coefficients(folder / "out.csv", [point], names, names)
+    w = np.zeros((len(names) + 1, len(names)))
+    (path,) = write_coefficients(folder, [(0.5, Coefficients(names, names, w, w))], along_path=True)
+    path.rename(folder / "out.csv")
 
 
 def metrics(names, folder):

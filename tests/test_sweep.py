@@ -177,6 +177,7 @@ def test_the_page_of_the_sweep(swept):
     assert [job["number"] for job in page["jobs"]] == list(range(8))
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {"0", "1", "2", "3", "6", "7"}
     names = {"run.json", "metrics.csv", "model.npz", "trainer.log", "checkpoint.npz", "evaluation.json"}
+    names |= {"coefficients.csv", "model.md"}
     assert {path.name for path in (folder / "0").iterdir()} == names  # and no pictures
     assert report(folder / "0")["threads"] == 1
     assert (folder / "summary.csv").exists()

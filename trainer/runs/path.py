@@ -12,7 +12,6 @@ in the place of an optimiser's state.
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,8 @@ from trainer.objective.objective import Objective
 from trainer.objective.penalties import Penalty, expand, strengths
 from trainer.optimizers import Optimizer
 from trainer.optimizers.fit import Report, TrainState, just_enough, proved
-from trainer.runs.outputs import write_text
-from trainer.runs.text import csv_text
 
 OWN = ("strength", "nonzero", "iterations", "converged", "gap")  # columns of path.csv beside what was measured
-BIAS = "(bias)"  # the name of the last row of w in coefficients.csv
 LABELLED = 8  # lines of path.png with a colour and a name of their own
 
 
@@ -162,19 +158,6 @@ def unfinished(points: Sequence[Point], epochs: int) -> str:
     return f"No convergence {' and '.join(parts)}."
 
 
-def write_coefficients(
-    path: Path, points: Sequence[Point], classes: Sequence[int | str], features: Sequence[str]
-) -> Path:
-    """One row for each strength, class and feature, the bias too; weights are those of the standardised features."""
-    rows = (
-        [point.strength, name, feature, weight]
-        for point in points
-        for k, name in enumerate(classes)
-        for feature, weight in zip((*features, BIAS), point.state.w[:, k].tolist(), strict=True)
-    )
-    return write_text(path, csv_text(chain([["strength", "class", "feature", "weight"]], rows)))
-
-
 def draw(
     path: Path,
     points: Sequence[Point],
@@ -289,5 +272,4 @@ __all__ = [
     "points_of",
     "strengths",
     "unfinished",
-    "write_coefficients",
 ]

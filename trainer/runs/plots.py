@@ -10,6 +10,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from trainer.data.rows import Data
+from trainer.runs.coefficients import Coefficients
 from trainer.runs.evaluation import Evaluation
 from trainer.runs.model import Model
 from trainer.runs.outputs import write_whole
@@ -88,6 +89,37 @@ def boundary(path: Path, model: Model, data: Data, title: str) -> Path:
     for text in (axes.xaxis.label, axes.yaxis.label, *legend.get_texts()):
         text.set_parse_math(False)  # a $ in a name from a file is a dollar
     tidy(axes)
+    return save(figure, path)
+
+
+def coefficients(path: Path, learnt: Coefficients, title: str, most: int = 6, panels: int = 12) -> Path | None:
+    """What a deviation of each class's strongest features adds to its score; of two classes whose weights differ in
+    sign alone the second is drawn. None where no feature counts."""
+    w = learnt.per_deviation[:-1]
+    classes = range(w.shape[1])
+    if w.shape[1] == 2 and np.allclose(w[:, 0], -w[:, 1]):
+        classes = range(1, 2)
+    drawn = [(k, pairs) for k in classes[:panels] if (pairs := learnt.strongest(k, most))]
+    if not drawn:
+        return None
+    columns = min(3, len(drawn))
+    rows = -(-len(drawn) // columns)
+    figure = Figure(figsize=(4.2 * columns, 0.8 + rows * (0.9 + 0.25 * most)), layout="constrained")
+    left_out = f"; {panels} of {len(classes)} classes" if len(classes) > panels else ""
+    figure.suptitle(f"{title}: added by one standard deviation{left_out}", fontsize=10, parse_math=False)
+    limit = 1.05 * max(abs(value) for _, pairs in drawn for _, value in pairs)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(drawn) :]:
+        axes.set_axis_off()
+    for axes, (k, pairs) in zip(grid, drawn, strict=False):
+        values = [value for _, value in pairs]
+        places = range(len(pairs))
+        axes.barh(places, values, color=[COLORS[0] if value > 0 else COLORS[5] for value in values])
+        axes.set_yticks(places, [shortened(name) for name, _ in pairs], parse_math=False, fontsize=8)
+        axes.set(xlim=(-limit, limit), ylim=(most - 0.4, -0.6))
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_title(shortened(str(learnt.classes[k])), parse_math=False, fontsize=9)
+        tidy(axes)
     return save(figure, path)
 
 

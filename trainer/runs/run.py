@@ -18,11 +18,14 @@ from trainer.errors import ConfigError, Diverged, require
 from trainer.objective.certificate import Certificate
 from trainer.objective.objective import Objective
 from trainer.optimizers.fit import Report, TrainState, fit, just_enough
-from trainer.runs import checkpoint, evaluation, path
+from trainer.runs import card, checkpoint, coefficients, evaluation, path
 from trainer.runs.callbacks.protocol import Callback, close
 from trainer.runs.checkpoint import Checkpoint
+from trainer.runs.coefficients import Coefficients
 from trainer.runs.config import Settings
+from trainer.runs.evaluation import Evaluation
 from trainer.runs.lock import Lock, claim, move_log
+from trainer.runs.model import Model
 from trainer.runs.outputs import read_record, remove_parts, shorter
 from trainer.runs.parts import assemble, headline
 from trainer.runs.progress import RowBar
@@ -272,23 +275,11 @@ def _finish(course: Course, status: str, failure: BaseException | None) -> Resul
     files = [model.save(folder / "model.npz")]
     if settings.checkpoint:
         course.keep(status, course.point._replace(reason=end.reason, converged=end.converged and not points))
-    pictured = settings.plots and rows and status != "interrupted"
-    if points:
-        names = (model.classes, model.features)
-        files.insert(0, path.write_coefficients(folder / "coefficients.csv", points, *names))
-        if pictured:
-            files.append(path.draw(folder / "path.png", points, *names, training.title(), end.missed))
-        log.info(f"{len(points)} strengths in {seconds:.2f} s; {end.said}")
-    elif pictured:
-        files += training.draw(rows, end.state)
-    evaluations = training.evaluate(end.state) if status in ("finished", "stopped") else {}
-    if evaluations:
-        files.append(evaluation.keep(folder, evaluations))
-        if pictured:
-            files += training.draw_evaluations(evaluations)
     result = Result(status, folder, end.metrics)
-    training.record(result, end, seconds)
-    for line in summary(result, parts.metrics, seconds, files):
+    described, evaluations = _describe(course, points, result, end, model, seconds)
+    if points:
+        log.info(f"{len(points)} strengths in {seconds:.2f} s; {end.said}")
+    for line in summary(result, parts.metrics, seconds, [*files, *described]):
         log.info(line)
     for name, found in evaluations.items():
         log.info(f"  {name}, beside always {found.most}: {found.line()}")
@@ -299,6 +290,32 @@ def _finish(course: Course, status: str, failure: BaseException | None) -> Resul
     if failure is not None:
         raise failure
     return result
+
+
+def _describe(
+    course: Course, points: list[path.Point], result: Result, end: Ending, model: Model, seconds: float
+) -> tuple[list[Path], dict[str, Evaluation]]:
+    """Writes what a person reads of a run, and run.json as the last; the files, and what the model is worth."""
+    training, folder, title = course.training, course.training.folder, course.training.title()
+    train, pictured = training.data.train, bool(training.settings.plots and course.rows)
+    learnt = Coefficients.of(model, end.state.w, train)
+    along = [(point.strength, Coefficients.of(model, point.state.w, train)) for point in points]
+    files = coefficients.write(folder, along or [(0.0, learnt)], bool(points))
+    if pictured and result.status != "interrupted":
+        if points:
+            names = (model.classes, model.features)
+            files.append(path.draw(folder / "path.png", points, *names, title, end.missed))
+        else:
+            files += training.draw(course.rows, end.state)
+    evaluations = training.evaluate(end.state) if result.status in ("finished", "stopped") else {}
+    record = training.what_came(result, end, seconds)
+    if evaluations:
+        files.append(evaluation.keep(folder, evaluations))
+        if pictured:
+            files += training.draw_evaluations(evaluations, learnt)
+        files.append(card.write(folder, title, record, train, evaluations, learnt))
+    training.record(record)
+    return files, evaluations
 
 
 def _end_of_training(course: Course, status: str) -> Ending:

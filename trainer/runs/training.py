@@ -25,6 +25,7 @@ from trainer.optimizers.fit import TrainState, columns, proved
 from trainer.runs import checkpoint, memory, path
 from trainer.runs.callbacks.protocol import Callback, Context
 from trainer.runs.checkpoint import Checkpoint
+from trainer.runs.coefficients import Coefficients
 from trainer.runs.config import Settings
 from trainer.runs.evaluation import Evaluation, evaluated, shares_of
 from trainer.runs.lock import Lock, process
@@ -201,14 +202,15 @@ class Training:
             found["test"] = evaluated(lambda x: model.predict(x, threads), self.test, activation, shares)
         return found
 
-    def record(self, result: Result, end: Ending, seconds: float) -> None:
-        """run.json; the last file of a run, so that one that calls itself finished has all of them.
-
-        It holds the SHA-256 of the table as the run leaves it, and its own.
-        """
+    def record(self, content: Mapping[str, Any]) -> None:
+        """run.json; the last file of a run, so that one that calls itself finished has all of them."""
         self.check_folder()
+        write_record(self.folder, content)
+
+    def what_came(self, result: Result, end: Ending, seconds: float) -> dict[str, Any]:
+        """What run.json says in the end, with the SHA-256 of the table as the run leaves it."""
         model = self.model(end.state)
-        content = {
+        return {
             "status": result.status,
             "reason": end.reason,
             "converged": end.converged,
@@ -226,17 +228,17 @@ class Training:
             "table_sha256": tables_sha256(self.folder),
             **self.what(),
         }
-        write_record(self.folder, content)
 
     def title(self) -> str:
         """The pair and the strategy, over the pictures."""
         objective = self.parts.objective
         return f"{title_of(objective.activation)} + {title_of(objective.loss)}, gradient {self.parts.strategy}"
 
-    def draw_evaluations(self, found: Mapping[str, Evaluation]) -> list[Path]:
+    def draw_evaluations(self, found: Mapping[str, Evaluation], learnt: Coefficients) -> list[Path]:
         from trainer.runs import plots  # matplotlib is slow to import
 
-        return plots.evaluations(self.folder, self.title(), found)
+        strongest = plots.coefficients(self.folder / "coefficients.png", learnt, self.title())
+        return plots.evaluations(self.folder, self.title(), found) + ([strongest] if strongest else [])
 
     def draw(self, rows: Sequence[Mapping[str, float]], state: TrainState) -> list[Path]:
         from trainer.runs import plots  # matplotlib is slow to import
@@ -320,4 +322,4 @@ def summary(result: Result, metrics: Collection[str], seconds: float, files: Seq
     numbers = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in shown)
     epochs = int(result.metrics.get("epoch", 0))
     lines = [f"{result.status} after {epochs} epochs in {seconds:.2f} s  {numbers}".rstrip()]
-    return lines + [f"  {file.stem:<11} {shorter(file)}" for file in files]
+    return [*lines, f"  in {shorter(result.folder)}: {', '.join(file.name for file in files)}"]
