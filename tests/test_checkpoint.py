@@ -101,7 +101,7 @@ def test_a_view_with_gaps_is_packed(tmp_path):
 
 
 def test_a_state_of_an_unknown_class_is_refused_when_it_is_saved(tmp_path):
-    with pytest.raises(TypeError, match=r"cannot hold a Checkpoint; add it"):
+    with pytest.raises(TypeError, match=r"cannot hold a Checkpoint; an optimizer names"):
         save(tmp_path / NAMES[0], some(optimizer=some()))
     assert not list(tmp_path.iterdir())
 

@@ -1,12 +1,13 @@
-"""An activation and a loss from outside the package are as good as one of ours, and take three files to become one."""
+"""Activation, loss and optimiser from outside the package are as good as ours, and take three files to become one."""
 
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from trainer.chain.losses import LOSSES, CrossEntropy
 from trainer.chain.pairs import PROPERTIES, allowed, check_pair, describe
 from trainer.commands.check import check
 from trainer.errors import ConfigError
+from trainer.optimizers import OPTIMIZERS, Step
+from trainer.runs import checkpoint
 from trainer.runs.model import Model
 from trainer.runs.run import run
 
@@ -64,15 +67,42 @@ class LogCosh:
         return namespace(a).tanh(a - y)
 
 
+class Count(NamedTuple):
+    """The state of signs: the number of steps."""
+
+    steps: int
+
+
+@dataclass(frozen=True)
+class Signs:
+    """w <- w - lr sign(g) / (1 + steps)."""
+
+    name: ClassVar[str] = "signs"
+    state: ClassVar[type] = Count
+    full_batch: ClassVar[bool] = False
+    lr: float = 0.5
+
+    def copies(self, problem, classes):
+        return 16
+
+    def init(self, w):
+        return Count(0)
+
+    def step(self, problem, w, state):
+        value, g = problem.value_and_grad(w)
+        return Step(w - self.lr * np.sign(g) / (1 + state.steps), Count(state.steps + 1), value)
+
+
 PAIRS = [(Cauchit(), loss()) for loss in LOSSES.values() if allowed(Cauchit, loss)]
 PAIRS += [(activation(), LogCosh()) for activation in (*ACTIVATIONS.values(), Cauchit) if allowed(activation, LogCosh)]
 
 
 @pytest.fixture
 def registered(monkeypatch):
-    """Both parts under their names, as a user's own program would put them there."""
+    """The parts under their names, as a user's own program would put them there."""
     monkeypatch.setitem(ACTIVATIONS, Cauchit.name, Cauchit)
     monkeypatch.setitem(LOSSES, LogCosh.name, LogCosh)
+    monkeypatch.setitem(OPTIMIZERS, Signs.name, Signs)
 
 
 def test_both_go_with_parts_of_ours():
@@ -106,6 +136,12 @@ def test_a_run_takes_their_names_and_leaves_a_model(registered, tmp_path):
     assert Model.load(tmp_path / "model.npz").activation == Cauchit(0.5)
 
 
+def test_a_checkpoint_keeps_the_state_of_an_optimizer_from_outside(registered, tmp_path):
+    result = run(replace(SETTINGS, optimizer={"name": "signs"}, batch_size=None, epochs=5), tmp_path)
+    assert result.metrics["loss"] < 1.0  # log 4 at the start
+    assert checkpoint.load(tmp_path / "checkpoint.npz").state.optimizer == Count(5)
+
+
 def test_sentences_name_what_is_registered(registered):
     with pytest.raises(ConfigError, match=r"Take loss=.* or log_cosh, or activation=softmax or"):
         check_pair(Sigmoid(), CrossEntropy(), "auto")
@@ -118,18 +154,21 @@ def test_inside_the_package_a_part_is_a_class_and_a_yaml(tmp_path):
     """The third file is the list of the tests, whose tests this file has run already."""
     for folder in ("trainer", "conf"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    head, _, rest = Path(__file__).read_text(encoding="utf-8").partition("@dataclass(frozen=True)\nclass LogCosh")
-    cauchit, log_cosh = head[head.index("@dataclass") :], "@dataclass(frozen=True)\nclass LogCosh" + rest
+    source, dataclass_of = Path(__file__).read_text(encoding="utf-8"), "@dataclass(frozen=True)\nclass "
+    starts = [dataclass_of + "Cauchit", dataclass_of + "LogCosh", "class Count(", "PAIRS = "]
+    cauchit, log_cosh, signs = (source[start:end] for start, end in pairwise(map(source.index, starts)))
     for path, text in {
         "trainer/chain/activations/elementwise.py": "\n\nimport numpy as np\n\n\n" + cauchit,
-        "trainer/chain/losses/distances.py": "\n\n" + log_cosh[: log_cosh.index("PAIRS =")],
+        "trainer/chain/losses/distances.py": "\n\n" + log_cosh,
+        "trainer/optimizers/first_order.py": "\n\n" + signs,
         "conf/activation/cauchit.yaml": "name: cauchit\nscale: 1.0\n",
         "conf/loss/log_cosh.yaml": "name: log_cosh\n",
+        "conf/optimizer/signs.yaml": "name: signs\nlr: 0.5\n",
     }.items():
         with (tmp_path / path).open("a", encoding="utf-8") as file:
             file.write(text)
-    words = ["activation=cauchit", "activation.scale=0.5", "loss=log_cosh", "data=blobs", "epochs=2", "plots=false"]
-    command = [sys.executable, "-m", "trainer", *words, "hydra.run.dir=run"]
+    parts = "activation=cauchit activation.scale=0.5 loss=log_cosh optimizer=signs data=blobs"
+    command = [sys.executable, "-m", "trainer", *parts.split(), "epochs=2", "plots=false", "hydra.run.dir=run"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -68,7 +68,11 @@ def witnesses(activation: Activation, loss: Loss, strategy: GradientStrategy) ->
 
 
 class Reach(NamedTuple):
-    """Where each witness can be trusted."""
+    """Where each witness can be trusted.
+
+    >>> reach_of(Sigmoid(), BinaryCrossEntropy(), np.array([[30.0]]), np.zeros((1, 1))).from_a  # 1 - a is 1e-13
+    array([[False]])
+    """
 
     from_a: Array  # rows (N,1) that the strategies which start from a can compute
     numeric: Array  # entries (N,K) that central differences can

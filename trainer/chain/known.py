@@ -61,14 +61,28 @@ def known(part: Any, claim: str) -> Any:
 
 
 def parts(*modules: ModuleType) -> dict[str, Any]:
-    """The classes with a name that the modules define, in their order, by that name."""
-    classes = [cls for module in modules for cls in vars(module).values() if isinstance(cls, type)]
-    here = {module.__name__ for module in modules}
-    return {vars(cls)["name"]: cls for cls in classes if "name" in vars(cls) and cls.__module__ in here}
+    """The classes with a name that the modules define, in their order, by that name.
+
+    >>> import trainer.chain.activations.sparse
+    >>> list(parts(trainer.chain.activations.sparse))
+    ['sparsemax', 'entmax']
+    """
+    return {
+        vars(cls)["name"]: cls
+        for module in modules
+        for cls in vars(module).values()
+        if isinstance(cls, type) and cls.__module__ == module.__name__ and "name" in vars(cls)
+    }
 
 
 def borrowed(part: Any) -> list[str]:
-    """The methods that a part must have and takes from a class that computes another function."""
+    """The methods that a part must have and takes from a class that computes another function.
+
+    >>> class Half(Identity):
+    ...     __call__ = lambda self, z: z / 2
+    >>> borrowed(Half())
+    ['jacobian', 'vjp']
+    """
     needed = ("jacobian", "vjp", "grad", "direct")
     return [name for name in needed if hasattr(part, name) and not _own(part, name)]
 

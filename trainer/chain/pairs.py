@@ -13,7 +13,7 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, RANGES, Activation
-from trainer.chain.fused import GradientStrategy, has_precise, precise
+from trainer.chain.fused import PRECISE, GradientStrategy
 from trainer.chain.known import borrowed, has, known
 from trainer.chain.losses import LOSSES, TARGETS, Loss
 from trainer.chain.strategies import GRADIENTS, GradientChoice, fastest, has_strategy
@@ -31,7 +31,12 @@ PROPERTIES = {
 
 @dataclass(frozen=True)
 class Pair:
-    """What is claimed of an allowed pair, with the default settings of both."""
+    """What is claimed of an allowed pair, with the default settings of both.
+
+    >>> pair = describe(Sigmoid(), MeanAbsoluteError())
+    >>> pair.strategies, pair.dead, pair.convex
+    (('fused', 'vjp', 'jacobian', 'loop', 'numeric'), False, False)
+    """
 
     activation: str
     loss: str
@@ -68,13 +73,21 @@ def describe(activation: Activation, loss: Loss) -> Pair:
 
 
 def registry() -> list[Pair]:
-    """Every allowed pair, by activation."""
+    """Every allowed pair, by activation.
+
+    >>> [pair.loss for pair in registry() if pair.activation == "log_softmax"]
+    ['nll']
+    """
     pairs = [(a, loss) for a in ACTIVATIONS.values() for loss in LOSSES.values() if allowed(a, loss)]
     return [describe(activation(), loss()) for activation, loss in pairs]
 
 
 def allowed(activation: type[Activation], loss: type[Loss]) -> bool:
-    """Whether the loss is defined on what the activation gives, and the activation has what the loss needs of it."""
+    """Whether the loss is defined on what the activation gives, and the activation has what the loss needs of it.
+
+    >>> allowed(Softmax, CrossEntropy), allowed(Tanh, CrossEntropy)
+    (True, False)
+    """
     return not reason(activation, loss)
 
 
@@ -123,7 +136,11 @@ def kinked(activation: Activation, loss: Loss, soft: bool = False) -> bool:
 
 
 def softmax_like(activation: Activation, loss: Loss) -> bool:
-    """Whether dl_dz is s softmax(z/T) - y, up to one factor."""
+    """Whether dl_dz is s softmax(z/T) - y, up to one factor.
+
+    >>> softmax_like(LogSoftmax(), NegativeLogLikelihood()), softmax_like(Sigmoid(), BinaryCrossEntropy())
+    (True, False)
+    """
     return canonical(activation, loss) and known(activation, "entropy") == "shannon"
 
 
@@ -169,7 +186,11 @@ def reason(activation: type[Activation], loss: type[Loss]) -> str:
 
 
 def accepted(loss: type[Loss]) -> str:
-    """What the loss is stated on, in words."""
+    """What the loss is stated on, in words.
+
+    >>> accepted(CrossEntropy)
+    'rows of positive numbers that sum to one'
+    """
     return " or ".join(RANGES[name] for name in RANGES if name in loss.accepts)
 
 
@@ -180,7 +201,7 @@ def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
     'fused'
     """
     for part in (activation, loss):
-        check_own(part)
+        _check_own(part)
     why = reason(type(activation), type(loss))
     if why:
         losses = [name for name, cls in LOSSES.items() if allowed(type(activation), cls)]
@@ -200,11 +221,11 @@ def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
     return fastest(activation, loss) if gradient == "auto" else gradient
 
 
-def check_own(part: Activation | Loss) -> None:
+def _check_own(part: Activation | Loss) -> None:
     """Incompatible where a class computes a function of its own and takes the derivative of another one."""
     methods = borrowed(part)
     if methods:
-        of = next(cls.__name__ for cls in type(part).__mro__ if methods[0] in vars(cls))
+        of = next(cls.__name__ for cls in type(part).__mro__ if has(cls, methods[0]))
         raise Incompatible(
             f"{type(part).__name__} computes another function than {of} and takes {' and '.join(methods)} from it, "
             f"which belong to the function of {of}. Define them in {type(part).__name__}, too."
@@ -218,18 +239,28 @@ def _called(part: Activation | Loss, registered: Mapping[str, type]) -> str:
 
 
 def strategy_of(activation: Activation, loss: Loss, choice: GradientChoice) -> tuple[str, GradientStrategy]:
-    """The name of the strategy that will run and its function, in the form of the choice; ConfigError as check_pair."""
+    """The name of the strategy that will run and its function, in the form of the choice; ConfigError as check_pair.
+
+    >>> strategy_of(Softmax(), CrossEntropy(), GradientChoice("auto", precise=True))[0]
+    'fused'
+    """
     strategy = check_pair(activation, loss, choose("gradient", GRADIENTS, choice.name))
-    if choice.precise and not (strategy == "fused" and has_precise(activation, loss)):
+    types = type(activation), type(loss)
+    if choice.precise and not (strategy == "fused" and types in PRECISE):
         raise Incompatible(
             f"gradient.precise=true is a form of fused for activation=softmax with loss=ce, not of {strategy} for "
             f"{activation.name} with {loss.name}. Leave it out; gradient=log is as precise wherever there is one."
         )
-    return strategy, precise if choice.precise else GRADIENTS[strategy]
+    return strategy, PRECISE[types] if choice.precise else GRADIENTS[strategy]
 
 
 def check_smooth(optimizer: str, activation: Activation, loss: Loss, soft: bool = False) -> None:
-    """ConfigError where a solver, by its name, is to follow a gradient that jumps; on soft targets where they are."""
+    """Incompatible where a solver, by its name, is to follow a gradient that jumps; on soft targets where they are.
+
+    >>> check_smooth("newton", Identity(), CrammerSinger())
+    Traceback (most recent call last):
+    trainer.errors.Incompatible: optimizer=newton needs a smooth loss, and the gradient of activation=identity ...
+    """
     if kinked(activation, loss, soft):
         where = "" if kinked(activation, loss) else " on targets between zero and one, which smoothing makes"
         raise Incompatible(
@@ -239,7 +270,12 @@ def check_smooth(optimizer: str, activation: Activation, loss: Loss, soft: bool 
 
 
 def check_exact(optimizer: str, gradient: str) -> None:
-    """Incompatible where a solver, by its name, is to follow slopes that are known in part."""
+    """Incompatible where a solver, by its name, is to follow slopes that are known in part.
+
+    >>> check_exact("newton", "numeric")
+    Traceback (most recent call last):
+    trainer.errors.Incompatible: gradient=numeric is known to about 1e-10, and optimizer=newton needs exact slopes. ...
+    """
     if gradient == "numeric":
         raise Incompatible(
             f"gradient=numeric is known to about 1e-10, and optimizer={optimizer} needs exact slopes. "
@@ -248,7 +284,12 @@ def check_exact(optimizer: str, gradient: str) -> None:
 
 
 def check_targets(loss: Loss, y: Array, smoothing: float = 0.0) -> None:
-    """DataError where labels (N,) or target rows (N,K), smoothed by epsilon, are not what the loss is stated on."""
+    """DataError where labels (N,) or target rows (N,K), smoothed by epsilon, are not what the loss is stated on.
+
+    >>> check_targets(CrammerSinger(), np.array([[0.5, 0.5]]))
+    Traceback (most recent call last):
+    trainer.errors.DataError: loss=crammer_singer is stated on one-hot rows, which the target rows of the data are ...
+    """
     rows, stated = y.ndim == 2, known(loss, "targets")
     fits = {
         "any": True,
@@ -260,7 +301,7 @@ def check_targets(loss: Loss, y: Array, smoothing: float = 0.0) -> None:
         others = ", ".join(name for name, cls in LOSSES.items() if known(cls, "targets") == "any")
         what = f"label_smoothing={smoothing}" if smoothing else "the target rows of the data"
         raise DataError(
-            f"loss={loss.name} is stated on {TARGETS[known(loss, 'targets')]}, which {what} are not. "
+            f"loss={loss.name} is stated on {TARGETS[stated]}, which {what} are not. "
             f"Take labels without smoothing, or a loss for any rows: {others}."
         )
 

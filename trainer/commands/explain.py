@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from trainer.arrays import Array, one_hot
 from trainer.chain.activations import ACTIVATIONS, Activation
 from trainer.chain.fused import FUSED
-from trainer.chain.losses import LOSSES, DirectLoss, Loss
+from trainer.chain.losses import LOSSES, Loss
 from trainer.chain.pairs import check_pair
 from trainer.chain.strategies import GRADIENTS, fastest
 from trainer.commands.composing import perform
@@ -173,7 +173,7 @@ def steps_of(activation: Activation, loss: Loss, z: Array, y: Array) -> Steps:
         dl_da = loss.grad(a, y)
         da_dz = activation.jacobian(z, a)
         contraction = np.einsum("nj,njk->nk", dl_da, da_dz)
-        direct = loss.direct(activation, z, y)[1] if isinstance(loss, DirectLoss) else None
+        direct = loss.direct(activation, z, y)[1] if hasattr(loss, "direct") else None
         values, dl_dz = GRADIENTS[strategy](activation, loss, z, y)
     return Steps(activation, loss, strategy, z, y, a, dl_da, da_dz, contraction, direct, values, dl_dz)
 

@@ -20,7 +20,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from trainer.arrays import Array
-from trainer.chain.activations import ACTIVATIONS, RANGES, Activation, LogActivation, NormalizedSigmoid
+from trainer.chain.activations import ACTIVATIONS, RANGES, Activation, NormalizedSigmoid
 from trainer.chain.known import has, known
 from trainer.chain.losses import LOSSES, Loss
 from trainer.chain.pairs import check_exact, check_smooth, check_targets, shift_invariant, strategy_of
@@ -303,11 +303,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of predict_proba (N,K), exact where a probability underflows; -inf where it is zero."""
         z = self._scores(X)
-        activation = self._distribution()
-        if isinstance(activation, LogActivation) and has(activation, "log"):
-            return activation.log(z)
+        activation: Any = self._distribution()
         with np.errstate(divide="ignore"):
-            return np.log(activation(z))
+            log_a: Array = activation.log(z) if has(activation, "log") else np.log(activation(z))
+        return log_a
 
     def save(self, path: str | Path) -> Path:
         """Writes the file that ``python -m trainer.predict model=...`` reads; labels become integers or texts."""

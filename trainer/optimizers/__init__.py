@@ -1,5 +1,7 @@
 """Optimisers and the schedules of their learning rate.
 
+A class with a ``name`` in one of these modules is in OPTIMIZERS.
+
 The examples of this room know its optimisers and a problem, two classes of points on a line:
 
 >>> from trainer.chain.activations import Softmax
@@ -14,6 +16,8 @@ The examples of this room know its optimisers and a problem, two classes of poin
 >>> problem, w = Problem(objective, data), np.zeros((2, 2))
 """
 
+from trainer.chain.known import parts
+from trainer.optimizers import auto, first_order, lbfgs, newton, proximal
 from trainer.optimizers.auto import Auto
 from trainer.optimizers.first_order import Adam, AdamW, Sgd
 from trainer.optimizers.lbfgs import Lbfgs
@@ -22,6 +26,7 @@ from trainer.optimizers.protocols import Optimizer, Step
 from trainer.optimizers.proximal import Fista
 from trainer.optimizers.schedules import SCHEDULES, Schedule
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (Auto, Newton, Lbfgs, Fista, Sgd, Adam, AdamW)}
-
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Optimizer", "Schedule", "Step"]
+__all__ += ["Adam", "AdamW", "Auto", "Fista", "Lbfgs", "Newton", "Sgd"]
+
+OPTIMIZERS: dict[str, type[Optimizer]] = parts(auto, newton, lbfgs, proximal, first_order)

@@ -13,7 +13,11 @@ from trainer.optimizers.stopping import check_tol
 
 
 class Turn(NamedTuple):
-    """Whose turn it is: the iterations so far, and the solver's state."""
+    """Whose turn it is: the iterations so far, and the solver's state.
+
+    >>> Auto().step(problem, w, Turn(0, Lbfgs().init(w))).state.steps
+    1
+    """
 
     steps: int
     state: Any
@@ -32,6 +36,7 @@ class Auto:
     """
 
     name: ClassVar[str] = "auto"
+    state: ClassVar[type] = Turn
     full_batch: ClassVar[bool] = True
     tol: float = 1e-6
     gap: float = 1e-6

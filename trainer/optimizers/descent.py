@@ -41,6 +41,10 @@ class State(NamedTuple):
     looks
     here     what was evaluated at w, and the preconditioner; both can be computed again
     metric
+
+    >>> state = iterate(Newton(), problem, w, State()).state
+    >>> state.steps, state.age, len(state.pairs)
+    (1, 1, 0)
     """
 
     first: float = 0.0
@@ -57,7 +61,12 @@ class State(NamedTuple):
 
 
 class Solver(Protocol):
-    """What the two differ in."""
+    """What the two differ in.
+
+    >>> solver: Solver = Newton()
+    >>> solver.patience, solver.tol
+    (40, 1e-06)
+    """
 
     @property
     def patience(self) -> float:
@@ -121,7 +130,7 @@ def iterate(solver: Solver, problem: Problem, w: Array, state: State) -> Step:
         state = state._replace(stage=state.stage + 1)
 
 
-class Look(NamedTuple):
+class _Look(NamedTuple):
     """What is known at w before a step: y = P g with the preconditioner P, and length = |g|_P."""
 
     view: View
@@ -131,13 +140,13 @@ class Look(NamedTuple):
     length: float
 
 
-def _look(solver: Solver, problem: Problem, w: Array, state: State) -> tuple[Look, State]:
+def _look(solver: Solver, problem: Problem, w: Array, state: State) -> tuple[_Look, State]:
     """E and its gradient at w, by what the last step has left where that will do."""
     view = problem.view(np.float32 if state.stage == SINGLE else np.float64)
     here = state.here if state.here is not None and state.here.dtype == view.dtype else view.at(w)
     metric = state.metric
     if not np.isfinite(here.value):
-        return Look(view, here, metric, here.g, np.inf), state  # type: ignore[arg-type]
+        return _Look(view, here, metric, here.g, np.inf), state  # type: ignore[arg-type]
     if metric is None and state.made is not None:  # of a run that goes on
         metric = preconditioner(view, view.enter(state.made))
     if metric is None or solver.stale(view, here, metric, state.age):
@@ -145,10 +154,10 @@ def _look(solver: Solver, problem: Problem, w: Array, state: State) -> tuple[Loo
     y = metric(here.g)
     size = max(float(np.vdot(here.g, y)), 0.0)  # |g|_P^2
     state = state._replace(first=max(state.first, size), here=here, metric=metric)
-    return Look(view, here, metric, y, math.sqrt(size)), state
+    return _Look(view, here, metric, y, math.sqrt(size)), state
 
 
-def _over(solver: Solver, problem: Problem, at: Look, near: float, state: State) -> tuple[Step | None, State]:
+def _over(solver: Solver, problem: Problem, at: _Look, near: float, state: State) -> tuple[Step | None, State]:
     """The last step, if the solver believes that it is done and the certificate agrees, or has been asked too often."""
     value = at.here.value
     fell = state.value - value if problem.provable else math.inf  # a short step alone proves nothing
@@ -163,13 +172,13 @@ def _over(solver: Solver, problem: Problem, at: Look, near: float, state: State)
     return (_end(solver, at, state, proof) if state.looks > PATIENCE else None), state
 
 
-def _end(solver: Solver, at: Look, state: State, proof: Certificate, why: str = "") -> Step:
+def _end(solver: Solver, at: _Look, state: State, proof: Certificate, why: str = "") -> Step:
     """The step that goes nowhere: converged, and why, or at a point that the solver cannot improve."""
     converged, stalled = (told(why, proof), "") if why else ("", unproved(proof, solver.gap))
     return Step(at.here.w, state, at.here.value, converged, stalled, proof, After(at.view, at.here))
 
 
-def _search(solver: Solver, problem: Problem, at: Look, near: float, state: State) -> Evaluated | None:
+def _search(solver: Solver, problem: Problem, at: _Look, near: float, state: State) -> Evaluated | None:
     """The point of the first direction that leads down; None if none does. near is the length that would be enough."""
     view, here, metric, y, length = at
     careful = state.stage == CAREFUL

@@ -27,6 +27,7 @@ class Sgd:
     """
 
     name: ClassVar[str] = "sgd"
+    state: ClassVar[type] = np.ndarray
     full_batch: ClassVar[bool] = False
     lr: float = 0.02
     momentum: float = 0.9
@@ -50,39 +51,23 @@ class Sgd:
 
 
 class Moments(NamedTuple):
-    """Adam's state: running means of the gradient and of its square (D+1,K), and the number of steps."""
+    """Adam's state: running means of the gradient and of its square (D+1,K), and the number of steps.
+
+    >>> state = Adam().step(problem, w, Adam().init(w)).state
+    >>> state.mean[0].round(3), state.steps  # a tenth of the gradient
+    (array([ 0.025, -0.025]), 1)
+    """
 
     mean: Array
     square: Array
     steps: int
 
 
-def _check_adam(optimizer: "Adam | AdamW") -> None:
-    _check(optimizer.lr, beta1=optimizer.beta1, beta2=optimizer.beta2)
-    require(0 < optimizer.eps < math.inf, f"optimizer.eps must be finite and greater than 0, got {optimizer.eps}.")
-
-
-def _adam(optimizer: "Adam | AdamW", problem: Problem, w: Array, state: Moments, decay: float = 0.0) -> Step:
-    """A step along mean / (sqrt(square) + eps), both bias-corrected, and along so much of the weights themselves."""
-    value, g = problem.value_and_grad(w)
-    steps = state.steps + 1
-    mean = optimizer.beta1 * state.mean + (1 - optimizer.beta1) * g
-    square = optimizer.beta2 * state.square + (1 - optimizer.beta2) * g * g
-    root = np.sqrt(square / (1 - optimizer.beta2**steps))
-    direction = mean / (1 - optimizer.beta1**steps) / (root + optimizer.eps)
-    direction[..., :-1, :] += decay * w[..., :-1, :]  # the bias has no share in it
-    return Step(w - optimizer.lr * direction, Moments(mean, square, steps), value)
-
-
 @dataclass(frozen=True)
-class Adam:
-    """w <- w - lr * mean / (sqrt(square) + eps), both bias-corrected  (Kingma & Ba 2015, alg. 1).
+class _WithMoments:
+    """What adam and adamw have in common."""
 
-    >>> Adam(lr=0.1).step(problem, w, Adam().init(w)).w[0].round(3)  # a first step is as long as lr
-    array([-0.1,  0.1])
-    """
-
-    name: ClassVar[str] = "adam"
+    state: ClassVar[type] = Moments
     full_batch: ClassVar[bool] = False
     lr: float = 0.005
     beta1: float = 0.9
@@ -90,7 +75,8 @@ class Adam:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        _check_adam(self)
+        _check(self.lr, beta1=self.beta1, beta2=self.beta2)
+        require(0 < self.eps < math.inf, f"optimizer.eps must be finite and greater than 0, got {self.eps}.")
 
     def copies(self, problem: Problem, classes: int) -> int:
         return 18
@@ -98,12 +84,34 @@ class Adam:
     def init(self, w: Array) -> Moments:
         return Moments(np.zeros_like(w), np.zeros_like(w), 0)
 
-    def step(self, problem: Problem, w: Array, state: Moments) -> Step:
-        return _adam(self, problem, w, state)
+    def _moved(self, problem: Problem, w: Array, state: Moments, decay: float) -> Step:
+        """A step along mean / (sqrt(square) + eps), both bias-corrected, and along decay times the weights."""
+        value, g = problem.value_and_grad(w)
+        steps = state.steps + 1
+        mean = self.beta1 * state.mean + (1 - self.beta1) * g
+        square = self.beta2 * state.square + (1 - self.beta2) * g * g
+        root = np.sqrt(square / (1 - self.beta2**steps))
+        direction = mean / (1 - self.beta1**steps) / (root + self.eps)
+        direction[..., :-1, :] += decay * w[..., :-1, :]  # the bias has no share in it
+        return Step(w - self.lr * direction, Moments(mean, square, steps), value)
 
 
 @dataclass(frozen=True)
-class AdamW:
+class Adam(_WithMoments):
+    """w <- w - lr * mean / (sqrt(square) + eps), both bias-corrected  (Kingma & Ba 2015, alg. 1).
+
+    >>> Adam(lr=0.1).step(problem, w, Adam().init(w)).w[0].round(3)  # a first step is as long as lr
+    array([-0.1,  0.1])
+    """
+
+    name: ClassVar[str] = "adam"
+
+    def step(self, problem: Problem, w: Array, state: Moments) -> Step:
+        return self._moved(problem, w, state, decay=0.0)
+
+
+@dataclass(frozen=True)
+class AdamW(_WithMoments):
     """adam with w[:-1] <- (1 - lr weight_decay) w[:-1] beside its step  (Loshchilov & Hutter 2019, alg. 2).
 
     >>> AdamW(lr=0.1, weight_decay=0.5).step(problem, w + 1, AdamW().init(w)).w.round(3)
@@ -112,23 +120,12 @@ class AdamW:
     """
 
     name: ClassVar[str] = "adamw"
-    full_batch: ClassVar[bool] = False
-    lr: float = 0.005
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        _check_adam(self)
+        _WithMoments.__post_init__(self)
         ok = 0 <= self.weight_decay < math.inf
         require(ok, f"optimizer.weight_decay must be finite and at least 0, got {self.weight_decay}.")
 
-    def copies(self, problem: Problem, classes: int) -> int:
-        return 18
-
-    def init(self, w: Array) -> Moments:
-        return Moments(np.zeros_like(w), np.zeros_like(w), 0)
-
     def step(self, problem: Problem, w: Array, state: Moments) -> Step:
-        return _adam(self, problem, w, state, self.weight_decay)
+        return self._moved(problem, w, state, self.weight_decay)

@@ -44,7 +44,12 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Report:
-    """The state after an epoch, what was measured there, by name, and why a solver needs no more, or can do no more."""
+    """The state after an epoch, what was measured there, by name, and why a solver needs no more, or can do no more.
+
+    >>> report = next(fit(objective, Sgd(), data, None, TrainState.start(Sgd(), data), epochs=1))
+    >>> report.state.epoch, round(report.metrics["loss"], 3), report.converged
+    (1, 0.691, '')
+    """
 
     state: TrainState
     metrics: Mapping[str, float]

@@ -33,6 +33,7 @@ class Lbfgs:
     """
 
     name: ClassVar[str] = "lbfgs"
+    state: ClassVar[type] = State
     full_batch: ClassVar[bool] = True
     patience: ClassVar[float] = math.inf
     tol: float = 1e-6

@@ -20,7 +20,11 @@ TRIALS = 40
 
 
 class Trial(NamedTuple):
-    """A point of the line: the step t, E and its slope along the line there; point is None where E is not finite."""
+    """A point of the line: the step t, E and its slope along the line there; point is None where E is not finite.
+
+    >>> Trial(t=0.5, value=0.7, slope=-0.1, point=None).slope
+    -0.1
+    """
 
     t: float
     value: float
@@ -66,8 +70,8 @@ def armijo(line: Line, start: Trial, rounding: float) -> Evaluated | None:
         found = line(t)
         if _falls(found, start, rounding):
             break
-        if -t * start.slope < rounding:
-            return None  # what a shorter step could gain cannot be seen
+        if _hopeless(found, start, rounding):
+            return None
         t /= 2
     else:
         return None
@@ -82,28 +86,54 @@ def armijo(line: Line, start: Trial, rounding: float) -> Evaluated | None:
 def wolfe(line: Line, start: Trial, rounding: float) -> Evaluated | None:
     """A t that falls as for armijo and leaves at most 9/10 of the slope, so that a secant along the line is positive.
 
-    The step doubles until the minimum along the line is bracketed; the bracket then shrinks by the minimiser of the
-    cubic through both ends, kept inside its middle four fifths  (Nocedal & Wright 2006, alg. 3.5).
+    The strong Wolfe conditions  (Nocedal & Wright 2006, alg. 3.5). From t = 1 the step doubles until the minimum along
+    the line is bracketed; then ``_zoom`` looks inside.
 
     >>> line = lambda t: Trial(t, (t - 30) ** 2, 2 * (t - 30), t)  # the point is t itself
     >>> wolfe(line, line(0.0), rounding=0.0)
     4.0
     """
-    t, low, high = 1.0, start, None
-    for _ in range(TRIALS):
+    low, t = start, 1.0
+    for made in range(1, TRIALS + 1):
         found = line(t)
-        if not _falls(found, start, rounding):
-            if -t * start.slope < rounding:
-                return None
-            high = found
-        elif abs(found.slope) <= -LEFT * start.slope:
+        if _will_do(found, start, rounding):
             return found.point
-        elif found.slope > 0:
+        if _overshoots(found, start, rounding):
+            return _zoom(line, start, low, found, TRIALS - made, rounding)
+        low, t = found, 2 * t
+    return low.point
+
+
+def _zoom(line: Line, start: Trial, low: Trial, high: Trial, trials: int, rounding: float) -> Evaluated | None:
+    """The same between low, where E falls on, and high, which overshoots; low itself when the trials run out.
+
+    Nocedal & Wright 2006, alg. 3.6, with low always before high, and the minimiser of the cubic through both as trial.
+    """
+    while trials and not _hopeless(high, start, rounding):
+        trials -= 1
+        found = line(_between(low, high))
+        if _will_do(found, start, rounding):
+            return found.point
+        if _overshoots(found, start, rounding):
             high = found
         else:
             low = found
-        t = 2 * t if high is None else _between(low, high)
-    return low.point if low.t else None
+    return low.point if low.t and not _hopeless(high, start, rounding) else None
+
+
+def _will_do(trial: Trial, start: Trial, rounding: float) -> bool:
+    """The strong Wolfe conditions: E has fallen enough, and little of the slope is left."""
+    return _falls(trial, start, rounding) and abs(trial.slope) <= -LEFT * start.slope
+
+
+def _overshoots(trial: Trial, start: Trial, rounding: float) -> bool:
+    """Whether a minimum along the line lies before the trial: E has not fallen enough there, or rises."""
+    return not _falls(trial, start, rounding) or trial.slope > 0
+
+
+def _hopeless(trial: Trial, start: Trial, rounding: float) -> bool:
+    """Whether E has not fallen enough, and what a shorter step could gain cannot be seen."""
+    return not _falls(trial, start, rounding) and -trial.t * start.slope < rounding
 
 
 def _falls(trial: Trial, start: Trial, rounding: float) -> bool:
@@ -116,16 +146,20 @@ def _falls(trial: Trial, start: Trial, rounding: float) -> bool:
 
 
 def _between(low: Trial, high: Trial) -> float:
-    """The minimiser of the cubic with these values and slopes, inside the middle of the bracket; else its middle."""
-    a, b = low.t, high.t
-    inside = b - a
-    if math.isfinite(high.value) and math.isfinite(high.slope):
-        one = low.slope + high.slope - 3 * (low.value - high.value) / (a - b)
-        root = one * one - low.slope * high.slope
-        if root >= 0:
-            two = math.copysign(math.sqrt(root), inside)
-            bottom = high.slope - low.slope + 2 * two
-            if bottom != 0:
-                t = b - inside * (high.slope + two - one) / bottom
-                return float(min(max(t, a + 0.1 * inside), a + 0.9 * inside))
-    return a + inside / 2
+    """The minimiser of the cubic through both, kept inside the middle four fifths; the middle where it has none."""
+    length = high.t - low.t
+    t = _minimiser(low, high)
+    return low.t + length / 2 if t is None else float(min(max(t, low.t + 0.1 * length), low.t + 0.9 * length))
+
+
+def _minimiser(low: Trial, high: Trial) -> float | None:
+    """That of the cubic with the values and slopes of both, if there is one  (Nocedal & Wright 2006, eq. 3.59)."""
+    if not (math.isfinite(high.value) and math.isfinite(high.slope)):
+        return None
+    d1 = low.slope + high.slope - 3 * (low.value - high.value) / (low.t - high.t)
+    square = d1 * d1 - low.slope * high.slope
+    if not square >= 0:
+        return None
+    d2 = math.sqrt(square)
+    bottom = high.slope - low.slope + 2 * d2
+    return high.t - (high.t - low.t) * (high.slope + d2 - d1) / bottom if bottom != 0 else None

@@ -36,6 +36,7 @@ class Newton:
     """
 
     name: ClassVar[str] = "newton"
+    state: ClassVar[type] = State
     full_batch: ClassVar[bool] = True
     patience: ClassVar[float] = PATIENCE
     tol: float = 1e-6

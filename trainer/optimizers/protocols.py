@@ -12,7 +12,12 @@ from trainer.objective.view import Evaluated, View
 
 
 class After(NamedTuple):
-    """E and its derivative at the new w, in the view that a step took."""
+    """E and its derivative at the new w, in the view that a step took.
+
+    >>> step = Newton().step(problem, w, Newton().init(w))
+    >>> f"{step.after.here.value:.3f}, and it was {step.value:.3f}"
+    '0.646, and it was 0.693'
+    """
 
     view: View
     here: Evaluated
@@ -26,6 +31,9 @@ class Step(NamedTuple):
     converged, stalled why no more steps are needed, or can be made; at most one is not empty
     proof              how far w is from the minimum, where a solver has looked
     after              what it knows of the new w
+
+    >>> Step(w, state=None, value=0.7, converged="the gradient is zero").converged
+    'the gradient is zero'
     """
 
     w: Array
@@ -42,9 +50,14 @@ class Optimizer(Protocol):
 
     One with full_batch is a solver: it takes the problem of all rows, finds its own step length and says when it has
     converged. The others have a learning rate, the field lr, which a schedule scales.
+
+    >>> optimizer: Optimizer = Sgd(lr=1.0)
+    >>> optimizer.step(problem, w, state=optimizer.init(w)).w[0].round(3)
+    array([-0.25,  0.25])
     """
 
     name: ClassVar[str]
+    state: ClassVar[type]  # a NamedTuple, or numpy's array: the one class of states that a checkpoint holds for it
     full_batch: ClassVar[bool]
 
     def copies(self, problem: Problem, classes: int) -> int:

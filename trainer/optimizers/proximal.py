@@ -68,6 +68,10 @@ class Memory(NamedTuple):
     gap     the best certificate so far, and how many since brought none that is half of it
     looks
     here    what was evaluated at w, which can be computed again
+
+    >>> state = Fista().step(problem, w, Fista().init(w)).state
+    >>> state.steps.shape, state.changes.shape
+    ((1, 2, 2), (1, 2, 2))
     """
 
     scale: Array
@@ -92,6 +96,7 @@ class Fista:
     """
 
     name: ClassVar[str] = "fista"
+    state: ClassVar[type] = Memory
     full_batch: ClassVar[bool] = True
     tol: float = 1e-6
     gap: float = 1e-6
@@ -152,12 +157,12 @@ class Fista:
         return bool(solved) and -float(np.vdot(g, d)) / 2 <= self.gap * abs(here.value)
 
 
-class Moments(NamedTuple):
+class SecondMoment(NamedTuple):
     """The second moment M of the sample's u (D+1,D+1), or its diagonal (D+1,), and its inverse.
 
     In units of the diagonal, M's directions without any data count as 1e-8 instead of nothing.
 
-    >>> Moments(np.array([2.0]), np.array([0.5])).over(np.array([[4.0]]))
+    >>> SecondMoment(np.array([2.0]), np.array([0.5])).over(np.array([[4.0]]))
     array([[2.]])
     """
 
@@ -178,30 +183,30 @@ class Moments(NamedTuple):
         return self.moment if self.moment.ndim == 1 else np.diag(self.moment)
 
 
-def second_moment(view: View) -> Moments:
+def second_moment(view: View) -> SecondMoment:
     """That of a view's problem, which is the same at every step.
 
     >>> second_moment(problem.view(np.float64)).diagonal.round(3)
     array([1., 1.])
     """
-    found: Moments = view.moments(_moments)
+    found: SecondMoment = view.moments(_moments)
     return found
 
 
-def _moments(u: Any, weight: Array) -> Moments:
+def _moments(u: Any, weight: Array) -> SecondMoment:
     if not isinstance(u, np.ndarray) or u.shape[1] > DENSE:
         square = u.multiply(u) if hasattr(u, "multiply") else np.square(u)
         moment = np.asarray(square.T @ weight).ravel().astype(np.float64)
-        return Moments(moment, 1 / np.where(moment > 0, moment, 1.0))
+        return SecondMoment(moment, 1 / np.where(moment > 0, moment, 1.0))
     rows = u * np.sqrt(weight)[:, None]
     moment = rows.T @ rows
     unit = np.sqrt(np.diag(moment))
     unit = np.where(unit > 0, unit, 1.0)
     units = unit[:, None] * unit
-    return Moments(moment, np.linalg.inv(moment / units + 1e-8 * np.eye(len(unit))) / units)
+    return SecondMoment(moment, np.linalg.inv(moment / units + 1e-8 * np.eye(len(unit))) / units)
 
 
-class Inner(NamedTuple):
+class _Inner(NamedTuple):
     """FISTA's state on a model: u, the extrapolated point, the model's gradients at both, momentum t and 1/step."""
 
     u: Array
@@ -219,7 +224,7 @@ class _Model:
     h            (D+1,K), the diagonal of M x diag(c) + ridge, positive
     """
 
-    def __init__(self, view: View, moments: Moments, state: Memory) -> None:
+    def __init__(self, view: View, moments: SecondMoment, state: Memory) -> None:
         self.view, self.moments, self.state = view, moments, state
         h = moments.diagonal[:, None] * state.scale + view.ridge
         # A feature that is always zero has no curvature and no gradient either; any positive number will do.
@@ -302,7 +307,7 @@ class _Model:
         solved for.
         """
         enough = FORCING**2 * self.distance(v, g)
-        at = Inner(v, v, g, g, 1.0, 1.0)
+        at = _Inner(v, v, g, g, 1.0, 1.0)
         for count in range(1, INNER_STEPS + 1):
             new, g_new, size = self._forward_backward(v, g, at)
             if self.distance(new, g_new) <= enough:
@@ -313,15 +318,15 @@ class _Model:
                 if self._value(v, g, solved, g_solved) < self._value(v, g, new, g_new):
                     if self.distance(solved, g_solved) <= enough:
                         return solved
-                    at = Inner(solved, solved, g_solved, g_solved, 1.0, size)
+                    at = _Inner(solved, solved, g_solved, g_solved, 1.0, size)
                     continue
             t = 1.0 if float(np.sum(self.h * (new - at.ahead) * (new - at.u))) < 0 else at.t
             following = (1 + math.sqrt(1 + 4 * t**2)) / 2
             weight = (t - 1) / following
-            at = Inner(new, new + weight * (new - at.u), g_new, g_new + weight * (g_new - at.g_u), following, size)
+            at = _Inner(new, new + weight * (new - at.u), g_new, g_new + weight * (g_new - at.g_u), following, size)
         return at.u
 
-    def _forward_backward(self, v: Array, g: Array, at: Inner) -> tuple[Array, Array, float]:
+    def _forward_backward(self, v: Array, g: Array, at: _Inner) -> tuple[Array, Array, float]:
         """A gradient step and the soft threshold, with the model's gradient there and the size that it needed."""
         size = at.size
         while True:

@@ -11,7 +11,12 @@ from trainer.errors import require
 
 
 class Schedule(Protocol):
-    """What every schedule brings."""
+    """What every schedule brings.
+
+    >>> schedule: Schedule = Cosine()
+    >>> round(schedule(t=5.0, epochs=10), 3)  # half of the way
+    0.5
+    """
 
     name: ClassVar[str]
 

@@ -21,12 +21,8 @@ from trainer.arrays import Array
 from trainer.errors import ConfigError, DataError, FileError, TrainerError
 from trainer.objective.preconditioner import Preconditioner
 from trainer.objective.view import Evaluated
-from trainer.optimizers.auto import Turn
-from trainer.optimizers.descent import State
-from trainer.optimizers.first_order import Moments
+from trainer.optimizers import OPTIMIZERS, Optimizer
 from trainer.optimizers.fit import TrainState
-from trainer.optimizers.protocols import Optimizer
-from trainer.optimizers.proximal import Memory
 from trainer.runs import archive
 from trainer.runs.outputs import check_plain, writing
 from trainer.runs.text import flat
@@ -220,9 +216,9 @@ def encode(value: Any, arrays: list[Array]) -> Any:
         arrays.append(np.asarray(value))
         return {"array" if isinstance(value, np.ndarray) else "scalar": len(arrays) - 1}
     name = type(value).__name__
-    if isinstance(value, tuple) and (name == "tuple" or STATES.get(name) is type(value)):
+    if isinstance(value, tuple) and (name == "tuple" or _states().get(name) is type(value)):
         return {name: [encode(item, arrays) for item in value]}
-    raise TypeError(f"A checkpoint cannot hold a {name}; add it to the states of trainer.runs.checkpoint.")
+    raise TypeError(f"A checkpoint cannot hold a {name}; an optimizer names the class of its states in state.")
 
 
 def decode(node: Any, arrays: Sequence[Array]) -> Any:
@@ -235,10 +231,12 @@ def decode(node: Any, arrays: Sequence[Array]) -> Any:
     if name in ("array", "scalar"):
         return arrays[content] if name == "array" else arrays[content][()]
     items = [decode(item, arrays) for item in content]
-    return tuple(items) if name == "tuple" else STATES[name](*items)
+    return tuple(items) if name == "tuple" else _states()[name](*items)
 
 
-STATES: dict[str, Callable[..., Any]] = {cls.__name__: cls for cls in (Moments, State, Memory, Turn)}  # and no others
+def _states() -> dict[str, type]:
+    """The classes that the states of the optimisers are of, where those are tuples; no others are ever made."""
+    return {cls.state.__name__: cls.state for cls in OPTIMIZERS.values() if issubclass(cls.state, tuple)}
 
 
 def _rows(table: Any) -> list[dict[str, float]]:

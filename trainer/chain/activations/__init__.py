@@ -8,23 +8,17 @@ A class with a ``name`` in one of these modules is in ACTIVATIONS.
 """
 
 from trainer.chain.activations import elementwise, normalized, softmax, sparse
-from trainer.chain.activations.base import RANGES as RANGES
-from trainer.chain.activations.base import Activation as Activation
-from trainer.chain.activations.base import LogActivation as LogActivation
-from trainer.chain.activations.elementwise import Identity as Identity
-from trainer.chain.activations.elementwise import Sigmoid as Sigmoid
-from trainer.chain.activations.elementwise import Tanh as Tanh
-from trainer.chain.activations.normalized import NormalizedSigmoid as NormalizedSigmoid
-from trainer.chain.activations.normalized import Spherical as Spherical
-from trainer.chain.activations.normalized import Taylor as Taylor
-from trainer.chain.activations.softmax import LogSoftmax as LogSoftmax
-from trainer.chain.activations.softmax import Softmax as Softmax
-from trainer.chain.activations.softmax import log_softmax as log_softmax
-from trainer.chain.activations.softmax import shifted_exp as shifted_exp
-from trainer.chain.activations.softmax import softmax_and_complement as softmax_and_complement
-from trainer.chain.activations.softmax import softmax_three_ways as softmax_three_ways
-from trainer.chain.activations.sparse import Entmax as Entmax
-from trainer.chain.activations.sparse import Sparsemax as Sparsemax
+from trainer.chain.activations.base import RANGES, Activation
+from trainer.chain.activations.elementwise import Identity, Sigmoid, Tanh
+from trainer.chain.activations.normalized import NormalizedSigmoid, Spherical, Taylor
+from trainer.chain.activations.softmax import LogSoftmax, Softmax
+from trainer.chain.activations.sparse import Entmax, Sparsemax
 from trainer.chain.known import parts
+
+__all__ = ["ACTIVATIONS", "RANGES", "Activation"]
+__all__ += ["Identity", "Sigmoid", "Tanh"]
+__all__ += ["NormalizedSigmoid", "Spherical", "Taylor"]
+__all__ += ["LogSoftmax", "Softmax"]
+__all__ += ["Entmax", "Sparsemax"]
 
 ACTIVATIONS: dict[str, type[Activation]] = parts(softmax, elementwise, sparse, normalized)

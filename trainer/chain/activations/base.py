@@ -1,12 +1,20 @@
 """What an activation is, what its rows may be, and the two helpers that several of them share."""
 
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol
 
 from trainer.arrays import Array, namespace
 
 
 class Activation(Protocol):
-    """What every activation brings; hyper-parameters are fields, so the repr is the call."""
+    """What every activation brings; hyper-parameters are fields, so the repr is the call.
+
+    Where its logarithm is known without taking it, and so is exact however small a is, it brings ``log``, which gives
+    log a (N,K) for z, and ``log_vjp``, which gives dl_dz (N,K) for z and h = dl/dlog a (N,K).
+
+    >>> activation: Activation = Identity()  # a = z, and da_dz is the identity
+    >>> activation(z), activation.vjp(z, a=z, dl_da=y)
+    (array([[ 2.,  1., -1.]]), array([[1., 0., 0.]]))
+    """
 
     name: ClassVar[str]
     range: ClassVar[str]  # a key of RANGES
@@ -21,17 +29,6 @@ class Activation(Protocol):
         """dl_dz (N,K) with dl_dz[n,k] = sum_j dl_da[n,j] da_dz[n,j,k]."""
 
 
-@runtime_checkable
-class LogActivation(Protocol):
-    """An activation whose logarithm is known without taking it, and so is exact however small a is."""
-
-    def log(self, z: Array) -> Array:
-        """log a (N,K)."""
-
-    def log_vjp(self, z: Array, h: Array) -> Array:
-        """dl_dz (N,K) from h = dl/dlog a (N,K)."""
-
-
 RANGES = {
     "simplex": "rows of positive numbers that sum to one",
     "sparse_simplex": "rows that sum to one and may hold exact zeros",
@@ -43,12 +40,21 @@ RANGES = {
 
 
 def diagonal(d: Array) -> Array:
-    """diag(d_n) for every row: (N,K) to (N,K,K)."""
+    """diag(d_n) for every row: (N,K) to (N,K,K).
+
+    >>> diagonal(np.array([[2.0, 3.0]]))
+    array([[[2., 0.],
+            [0., 3.]]])
+    """
     xp = namespace(d)
     return d[..., :, None] * xp.eye(d.shape[-1], dtype=d.dtype)
 
 
 def x_log_x(a: Array) -> Array:
-    """a log a, zero at zero."""
+    """a log a, zero at zero.
+
+    >>> x_log_x(np.array([0.0, 1.0, np.e]))
+    array([0.        , 0.        , 2.71828183])
+    """
     xp = namespace(a)
     return xp.where(a > 0, a * xp.log(xp.where(a > 0, a, 1.0)), 0.0)

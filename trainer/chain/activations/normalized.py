@@ -1,7 +1,4 @@
-"""Activations whose rows are f(z) / sum f(z) for another f than exp: taylor, spherical and normalized_sigmoid.
-
-Each is softmax(u) at u = log f(z), whatever f > 0; so its methods are those of softmax at u, times du/dz = (log f)'(z).
-"""
+"""Activations whose rows are f(z) / sum f(z) for another f than exp: taylor, spherical and normalized_sigmoid."""
 
 import math
 from dataclasses import dataclass
@@ -13,34 +10,33 @@ from trainer.chain.activations.softmax import Softmax
 from trainer.errors import require
 
 
-class _LogF(Protocol):
-    def log_f(self, z: Array) -> Array: ...
+class _Normalized(Protocol):
+    """softmax(u) at u = log f(z), for whatever f > 0: so the methods are those of softmax at u, times (log f)'(z)."""
 
-    def slope(self, z: Array) -> Array: ...
+    def log_f(self, z: Array) -> Array:
+        """log f(z) (N,K)."""
 
+    def slope(self, z: Array) -> Array:
+        """(log f)'(z) (N,K)."""
 
-def _call(self: _LogF, z: Array) -> Array:
-    return Softmax()(self.log_f(z))
+    def __call__(self, z: Array) -> Array:
+        return Softmax()(self.log_f(z))
 
+    def jacobian(self, z: Array, a: Array) -> Array:
+        return Softmax().jacobian(z, a) * self.slope(z)[..., None, :]
 
-def _jacobian(self: _LogF, z: Array, a: Array) -> Array:
-    return Softmax().jacobian(z, a) * self.slope(z)[..., None, :]
+    def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
+        return Softmax().vjp(z, a, dl_da) * self.slope(z)
 
+    def log(self, z: Array) -> Array:
+        return Softmax().log(self.log_f(z))
 
-def _vjp(self: _LogF, z: Array, a: Array, dl_da: Array) -> Array:
-    return Softmax().vjp(z, a, dl_da) * self.slope(z)
-
-
-def _log(self: _LogF, z: Array) -> Array:
-    return Softmax().log(self.log_f(z))
-
-
-def _log_vjp(self: _LogF, z: Array, h: Array) -> Array:
-    return Softmax().log_vjp(self.log_f(z), h) * self.slope(z)
+    def log_vjp(self, z: Array, h: Array) -> Array:
+        return Softmax().log_vjp(self.log_f(z), h) * self.slope(z)
 
 
 @dataclass(frozen=True)
-class Taylor:
+class Taylor(_Normalized):
     """a = f / sum f with f(z) = 1 + z + z^2/2 >= 1/2, the second-order softmax  (de Brebisson & Vincent 2016).
 
     Not invariant to a shift, not monotone: f falls up to z = -1, where its gradient is zero.
@@ -53,22 +49,14 @@ class Taylor:
     range: ClassVar[str] = "simplex"
 
     def log_f(self, z: Array) -> Array:
-        """log f(z) (N,K)."""
         return namespace(z).log1p(z * (1 + z / 2))
 
     def slope(self, z: Array) -> Array:
-        """(log f)'(z) (N,K)."""
         return (1 + z) / (1 + z * (1 + z / 2))
-
-    __call__ = _call
-    jacobian = _jacobian
-    vjp = _vjp
-    log = _log
-    log_vjp = _log_vjp
 
 
 @dataclass(frozen=True)
-class Spherical:
+class Spherical(_Normalized):
     """a = f / sum f with f(z) = z^2 + epsilon, the spherical softmax  (de Brebisson & Vincent 2016).
 
     Blind to signs, and flat at z = 0, so that a training has to start elsewhere; epsilon > 0 keeps a positive.
@@ -88,22 +76,14 @@ class Spherical:
         require(ok, f"activation.epsilon must be finite and greater than 0, got {self.epsilon}.")
 
     def log_f(self, z: Array) -> Array:
-        """log f(z) (N,K)."""
         return namespace(z).log(z * z + self.epsilon)
 
     def slope(self, z: Array) -> Array:
-        """(log f)'(z) (N,K)."""
         return 2 * z / (z * z + self.epsilon)
-
-    __call__ = _call
-    jacobian = _jacobian
-    vjp = _vjp
-    log = _log
-    log_vjp = _log_vjp
 
 
 @dataclass(frozen=True)
-class NormalizedSigmoid:
+class NormalizedSigmoid(_Normalized):
     """a = f / sum f with f(z) = 1 / (1 + exp(-z)): what one-versus-rest classifiers call their probabilities.
 
     >>> NormalizedSigmoid()(np.array([2.0, 1.0, -1.0])).round(3)
@@ -114,16 +94,8 @@ class NormalizedSigmoid:
     range: ClassVar[str] = "simplex"
 
     def log_f(self, z: Array) -> Array:
-        """log f(z) (N,K)."""
         xp = namespace(z)
         return xp.where(z < 0, z, 0.0) - xp.log1p(xp.exp(-xp.abs(z)))
 
     def slope(self, z: Array) -> Array:
-        """(log f)'(z) (N,K)."""
         return Sigmoid()(-z)
-
-    __call__ = _call
-    jacobian = _jacobian
-    vjp = _vjp
-    log = _log
-    log_vjp = _log_vjp

@@ -10,7 +10,7 @@ from trainer.chain.activations.base import diagonal, x_log_x
 from trainer.errors import require
 
 
-def log_softmax(z: Array) -> Array:
+def _log_softmax(z: Array) -> Array:
     """z_k - log sum_j exp z_j (N,K), exact also where the largest score stands far above the others.
 
     With m = max z and R the sum of exp(z_j - m) over all j but one maximum, it is (z_k - m) - log1p(R): two numbers
@@ -21,13 +21,12 @@ def log_softmax(z: Array) -> Array:
     return d - xp.log1p(rest)
 
 
-def softmax_and_complement(z: Array) -> tuple[Array, Array]:
-    """softmax(z) and 1 - softmax(z), both (N,K) and both to full relative accuracy."""
-    return softmax_three_ways(z)[1:]
-
-
 def softmax_three_ways(z: Array) -> tuple[Array, Array, Array]:
-    """log softmax(z), softmax(z) and 1 - softmax(z), each (N,K), from one exponential."""
+    """log softmax(z), softmax(z) and 1 - softmax(z), each (N,K) to full relative accuracy, from one exponential.
+
+    >>> softmax_three_ways(np.array([40.0, 0.0]))[2]  # where 1 - a would be zero
+    array([4.24835426e-18, 1.00000000e+00])
+    """
     xp = namespace(z)
     d, e, rest = _shifted(z)
     a = e / (1 + rest)
@@ -48,6 +47,9 @@ def shifted_exp(z: Array, top: Array) -> tuple[Array, Array]:
     """d = z - top rounded, and exp(z - top) as if it were not: e^d (1 + what the rounding of d lost)  (N,K).
 
     Near -700 the rounding of d alone would cost e^d two to three digits. The lost part is Knuth's two-sum.
+
+    >>> shifted_exp(np.array([2.0, 1.0]), np.array(2.0))
+    (array([ 0., -1.]), array([1.        , 0.36787944]))
     """
     xp = namespace(z)
     d = z - top
@@ -59,14 +61,8 @@ def shifted_exp(z: Array, top: Array) -> tuple[Array, Array]:
 
 def _log_pull_back(z: Array, h: Array) -> Array:
     """h - a * sum h (N,K) for a = softmax(z), as h_k (1 - a_k) - a_k sum_{j != k} h_j: confident rows do not cancel."""
-    a, rest = softmax_and_complement(z)
+    _, a, rest = softmax_three_ways(z)
     return h * rest - a * others(h)
-
-
-def _softmax(z: Array) -> Array:
-    xp = namespace(z)
-    _, e = shifted_exp(z, xp.max(z, axis=-1, keepdims=True))
-    return e / xp.sum(e, axis=-1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,9 @@ class Softmax:
         require(ok, f"activation.temperature must be finite and greater than 0, got {self.temperature}.")
 
     def __call__(self, z: Array) -> Array:
-        return _softmax(z / self.temperature)
+        xp, scores = namespace(z), z / self.temperature
+        _, e = shifted_exp(scores, xp.max(scores, axis=-1, keepdims=True))
+        return e / xp.sum(e, axis=-1, keepdims=True)
 
     def jacobian(self, z: Array, a: Array) -> Array:
         return (diagonal(a) - a[..., :, None] * a[..., None, :]) * (1 / self.temperature)
@@ -99,7 +97,7 @@ class Softmax:
         return a * inside * (1 / self.temperature)
 
     def log(self, z: Array) -> Array:
-        return log_softmax(z / self.temperature)
+        return _log_softmax(z / self.temperature)
 
     def log_vjp(self, z: Array, h: Array) -> Array:
         return _log_pull_back(z / self.temperature, h) / self.temperature
@@ -151,7 +149,7 @@ class LogSoftmax:
     logarithm_of: ClassVar[Softmax] = Softmax()
 
     def __call__(self, z: Array) -> Array:
-        return log_softmax(z)
+        return _log_softmax(z)
 
     def jacobian(self, z: Array, a: Array) -> Array:
         xp = namespace(z)

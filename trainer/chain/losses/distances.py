@@ -7,31 +7,27 @@ from trainer.arrays import Array, namespace
 from trainer.chain.losses.base import residual_log, row_sum
 
 
-class Distance(Protocol):
-    """A loss of the residual alone."""
+class _Distance(Protocol):
+    """A loss of the residual r = a - y alone."""
 
     def of_residual(self, r: Array) -> tuple[Array, Array]:
-        """The loss (N,) of r = a - y (N,K), and its derivative by r (N,K)."""
+        """The loss (N,) of r (N,K), and its derivative by r (N,K)."""
 
+    def value(self, a: Array, y: Array) -> Array:
+        return self.of_residual(a - y)[0]
 
-def _value(self: Distance, a: Array, y: Array) -> Array:
-    return self.of_residual(a - y)[0]
+    def grad(self, a: Array, y: Array) -> Array:
+        return self.of_residual(a - y)[1]
 
+    def value_log(self, log_a: Array, y: Array) -> Array:
+        return self.of_residual(residual_log(log_a, y))[0]
 
-def _grad(self: Distance, a: Array, y: Array) -> Array:
-    return self.of_residual(a - y)[1]
-
-
-def _value_log(self: Distance, log_a: Array, y: Array) -> Array:
-    return self.of_residual(residual_log(log_a, y))[0]
-
-
-def _grad_log(self: Distance, log_a: Array, y: Array) -> Array:
-    return namespace(log_a).exp(log_a) * self.of_residual(residual_log(log_a, y))[1]
+    def grad_log(self, log_a: Array, y: Array) -> Array:
+        return namespace(log_a).exp(log_a) * self.of_residual(residual_log(log_a, y))[1]
 
 
 @dataclass(frozen=True)
-class Brier:
+class Brier(_Distance):
     """sum_k (a_k - y_k)^2 for each row, the factor one as in Brier's score.  a (N,K) probabilities, y (N,K) >= 0.
 
     >>> Brier().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
@@ -47,14 +43,9 @@ class Brier:
     def of_residual(self, r: Array) -> tuple[Array, Array]:
         return row_sum(r * r), 2 * r
 
-    value = _value
-    grad = _grad
-    value_log = _value_log
-    grad_log = _grad_log
-
 
 @dataclass(frozen=True)
-class SquaredError:
+class SquaredError(_Distance):
     """1/2 sum_k (a_k - y_k)^2 for each row: least squares.  a (N,K) real, y (N,K).
 
     >>> SquaredError().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
@@ -71,14 +62,9 @@ class SquaredError:
     def of_residual(self, r: Array) -> tuple[Array, Array]:
         return row_sum(r * r) / 2, r
 
-    value = _value
-    grad = _grad
-    value_log = _value_log
-    grad_log = _grad_log
-
 
 @dataclass(frozen=True)
-class MeanAbsoluteError:
+class MeanAbsoluteError(_Distance):
     """sum_k |a_k - y_k| for each row; at the kink a_k = y_k the subgradient is zero.  a (N,K) real, y (N,K).
 
     >>> MeanAbsoluteError().value(np.array([0.8, 0.2]), np.array([0.0, 1.0])).round(3)
@@ -95,10 +81,6 @@ class MeanAbsoluteError:
     def of_residual(self, r: Array) -> tuple[Array, Array]:
         xp = namespace(r)
         return row_sum(xp.abs(r)), xp.sign(r)
-
-    value = _value
-    grad = _grad
-    value_log = _value_log
 
     def grad_log(self, log_a: Array, y: Array) -> Array:
         xp = namespace(log_a)
