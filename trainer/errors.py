@@ -91,6 +91,11 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
+def counted(number: int, noun: str) -> str:
+    """1 epoch, 2 epochs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, without its full stop."""
     return str(error).strip().split("\n")[0].rstrip(".")

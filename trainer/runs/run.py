@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trainer.errors import ConfigError, Diverged, require
+from trainer.errors import ConfigError, Diverged, counted, require
 from trainer.objective.certificate import Certificate
 from trainer.objective.objective import Objective
 from trainer.optimizers.fit import Report, TrainState, fit, just_enough
@@ -24,7 +24,7 @@ from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.config import Settings
 from trainer.runs.lock import Lock, claim, move_log
 from trainer.runs.outputs import read_record, remove_parts, shorter
-from trainer.runs.parts import assemble, headline
+from trainer.runs.parts import Parts, assemble, headline
 from trainer.runs.progress import RowBar
 from trainer.runs.schema import build
 from trainer.runs.training import Ending, Point, Result, Training, prepared, summary
@@ -81,12 +81,13 @@ def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None 
     with Lock(folder) as lock:
         record = read_record(folder)  # another process may have finished it just now
         done = int(record.get("epochs", 0))
+        _check_epochs(folder, settings, parts, done)
         over = record.get("converged") or parts.path
         ended = record["status"] == "stopped" or (record["status"] == "finished" and over)
         if ended or (record["status"] == "finished" and done >= settings.epochs):
             why = f": {record['reason']}" if record.get("reason") else ""
             way = "" if ended else " Raise epochs to go on."
-            length = f"{len(parts.path)} strengths" if parts.path else f"{done} epochs"
+            length = counted(len(parts.path), "strength") if parts.path else counted(done, "epoch")
             log.info(f"{shorter(folder)} is already finished, after {length}{why or '.'}{way}")
             return None
         remove_parts(folder)
@@ -99,6 +100,8 @@ def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None 
         found = checkpoint.latest(folder, training.check)
         if found is None and record["status"] == "finished":
             raise ConfigError(f"{folder} has finished without a checkpoint, so it cannot go on; start a new run.")
+        if found is not None:  # a run that was killed has done more than its record says
+            _check_epochs(folder, settings, parts, found.state.epoch)
         log.info(headline(parts, settings))
         if found is None:
             log.info(f"{shorter(folder)} has no checkpoint yet, so it starts anew.")
@@ -112,6 +115,15 @@ def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None 
                     stacklevel=1,
                 )
         return _go(training, found)
+
+
+def _check_epochs(folder: Path, settings: Settings, parts: Parts, done: int) -> None:
+    """Refuses fewer epochs than a run has done; along a path they are the most of each strength."""
+    if not parts.path and settings.epochs < done:
+        raise ConfigError(
+            f"{folder} has done {counted(done, 'epoch')} already, more than epochs={settings.epochs}. "
+            f"Take {done} or more, or start a new run."
+        )
 
 
 @dataclass
@@ -278,7 +290,7 @@ def _finish(course: Course, status: str, failure: BaseException | None) -> Resul
         files.insert(0, path.write_coefficients(folder / "coefficients.csv", points, *names))
         if pictured:
             files.append(path.draw(folder / "path.png", points, *names, training.title(), end.missed))
-        log.info(f"{len(points)} strengths in {seconds:.2f} s; {end.said}")
+        log.info(f"{counted(len(points), 'strength')} in {seconds:.2f} s; {end.said}")
     elif pictured:
         files += training.draw(rows, end.state)
     evaluations = training.evaluate(end.state) if status in ("finished", "stopped") else {}
