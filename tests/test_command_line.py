@@ -23,8 +23,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import trainer.commands.train
 from tests.test_run import SETTINGS
+from trainer import __version__
 from trainer.chain.strategies import GRADIENTS
-from trainer.commands import main
+from trainer.commands import COMMANDS, main
 from trainer.runs.config import Settings, config_folder
 from trainer.runs.model import Model
 from trainer.runs.run import run
@@ -270,7 +271,9 @@ NAMES = [
     ("+optimizer.lrr=1", ["optimizer.lrr", "did you mean lr?", "lr, momentum, nesterov"]),
     ("optimizer=adam optimizer.momentum=0.5", ["optimizer.momentum"]),
     ("data.path=x.csv", ["data.path"]),
-    ("loss=ce,brier", ["loss=ce,brier"]),
+    ("loss=ce,brier", ["loss=ce,brier has several values. Add -m"]),
+    ("seed=range(3)", ["seed=range(3) has several values. Add -m"]),
+    ("loss=ce -m loss=brier,sofmax", ["loss=sofmax is not known"]),
     ("loss", ["'loss'"]),
     ("--epoch=3", ["--epoch=3"]),
 ]
@@ -611,6 +614,37 @@ def test_help_names_every_group_option_and_key(call):
     for key in {field.name for field in fields(Settings)} - groups:
         assert f"\n  {key}=" in outcome.out
     assert len(re.findall(r"^  python -m trainer ", outcome.out, re.MULTILINE)) == 4
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_the_version_of_the_project_and_has_a_help(call, name):
+    assert call("--version", name=name)[:2] == (0, f"softmax-trainer {__version__}\n")
+    assert call(name, "--version")[:2] == (0, f"softmax-trainer {__version__}\n")
+    outcome = call("--help", name=name)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"python -m trainer{'' if name == 'train' else f'.{name}'}" in outcome.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["pairs"], ["check"], ["--help"], ["--version"], ["explain"], ["epochs=1", "plots=false"], ["--cfg", "job"]],
+    ids=" ".join,
+)
+def test_a_reader_who_leaves_as_head_does_is_no_error(call, words, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as left:
+        monkeypatch.setattr(sys, "stdout", left)
+        outcome = call(*words)
+    assert (outcome.code, outcome.err) == (0, "")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("words", ["loss=ce,brier -m", "activation=softmax loss=ce -m loss=ce,brier"])
+def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path, words):
+    outcome = command(*words.split(), "epochs=1", cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [report(folder)["config"]["loss"]["name"] for folder in folders(tmp_path)] == ["ce", "brier"]
 
 
 EXAMPLES = re.findall(r"python -m trainer ((?!-m).*)", trainer.commands.train.HELP)

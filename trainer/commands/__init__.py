@@ -14,6 +14,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
+from trainer import __version__
 from trainer.errors import FileError, TrainerError, first_line
 from trainer.runs.interrupts import Terminated, importing, signals
 from trainer.runs.text import printable
@@ -43,6 +44,9 @@ def _prepare() -> None:
 def _run(name: str) -> int:
     """The exit code of a command; whatever goes wrong is a sentence on stderr."""
     try:
+        if "--version" in sys.argv[1:]:
+            print(f"softmax-trainer {__version__}")
+            return 0
         _check_memory()
         _check_working_folder()
         with importing():

@@ -2,13 +2,13 @@
 
 import os
 import re
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
+from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -38,12 +38,14 @@ def perform(
         print(text.replace("{choices}", choices()))
         return
     with explained(config_name):
-        if any(word.startswith("-") for word in words):
-            if check_given(words).multirun:
-                register()
-            hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(task)()
-        else:
-            single(task, config_name, words)
+        if not any(word.startswith("-") for word in words):
+            return single(task, config_name, words)
+        parser = _parser()
+        given = check_given(parser.parse_intermixed_args(words))  # flags may stand anywhere
+        if given.multirun:
+            register()
+        hydra.version.setbase("1.3")
+        _run_hydra(given, parser, task, str(config_folder()), config_name)
 
 
 @contextmanager
@@ -58,17 +60,21 @@ def explained(config_name: str) -> Iterator[None]:
         raise ConfigError(unreadable(error)) from None
 
 
-def check_given(words: list[str]) -> Namespace:
-    """The flags among the words, parsed; ConfigError for a wrong one, and for an override that may not be."""
+def _parser() -> ArgumentParser:
+    """Hydra's, which refuses in our words."""
 
     def refuse(message: str) -> NoReturn:
         raise ConfigError(
             f"{message[0].upper()}{message[1:]}. Keys take no dashes, as in epochs=10; see --help and --hydra-help."
         )
 
-    parser = get_args_parser()
+    parser: ArgumentParser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    given = parser.parse_args(words)
+    return parser
+
+
+def check_given(given: Namespace) -> Namespace:
+    """The flags and overrides; ConfigError for what may not be, or not together."""
     check_flags(given)
     if not given.shell_completion:
         check_overrides(given.overrides, options())
@@ -126,6 +132,11 @@ def explain(error: Exception, config_name: str) -> str:
         near = _neighbours(key, config_name)
         return f"There is no key {key}{suggest(key, near)} " + (
             f"Its neighbours: {listed(near)}." if near else "See --cfg job."
+        )
+    if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^\n]*)'", str(error)):
+        return (
+            f"{several[1]} has several values. Add -m to try each in a run of its own; a value with a comma needs two "
+            "kinds of quotes, as in 'data.path=\"a,b.csv\"'."
         )
     cause = error.__cause__
     detail = f" ({first_line(cause)})" if isinstance(cause, OmegaConfBaseException) else ""
