@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from trainer import __version__
+from trainer.commands.words import as_meant
 from trainer.errors import FileError, TrainerError, first_line
 from trainer.runs.interrupts import Terminated, importing, signals
 from trainer.runs.text import printable
@@ -52,7 +53,7 @@ def _run(name: str) -> int:
         with importing():
             command: Callable[[list[str]], int | None] = import_module(f"trainer.commands.{name}").main
         with signals():
-            return command(sys.argv[1:]) or 0
+            return command(as_meant(name, sys.argv[1:])) or 0
     except (Exception, KeyboardInterrupt) as error:
         ending = _ending(error)
         if ending is None:

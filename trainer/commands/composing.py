@@ -5,20 +5,22 @@ import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from trainer.errors import ConfigError, choose, first_line, listed, suggest
+from trainer.commands.keys import unknown_key
+from trainer.errors import ConfigError, choose, first_line
 from trainer.runs.config import config_folder, options
-from trainer.runs.overrides import check_flags, check_folder, check_overrides
+from trainer.runs.overrides import check_flags, check_folder, check_overrides, values_of
 
 Task = Callable[[DictConfig], None]
 
@@ -37,7 +39,7 @@ def perform(
     if {"--help", "-h"} & set(words):
         print(text.replace("{choices}", choices()))
         return
-    with explained(config_name):
+    with explained(config_name, words):
         if not any(word.startswith("-") for word in words):
             return single(task, config_name, words)
         parser = _parser()
@@ -49,13 +51,13 @@ def perform(
 
 
 @contextmanager
-def explained(config_name: str) -> Iterator[None]:
-    """Makes ConfigError of what Hydra, OmegaConf and YAML say."""
+def explained(config_name: str, words: list[str]) -> Iterator[None]:
+    """Makes ConfigError of what Hydra, OmegaConf and YAML say of the words."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, so that the sentence can be ours
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, config_name)) from None
+        raise ConfigError(explain(error, config_name, words)) from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(unreadable(error)) from None
 
@@ -111,7 +113,7 @@ def choices() -> str:
     return "\n".join(f"  {group:<12} {', '.join(names)}" for group, names in options().items())
 
 
-def explain(error: Exception, config_name: str) -> str:
+def explain(error: Exception, config_name: str, words: list[str]) -> str:
     """Hydra's and OmegaConf's errors in our words: the value, the reason and the way out."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
@@ -126,13 +128,8 @@ def explain(error: Exception, config_name: str) -> str:
             f"{error.override!r} cannot be read as key=value. Put a value with other than plain letters in two "
             f"kinds of quotes, as in 'data.path=\"größe.csv\"'; see --help."
         )
-    unknown = re.match(r"Could not override '([^']*)'", str(error))
-    if unknown:
-        key = unknown[1]
-        near = _neighbours(key, config_name)
-        return f"There is no key {key}{suggest(key, near)} " + (
-            f"Its neighbours: {listed(near)}." if near else "See --cfg job."
-        )
+    if unknown := re.match(r"Could not override '([^']*)'", str(error)):
+        return unknown_key(unknown[1], config_name, _named(words))
     if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^\n]*)'", str(error)):
         return (
             f"{several[1]} has several values. Add -m to try each in a run of its own; a value with a comma needs two "
@@ -156,10 +153,14 @@ def unreadable(error: YAMLError | UnicodeDecodeError) -> str:
     return f"{first_line(error)}. Correct the file."
 
 
-def _neighbours(key: str, config_name: str) -> list[str]:
-    """The keys of the default configuration in the same group as a wrong one, in dots."""
-    group = key.rpartition(".")[0]
-    config = composed(config_name, [])
-    node = OmegaConf.select(config, group) if group else config
-    names = [str(name) for name in node] if isinstance(node, DictConfig) else []
-    return [f"{group}.{name}" if group else name for name in names if name not in ("name", "hydra")]
+def _named(words: list[str]) -> dict[str, list[Any]]:
+    """The options that the words name, by their groups; several in a sweep, and of callbacks."""
+    overrides = OverridesParser.create().parse_overrides(
+        [word for word in words if "=" in word and not word.startswith("-")]
+    )
+    return {
+        override.key_or_group: [
+            name for value in values_of(override) for name in (value if isinstance(value, list) else [value])
+        ]
+        for override in overrides
+    }
