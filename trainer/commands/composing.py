@@ -125,8 +125,8 @@ def explain(error: Exception, config_name: str, words: list[str]) -> str:
             return str(sentence)
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override!r} cannot be read as key=value. Put a value with other than plain letters in two "
-            f"kinds of quotes, as in 'data.path=\"größe.csv\"'; see --help."
+            f"{error.override!r} cannot be read as key=value. Put a text with other than plain letters in two "
+            f"kinds of quotes, as in 'data.path=\"a,b.csv\"'; see --help."
         )
     if unknown := re.match(r"Could not override '([^']*)'", str(error)):
         return unknown_key(unknown[1], config_name, _named(words))
