@@ -527,9 +527,10 @@ def test_the_home_folder_may_be_written_as_a_tilde(call, tmp_path, monkeypatch):
     assert call("resume=~/run", "epochs=3").code == 0
     assert report(home / "run")["epochs"] == 3
     assert call("model=~/run/model.npz", *data, "output=~/out.csv", name="predict").code == 0
+    assert call("model=~/run", *data, "output=~/worth", "plots=false", name="evaluate").code == 0
     assert call("output=~/explained.png", name="explain").code == 0
     assert call(str(home / "run"), "output=~/report", name="report").code == 0
-    assert {"run", "out.csv", "explained.png", "report"} <= {path.name for path in home.iterdir()}
+    assert {"run", "out.csv", "worth", "explained.png", "report"} <= {path.name for path in home.iterdir()}
     assert str(home / "none") in call("resume=~/none", name="sweep").err
     assert not (tmp_path / "~").exists()
 

@@ -45,7 +45,7 @@ OTHER_NAMES = {  # of the field, by our words for them, for hints; where one has
     "random_state": "seed",
     "ridge": "l2",
     "step_decay": "step",
-    "test_size": "valid_fraction",
+    "test_size": "valid_fraction test_fraction",
     "validation_split": "valid_fraction",
     "weight_decay": "l2",
 }

@@ -6,10 +6,10 @@ import re
 from trainer.runs.text import grammar
 
 PATHS = (
-    *("data.path", "data.target", "model", "output", "resume"),
+    *("data.path", "data.target", "data.test_path", "model", "output", "resume"),
     *("hydra.run.dir", "hydra.sweep.dir", "callbacks.mlflow.store"),
 )
-HYDRAS = ("train", "predict", "explain")  # whose values are read by Hydra's grammar
+OWN = ("report", "sweep")  # commands that read their words themselves; Hydra reads those of the others
 # What is not one plain text: nothing, what is quoted already, and several values of a sweep.
 _NO_TEXT = re.compile(r"|null|(['\"]).*\1|.*,.*|(choice|glob|shuffle|sort|range|tag)\(.*\)", re.IGNORECASE | re.DOTALL)
 
@@ -19,7 +19,7 @@ def as_meant(command: str, words: list[str]) -> list[str]:
 
     For Hydra, a path gets the quotes that its grammar wants, and data.path without data= chooses data=file.
     """
-    words = [_path(word, command in HYDRAS) for word in words]
+    words = [_path(word, command not in OWN) for word in words]
     keys = {word.partition("=")[0] for word in words}
     alone = command == "train" and "data.path" in keys and not keys & {"data", "resume"}
     return ["data=file"] * alone + words
