@@ -76,7 +76,7 @@ def test_early_stopping_goes_on_counting_after_the_rows_of_before(done):
 def test_early_stopping_says_why():
     call = EarlyStopping(patience=1).start(context())
     assert call(report(1, 1.0)) == Answer()
-    assert call(report(2, 1.0)).stop == "early_stopping: val_loss has not fallen for 1 epochs."
+    assert call(report(2, 1.0)).stop == "early_stopping: val_loss has not fallen for 1 epoch."
     call = EarlyStopping(patience=1, min_delta=0.5).start(context())
     assert [call(report(n, 1.0)).stop for n in (1, 2)][1].startswith("early_stopping: val_loss has not fallen by more")
 

@@ -23,8 +23,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import trainer.commands.train
 from tests.test_run import SETTINGS
+from trainer import __version__
 from trainer.chain.strategies import GRADIENTS
-from trainer.commands import main
+from trainer.commands import COMMANDS, main
+from trainer.commands.words import as_meant
 from trainer.runs.config import Settings, config_folder
 from trainer.runs.model import Model
 from trainer.runs.run import run
@@ -263,13 +265,44 @@ NAMES = [
     ("loss=null", ["loss=null", "ce"]),
     ("loss.name=[ce]", ["loss", "ce"]),
     ("activation=sofmäx", ["sofmäx", "quote"]),
-    ("lerning_rate=1", ["lerning_rate", "batch_size, callbacks, checkpoint, class_weight, data, dtype"]),
+    (
+        "lerning_rate=1",
+        ["no key lerning_rate; did you mean optimizer.lr?", "activation, batch_size, callbacks, checkpoint"],
+    ),
     ("epoch=3", ["did you mean epochs?"]),
     ("optimizer.lrr=1", ["did you mean optimizer.lr?", "optimizer.lr, optimizer.momentum, optimizer.nesterov"]),
     ("+optimizer.lrr=1", ["optimizer.lrr", "did you mean lr?", "lr, momentum, nesterov"]),
-    ("optimizer=adam optimizer.momentum=0.5", ["optimizer.momentum"]),
-    ("data.path=x.csv", ["data.path"]),
-    ("loss=ce,brier", ["loss=ce,brier"]),
+    ("optimizer=adam optimizer.momentum=0.5", ["optimizer=adam has no key momentum, which belongs to optimizer=sgd."]),
+    (
+        "optimizer=newton optimizer.lr=0.1",
+        [
+            "optimizer=newton has no key lr, which belongs to optimizer=adam, optimizer=adamw, optimizer=sgd.",
+            "Keys of optimizer=newton: optimizer.gap, optimizer.tol.",
+        ],
+    ),
+    ("optimizer=newton lr=0.1", ["did you mean optimizer.lr, of optimizer=adam or optimizer=adamw or optimizer=sgd?"]),
+    ("lr=0.1", ["There is no key lr; did you mean optimizer.lr?"]),
+    ("max_iter=9", ["did you mean epochs?"]),
+    ("penalty.strength=0.1", ["penalty=none has no key strength, which belongs to", "penalty=l2"]),
+    (
+        "experiment.repeats=2",
+        ["experiment=null has no key repeats, which belongs to experiment=question. Choose that."],
+    ),
+    ("callbacks=[early_stopping] callbacks.early_stopping.patince=2", ["callbacks.early_stopping.patience?"]),
+    ("data=iris data.sample=9", ["data=iris has no key sample; did you mean data.samples, of data=blobs or"]),
+    ("data.target=y", ["data=blobs has no key target, which belongs to data=file. Choose that."]),
+    ("-m optimizer=sgd,newton optimizer.lrr=0.1,1", ["optimizer=sgd has no key lrr", "did you mean optimizer.lr?"]),
+    ("loss=cross_entropy", ["did you mean ce?"]),
+    ("loss=Cross-Entropy", ["did you mean ce?"]),
+    ("loss=mse", ["did you mean squared_error or brier?"]),
+    ("loss=logistic", ["did you mean ce or bce?"]),
+    ("activation=logistic", ["did you mean sigmoid?"]),
+    ("optimizer=SGD", ["did you mean sgd?"]),
+    ("optimizer=Adam", ["did you mean adam?"]),
+    ("penalty=ridge", ["did you mean l2?"]),
+    ("loss=ce,brier", ["loss=ce,brier has several values. Add -m"]),
+    ("seed=range(3)", ["seed=range(3) has several values. Add -m"]),
+    ("loss=ce -m loss=brier,sofmax", ["loss=sofmax is not known"]),
     ("loss", ["'loss'"]),
     ("--epoch=3", ["--epoch=3"]),
 ]
@@ -455,10 +488,57 @@ def test_one_feature_and_one_row_of_probabilities_are_enough(call, tmp_path):
     assert [row["val_loss"] for row in rows] == ["", ""]
 
 
-@pytest.mark.parametrize("path", ["größe.csv", "two words.csv", "a=b.csv"])
-def test_a_path_with_any_letters_can_be_given_in_quotes(call, path):
-    Path(path).write_text("a,b,y\n" + "".join(f"{row},{number % 2}\n" for number, row in enumerate(ROWS)))
-    assert call("data=file", f'data.path="{path}"', "data.target=y", "batch_size=4", *SHORT).code == 0
+NAMES_OF_FILES = ["größe.csv", "two words.csv", "a=b.csv", "copy (1) [2] {3}.csv", "it's.csv", "50%: a+b.csv"]
+
+
+def write_rows(path, target="y"):
+    lines = [f"a,b,{target}", *(f"{row},{number % 2}" for number, row in enumerate(ROWS))]
+    Path(path).write_text("\n".join(lines), encoding="utf-8")
+
+
+@pytest.mark.parametrize("quote", ["", '"'], ids=["plain", "quoted"])
+@pytest.mark.parametrize("path", NAMES_OF_FILES)
+def test_a_path_and_a_column_may_have_any_letters(call, path, quote):
+    write_rows(path, "width (cm)")
+    names = [f"data.path={quote}{path}{quote}", f"data.target={quote}width (cm){quote}"]
+    assert call("data=file", *names, "batch_size=4", *SHORT).code == 0
+
+
+def test_a_path_alone_means_a_file(call, tmp_path):
+    write_rows("data.csv")
+    assert call("data.path=data.csv", "data.target=y", "batch_size=4", *SHORT).code == 0
+    assert report(only_run(tmp_path))["config"]["data"]["name"] == "file"
+    refused = call("data=iris", "data.path=data.csv")
+    assert (refused.code, refused.err) == (
+        2,
+        "data=iris has no key path, which belongs to data=file. Choose that.\n",
+    )
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(call, tmp_path, monkeypatch):
+    home = tmp_path / "my home (1)"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    write_rows(home / "data.csv")
+    data = ["data=file", "data.path=~/data.csv"]
+    assert call(*data, "data.target=y", "hydra.run.dir=~/run", "batch_size=4", *SHORT).code == 0
+    assert call("resume=~/run", "epochs=3").code == 0
+    assert report(home / "run")["epochs"] == 3
+    assert call("model=~/run/model.npz", *data, "output=~/out.csv", name="predict").code == 0
+    assert call("model=~/run", *data, "output=~/worth", "plots=false", name="evaluate").code == 0
+    assert call("output=~/explained.png", name="explain").code == 0
+    assert call(str(home / "run"), "output=~/report", name="report").code == 0
+    assert {"run", "out.csv", "worth", "explained.png", "report"} <= {path.name for path in home.iterdir()}
+    assert str(home / "none") in call("resume=~/none", name="sweep").err
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    "word", ["data.path=a.csv,b.csv", "data.path=choice(a.csv,b.csv)", "data.target=null", "output=", "loss=ce"]
+)
+def test_what_is_no_plain_path_is_left_to_the_grammar(word):
+    assert as_meant("train", ["data=file", word]) == ["data=file", word]
 
 
 @pytest.mark.parametrize("name", ["$a_$", "\\alpha", "_a"])
@@ -619,6 +699,37 @@ def test_help_names_every_group_option_and_key(call):
     for key in {field.name for field in fields(Settings)} - groups:
         assert f"\n  {key}=" in outcome.out
     assert len(re.findall(r"^  python -m trainer ", outcome.out, re.MULTILINE)) == 4
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_the_version_of_the_project_and_has_a_help(call, name):
+    assert call("--version", name=name)[:2] == (0, f"softmax-trainer {__version__}\n")
+    assert call(name, "--version")[:2] == (0, f"softmax-trainer {__version__}\n")
+    outcome = call("--help", name=name)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"python -m trainer{'' if name == 'train' else f'.{name}'}" in outcome.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["pairs"], ["check"], ["--help"], ["--version"], ["explain"], ["epochs=1", "plots=false"], ["--cfg", "job"]],
+    ids=" ".join,
+)
+def test_a_reader_who_leaves_as_head_does_is_no_error(call, words, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as left:
+        monkeypatch.setattr(sys, "stdout", left)
+        outcome = call(*words)
+    assert (outcome.code, outcome.err) == (0, "")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("words", ["loss=ce,brier -m", "activation=softmax loss=ce -m loss=ce,brier"])
+def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path, words):
+    outcome = command(*words.split(), "epochs=1", cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [report(folder)["config"]["loss"]["name"] for folder in folders(tmp_path)] == ["ce", "brier"]
 
 
 EXAMPLES = re.findall(r"python -m trainer ((?!-m).*)", trainer.commands.train.HELP)

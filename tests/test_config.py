@@ -9,7 +9,7 @@ from trainer.chain.activations import ACTIVATIONS
 from trainer.chain.losses import LOSSES
 from trainer.chain.strategies import GRADIENTS
 from trainer.data.sources import SOURCES
-from trainer.errors import ConfigError
+from trainer.errors import OTHER_NAMES, ConfigError
 from trainer.objective.penalties import PENALTIES
 from trainer.optimizers import OPTIMIZERS, SCHEDULES
 from trainer.runs.callbacks.registry import CALLBACKS
@@ -88,6 +88,14 @@ def test_every_choice_composes_and_assembles(overrides):
     assert parts.strategy in GRADIENTS
 
 
+def test_each_other_name_of_the_field_means_a_word_of_ours():
+    words = {*OmegaConf.load(CONF / "config.yaml"), *(path.stem for path in CONF.glob("*/*.yaml"))}
+    words.update(key for group, option in OPTIONS for key in yaml_of(group, option))
+    for name, meanings in OTHER_NAMES.items():
+        assert set(meanings.split()) <= words
+        assert name == name.lower().replace("-", "_")
+
+
 NODE = {"name": "sgd", "lr": 0.1}
 
 
@@ -99,7 +107,7 @@ NODE = {"name": "sgd", "lr": 0.1}
             r"optimizer=sdg is not known; did you mean sgd\? Choices: adam, adamw, auto, fista, lbfgs, newton, sgd\.",
         ),
         ({"name": None}, "optimizer=null is not known"),
-        ({"lerning_rate": 1}, r"optimizer=sgd has no key optimizer\.lerning_rate\. Its keys: lr, momentum, nesterov"),
+        ({"lerning_rate": 1}, r"no key optimizer\.lerning_rate; did you mean lr\? Its keys: lr, momentum, nesterov"),
         ({"lr": "0.1"}, r"optimizer\.lr must be of type float, got '0\.1' of type str"),
         ({"lr": "nan"}, "of type float, got 'nan' of type str"),
         ({"lr": True}, "of type float, got True of type bool"),

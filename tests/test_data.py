@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -42,9 +43,30 @@ def test_a_class_with_one_sample_is_named():
         split(lonely, 0.2, seed=0)
 
 
+def test_classes_with_one_sample_each_are_named_in_the_plural():
+    data = sample()
+    labels = np.where(np.arange(len(data)) < 2, np.arange(len(data)) + 1, 0)
+    with pytest.raises(DataError, match=r"^Classes b, c have one sample only"):
+        split(replace(data, y=labels), 0.2, seed=0)
+    many = replace(data, y=np.arange(len(data)), classes=tuple(range(len(data))))
+    with pytest.raises(DataError, match=r"^Classes 0, 1, 2, 3, 4 and 115 more have one sample only"):
+        split(many, 0.2, seed=0)
+
+
 def test_a_fraction_that_leaves_a_class_without_validation_is_refused():
-    with pytest.raises(ConfigError, match=r"valid_fraction=0\.01 cannot split 120 samples of 3 classes"):
-        split(sample(), 0.01, seed=0)
+    for fraction, many in ((0.01, 2), (0.99, 119)):
+        sentence = (
+            f"valid_fraction={fraction} would hold out {many} of 120 samples, and each of 3 classes needs one on both "
+            "sides. Hold out 3 to 117, or none by valid_fraction=0."
+        )
+        with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
+            split(sample(), fraction, seed=0)
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.5, 0.975])
+def test_each_fraction_that_leaves_every_class_a_sample_on_both_sides_is_taken(fraction):
+    for side in split(sample(), fraction, seed=0):
+        assert set(side.y) == {0, 1, 2}
 
 
 def test_soft_targets_are_split_by_their_largest_entry():

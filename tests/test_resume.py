@@ -154,13 +154,30 @@ def test_a_schedule_that_depends_on_epochs_warns_when_they_grow(tmp_path):
     assert len(rows_of(tmp_path)) == 8
 
 
-@pytest.mark.parametrize("epochs", [2, EPOCHS])
-def test_a_finished_run_says_so_and_is_left_alone(epochs, tmp_path, caplog):
+def test_a_finished_run_says_so_and_is_left_alone(tmp_path, caplog):
     run(SMALL, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with caplog.at_level("INFO", "trainer"):
-        assert resume(replace(SMALL, epochs=epochs), tmp_path) is None
+        assert resume(SMALL, tmp_path) is None
     assert "is already finished, after 6 epochs" in caplog.text
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("status", ["finished", "interrupted", "killed"])
+def test_fewer_epochs_than_were_done_are_refused_and_nothing_is_written(status, tmp_path, interrupt_after):
+    if status == "finished":
+        run(replace(SMALL, epochs=4), tmp_path)
+    else:
+        interrupt_after(5)  # between the fifth row and its state
+        with pytest.raises(KeyboardInterrupt):
+            run(SMALL, tmp_path)
+        interrupt_after(None)
+    if status == "killed":
+        record = json_of(tmp_path)
+        write_record(tmp_path, {key: record[key] for key in ("config", "seed", "data_sha256")} | {"status": "running"})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ConfigError, match=r"has done 4 epochs already, more than epochs=2\. Take 4 or more, or"):
+        resume(replace(SMALL, epochs=2), tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -173,6 +173,15 @@ def test_a_class_that_no_training_row_has_is_named_in_a_warning(tmp_path, kind):
     run(replace(SETTINGS, data=data, valid_fraction=0.5, batch_size=None), tmp_path / "half")
 
 
+def test_a_warm_up_that_fills_the_run_is_warned_of(tmp_path):
+    def going(warmup):
+        return replace(SETTINGS, epochs=2, schedule={"name": "cosine", "warmup": warmup})
+
+    run(going(1.5), tmp_path / "shorter")
+    with pytest.warns(UserWarning, match=r"schedule\.warmup=3 is not shorter than the run of epochs=2, .* epochs"):
+        run(going(3.0), tmp_path / "longer")
+
+
 def test_without_validation_the_columns_stay_empty(tmp_path):
     run(replace(SETTINGS, valid_fraction=0.0), tmp_path)
     assert all(row["val_loss"] == row["val_accuracy"] == "" for row in rows_of(tmp_path))

@@ -84,7 +84,7 @@ def test_the_command_runs_from_a_wheel_that_is_read_only_in_another_folder(site,
     assert Path(module) == site / "trainer" / "runs" / "config.py"
     assert Path(conf) == site / "trainer" / "conf"
     done = python("-m", "trainer", "loss=brier", "epochs=1", "plots=false", cwd=tmp_path, **of_the_wheel)
-    assert "finished after 1 epochs" in done.stdout
+    assert "finished after 1 epoch " in done.stdout
     assert len(list(tmp_path.glob("outputs/*/*/run.json"))) == 1
     with pytest.raises(subprocess.CalledProcessError):
         python("-c", f"open({str(site / 'trainer' / 'new')!r}, 'w')", cwd=tmp_path, before=read_only)

@@ -3,10 +3,52 @@
 The class carries the exit code, so the command line needs no table of its own.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+OTHER_NAMES = {  # of the field, by our words for them, for hints; where one has several meanings, all that are choices
+    "adam_w": "adamw",
+    "autograd": "vjp",
+    "backprop": "vjp",
+    "bfgs": "lbfgs",
+    "binary_cross_entropy": "bce",
+    "categorical_cross_entropy": "ce",
+    "cosine_annealing": "cosine",
+    "cross_entropy": "ce",
+    "csv": "file",
+    "eta": "lr",
+    "finite_differences": "numeric",
+    "gradient_descent": "sgd",
+    "hinge": "crammer_singer weston_watkins squared_hinge",
+    "irls": "newton",
+    "ista": "fista",
+    "kl_divergence": "kl",
+    "l1": "mae",
+    "l2": "squared_error brier",
+    "lambda": "strength",
+    "lasso": "l1",
+    "learning_rate": "lr",
+    "linear": "identity",
+    "log_loss": "ce bce",
+    "logistic": "ce bce sigmoid",
+    "logits": "identity",
+    "max_iter": "epochs",
+    "mean_absolute_error": "mae",
+    "mean_squared_error": "squared_error brier",
+    "mse": "squared_error brier",
+    "multinomial": "ce softmax",
+    "n_jobs": "threads",
+    "negative_log_likelihood": "nll",
+    "normalize": "standardize",
+    "parquet": "file",
+    "random_state": "seed",
+    "ridge": "l2",
+    "step_decay": "step",
+    "test_size": "valid_fraction test_fraction",
+    "validation_split": "valid_fraction",
+    "weight_decay": "l2",
+}
 NO_TEXT = "holds half of a surrogate pair, which is no character and fits in no file; write it otherwise"
 
 
@@ -81,14 +123,34 @@ def choose(group: str, choices: Collection[str], name: Any) -> str:
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """', did you mean ...?' where one of the choices is close, else a full stop."""
-    close = get_close_matches(name, list(choices), n=1)
-    return f"; did you mean {close[0]}?" if close else "."
+    """', did you mean ...?' where a choice is close, or has this name elsewhere, else a full stop."""
+    meant = near(name, choices)
+    return f"; did you mean {' or '.join(meant)}?" if meant else "."
+
+
+def near(name: str, choices: Iterable[str]) -> list[str]:
+    """The choices that are closest to a name in spelling, capitals aside, or called something close by others."""
+    ours = {choice.lower(): [choice] for choice in choices}
+    meanings = {word: [ours[our][0] for our in words.split() if our in ours] for word, words in OTHER_NAMES.items()}
+    called = {word: meant for word, meant in meanings.items() if meant} | ours
+    close = get_close_matches(name.lower().replace("-", "_"), called, n=1)
+    return called[close[0]] if close else []
 
 
 def listed(names: Iterable[str]) -> str:
     """Names in alphabetical order, for a sentence."""
     return ", ".join(sorted(names))
+
+
+def subject(noun: str, plural: str, names: Sequence[str]) -> str:
+    """The beginning of a sentence on things by name, at most five of them: Class a has, or Classes a, b have."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{noun} {names[0]} has" if len(names) == 1 else f"{plural} {', '.join(names[:5])}{more} have"
+
+
+def counted(number: int, noun: str) -> str:
+    """1 epoch, 2 epochs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def first_line(error: BaseException) -> str:

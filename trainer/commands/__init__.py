@@ -14,6 +14,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
+from trainer import __version__
+from trainer.commands.words import as_meant
 from trainer.errors import FileError, TrainerError, first_line
 from trainer.runs.interrupts import Terminated, importing, signals
 from trainer.runs.text import printable
@@ -43,12 +45,15 @@ def _prepare() -> None:
 def _run(name: str) -> int:
     """The exit code of a command; whatever goes wrong is a sentence on stderr."""
     try:
+        if "--version" in sys.argv[1:]:
+            print(f"softmax-trainer {__version__}")
+            return 0
         _check_memory()
         _check_working_folder()
         with importing():
             command: Callable[[list[str]], int | None] = import_module(f"trainer.commands.{name}").main
         with signals():
-            return command(sys.argv[1:]) or 0
+            return command(as_meant(name, sys.argv[1:])) or 0
     except (Exception, KeyboardInterrupt) as error:
         ending = _ending(error)
         if ending is None:

@@ -2,23 +2,25 @@
 
 import os
 import re
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
+from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from trainer.errors import ConfigError, choose, first_line, listed, suggest
+from trainer.commands.keys import unknown_key
+from trainer.errors import ConfigError, choose, first_line
 from trainer.runs.config import config_folder, options
-from trainer.runs.overrides import check_flags, check_folder, check_overrides
+from trainer.runs.overrides import check_flags, check_folder, check_overrides, values_of
 
 Task = Callable[[DictConfig], None]
 
@@ -37,38 +39,44 @@ def perform(
     if {"--help", "-h"} & set(words):
         print(text.replace("{choices}", choices()))
         return
-    with explained(config_name):
-        if any(word.startswith("-") for word in words):
-            if check_given(words).multirun:
-                register()
-            hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(task)()
-        else:
-            single(task, config_name, words)
+    with explained(config_name, words):
+        if not any(word.startswith("-") for word in words):
+            return single(task, config_name, words)
+        parser = _parser()
+        given = check_given(parser.parse_intermixed_args(words))  # flags may stand anywhere
+        if given.multirun:
+            register()
+        hydra.version.setbase("1.3")
+        _run_hydra(given, parser, task, str(config_folder()), config_name)
 
 
 @contextmanager
-def explained(config_name: str) -> Iterator[None]:
-    """Makes ConfigError of what Hydra, OmegaConf and YAML say."""
+def explained(config_name: str, words: list[str]) -> Iterator[None]:
+    """Makes ConfigError of what Hydra, OmegaConf and YAML say of the words."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, so that the sentence can be ours
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, config_name)) from None
+        raise ConfigError(explain(error, config_name, words)) from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(unreadable(error)) from None
 
 
-def check_given(words: list[str]) -> Namespace:
-    """The flags among the words, parsed; ConfigError for a wrong one, and for an override that may not be."""
+def _parser() -> ArgumentParser:
+    """Hydra's, which refuses in our words."""
 
     def refuse(message: str) -> NoReturn:
         raise ConfigError(
             f"{message[0].upper()}{message[1:]}. Keys take no dashes, as in epochs=10; see --help and --hydra-help."
         )
 
-    parser = get_args_parser()
+    parser: ArgumentParser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    given = parser.parse_args(words)
+    return parser
+
+
+def check_given(given: Namespace) -> Namespace:
+    """The flags and overrides; ConfigError for what may not be, or not together."""
     check_flags(given)
     if not given.shell_completion:
         check_overrides(given.overrides, options())
@@ -105,7 +113,7 @@ def choices() -> str:
     return "\n".join(f"  {group:<12} {', '.join(names)}" for group, names in options().items())
 
 
-def explain(error: Exception, config_name: str) -> str:
+def explain(error: Exception, config_name: str, words: list[str]) -> str:
     """Hydra's and OmegaConf's errors in our words: the value, the reason and the way out."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
@@ -117,15 +125,15 @@ def explain(error: Exception, config_name: str) -> str:
             return str(sentence)
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override!r} cannot be read as key=value. Put a value with other than plain letters in two "
-            f"kinds of quotes, as in 'data.path=\"größe.csv\"'; see --help."
+            f"{error.override!r} cannot be read as key=value. Put a text with other than plain letters in two "
+            f"kinds of quotes, as in 'data.path=\"a,b.csv\"'; see --help."
         )
-    unknown = re.match(r"Could not override '([^']*)'", str(error))
-    if unknown:
-        key = unknown[1]
-        near = _neighbours(key, config_name)
-        return f"There is no key {key}{suggest(key, near)} " + (
-            f"Its neighbours: {listed(near)}." if near else "See --cfg job."
+    if unknown := re.match(r"Could not override '([^']*)'", str(error)):
+        return unknown_key(unknown[1], config_name, _named(words))
+    if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^\n]*)'", str(error)):
+        return (
+            f"{several[1]} has several values. Add -m to try each in a run of its own; a value with a comma needs two "
+            "kinds of quotes, as in 'data.path=\"a,b.csv\"'."
         )
     cause = error.__cause__
     detail = f" ({first_line(cause)})" if isinstance(cause, OmegaConfBaseException) else ""
@@ -145,10 +153,14 @@ def unreadable(error: YAMLError | UnicodeDecodeError) -> str:
     return f"{first_line(error)}. Correct the file."
 
 
-def _neighbours(key: str, config_name: str) -> list[str]:
-    """The keys of the default configuration in the same group as a wrong one, in dots."""
-    group = key.rpartition(".")[0]
-    config = composed(config_name, [])
-    node = OmegaConf.select(config, group) if group else config
-    names = [str(name) for name in node] if isinstance(node, DictConfig) else []
-    return [f"{group}.{name}" if group else name for name in names if name not in ("name", "hydra")]
+def _named(words: list[str]) -> dict[str, list[Any]]:
+    """The options that the words name, by their groups; several in a sweep, and of callbacks."""
+    overrides = OverridesParser.create().parse_overrides(
+        [word for word in words if "=" in word and not word.startswith("-")]
+    )
+    return {
+        override.key_or_group: [
+            name for value in values_of(override) for name in (value if isinstance(value, list) else [value])
+        ]
+        for override in overrides
+    }

@@ -1,6 +1,5 @@
 """The command ``trainer sweep resume=FOLDER``: goes on with a sweep that did not end."""
 
-import sys
 from pathlib import Path
 
 from trainer.commands import train
@@ -24,8 +23,7 @@ def main(words: list[str]) -> None:
     if {"-h", "--help"} & set(words):
         print(HELP)
         return
-    sys.argv[1:] = arguments(words)  # which Hydra reads
-    train.main(sys.argv[1:])
+    train.main(arguments(words))
 
 
 def arguments(given: list[str]) -> list[str]:

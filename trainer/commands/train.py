@@ -52,10 +52,10 @@ def main(words: list[str]) -> None:
     """The command ``trainer``, and ``python -m trainer``."""
     resumed = [word for word in words if word.startswith("resume=")]
     if "sweep=optuna" in words and not {"--help", "-h"} & set(words):
-        with explained("config"):
+        with explained("config", words):
             _search(words)
     elif resumed and not any(word.startswith("-") for word in words):
-        with explained("config"):
+        with explained("config", words):
             check_overrides(words, options())
             go_on(resumed, [word for word in words if word not in resumed])
     else:
@@ -103,7 +103,8 @@ def go_on(resumed: list[str], overrides: list[str]) -> None:
         given = [node["name"]] if named else list(node) if isinstance(node, dict) else []
         if given and all(isinstance(name, str) and name in known for name in given):
             chosen.append(f"{key}={given[0]}" if len(given) == 1 else f"{key}=[{','.join(given)}]")
-    config = composed("config", [*chosen, *overrides])
+    with explained("config", [*chosen, *overrides]):
+        config = composed("config", [*chosen, *overrides])
     recorded = OmegaConf.create(saved)
     for override in OverridesParser.create().parse_overrides(overrides):
         if not override.key_or_group.startswith("hydra"):

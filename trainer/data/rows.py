@@ -1,5 +1,6 @@
 """Data: rows and their targets, the split by seed, and the standardisation fitted on training rows."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -8,7 +9,7 @@ import numpy as np
 
 from trainer.arrays import Array, one_hot
 from trainer.data.features import Features, is_sparse, parts, shuffled_pools
-from trainer.errors import ConfigError, DataError, listed, suggest
+from trainer.errors import ConfigError, DataError, listed, subject, suggest
 
 LARGE = 1 << 18  # rows from which a split is not scikit-learn's, which needs a hundred bytes a row
 
@@ -260,23 +261,24 @@ def split(data: Data, valid_fraction: float, seed: int, key: str = "valid_fracti
     rare = [str(name) for name, count in zip(data.classes, counts, strict=True) if count == 1]
     if rare:
         raise DataError(
-            f"Class {', '.join(rare[:5])} has one sample only, so a stratified split cannot put it on both sides. "
-            f"Remove it, or hold none out by {key}=0."
+            f"{subject('Class', 'Classes', rare)} one sample only, too few for both sides of a split. Add samples, "
+            f"or hold none out by {key}=0."
         )
     if len(data) >= LARGE:
         held_out = _held_out(data.labels, counts, valid_fraction, seed)
         return data.only(np.flatnonzero(~held_out)), data.only(np.flatnonzero(held_out))
+    classes, many = int(np.sum(counts > 0)), math.ceil(valid_fraction * len(data))
+    if not classes <= many <= len(data) - classes:
+        some = f"{classes} to {len(data) - classes}, or " if 2 * classes <= len(data) else ""
+        raise ConfigError(
+            f"{key}={valid_fraction} would hold out {many} of {len(data)} samples, and each of {classes} "
+            f"classes needs one on both sides. Hold out {some}none by {key}=0."
+        )
     from sklearn.model_selection import train_test_split  # slow to import, so only where it is used
 
-    try:
-        train, valid = train_test_split(
-            np.arange(len(data)), test_size=valid_fraction, stratify=data.labels, random_state=random_state(seed)
-        )
-    except ValueError as error:  # too few rows for every class on both sides: scikit-learn says which
-        raise ConfigError(
-            f"{key}={valid_fraction} cannot split {len(data)} samples of {np.sum(counts > 0)} classes: "
-            f"{str(error).rstrip('.')}. Change {key}, or set it to 0."
-        ) from None
+    train, valid = train_test_split(
+        np.arange(len(data)), test_size=valid_fraction, stratify=data.labels, random_state=random_state(seed)
+    )
     return data.only(np.sort(train)), data.only(np.sort(valid))
 
 

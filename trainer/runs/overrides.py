@@ -51,7 +51,7 @@ def check_overrides(overrides: list[str], options: Options) -> None:
             )
     for override in OverridesParser.create().parse_overrides(overrides):
         key, text = override.key_or_group, override.input_line or ""
-        values = _values(override)
+        values = values_of(override)
         if override.package is not None or not KEY.fullmatch(key):
             raise ConfigError(f"{text!r} is no setting: a key is a name or names with dots, without @. See --help.")
         if any(part in CODE for part in key.split(".")) or any(map(_names_code, values)):
@@ -166,7 +166,7 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _values(override: Override) -> list[Any]:
+def values_of(override: Override) -> list[Any]:
     """The values that an override gives its key, several in a sweep, as Python has them."""
     value = override.value()
     return [_plain(item) for item in value.list] if isinstance(value, ChoiceSweep) else [value]

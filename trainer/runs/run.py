@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trainer.errors import ConfigError, Diverged, require
+from trainer.errors import ConfigError, Diverged, counted, require
 from trainer.objective.certificate import Certificate
 from trainer.objective.objective import Objective
 from trainer.optimizers.fit import Report, TrainState, fit, just_enough
@@ -27,7 +27,7 @@ from trainer.runs.evaluation import Evaluation
 from trainer.runs.lock import Lock, claim, move_log
 from trainer.runs.model import Model
 from trainer.runs.outputs import read_record, remove_parts, shorter
-from trainer.runs.parts import assemble, headline
+from trainer.runs.parts import Parts, assemble, headline
 from trainer.runs.progress import RowBar
 from trainer.runs.schema import build
 from trainer.runs.training import Ending, Point, Result, Training, prepared, summary
@@ -84,12 +84,13 @@ def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None 
     with Lock(folder) as lock:
         record = read_record(folder)  # another process may have finished it just now
         done = int(record.get("epochs", 0))
+        _check_epochs(folder, settings, parts, done)
         over = record.get("converged") or parts.path
         ended = record["status"] == "stopped" or (record["status"] == "finished" and over)
         if ended or (record["status"] == "finished" and done >= settings.epochs):
             why = f": {record['reason']}" if record.get("reason") else ""
             way = "" if ended else " Raise epochs to go on."
-            length = f"{len(parts.path)} strengths" if parts.path else f"{done} epochs"
+            length = counted(len(parts.path), "strength") if parts.path else counted(done, "epoch")
             log.info(f"{shorter(folder)} is already finished, after {length}{why or '.'}{way}")
             return None
         remove_parts(folder)
@@ -102,6 +103,8 @@ def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None 
         found = checkpoint.latest(folder, training.check)
         if found is None and record["status"] == "finished":
             raise ConfigError(f"{folder} has finished without a checkpoint, so it cannot go on; start a new run.")
+        if found is not None:  # a run that was killed has done more than its record says
+            _check_epochs(folder, settings, parts, found.state.epoch)
         log.info(headline(parts, settings))
         if found is None:
             log.info(f"{shorter(folder)} has no checkpoint yet, so it starts anew.")
@@ -115,6 +118,15 @@ def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None 
                     stacklevel=1,
                 )
         return _go(training, found)
+
+
+def _check_epochs(folder: Path, settings: Settings, parts: Parts, done: int) -> None:
+    """Refuses fewer epochs than a run has done; along a path they are the most of each strength."""
+    if not parts.path and settings.epochs < done:
+        raise ConfigError(
+            f"{folder} has done {counted(done, 'epoch')} already, more than epochs={settings.epochs}. "
+            f"Take {done} or more, or start a new run."
+        )
 
 
 @dataclass
@@ -278,7 +290,7 @@ def _finish(course: Course, status: str, failure: BaseException | None) -> Resul
     result = Result(status, folder, end.metrics)
     described, evaluations = _describe(course, points, result, end, model, seconds)
     if points:
-        log.info(f"{len(points)} strengths in {seconds:.2f} s; {end.said}")
+        log.info(f"{counted(len(points), 'strength')} in {seconds:.2f} s; {end.said}")
     for line in summary(result, parts.metrics, seconds, [*files, *described]):
         log.info(line)
     for name, found in evaluations.items():

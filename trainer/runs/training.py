@@ -16,7 +16,7 @@ from trainer.chain.known import known
 from trainer.chain.pairs import check_smooth, check_targets, is_soft
 from trainer.data.rows import Data, Prepared, Source, for_training, prepare, split
 from trainer.data.sources import File
-from trainer.errors import DataError, require
+from trainer.errors import DataError, counted, require, subject
 from trainer.objective.blocks import predict
 from trainer.objective.certificate import Certificate
 from trainer.objective.problem import Problem
@@ -272,8 +272,8 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
         seen, asked = (_classes_in(part) for part in (data.train, data.valid))
         if lost := [str(name) for name, there in zip(raw.classes, asked & ~seen, strict=True) if there]:
             warnings.warn(
-                f"Class {', '.join(lost[:5])} has no training row, only validation rows, so it cannot be learnt. Lower "
-                f"valid_fraction={settings.valid_fraction}, or remove the class.",
+                f"{subject('Class', 'Classes', lost)} no training row, only validation rows, and cannot be learnt. "
+                f"Lower valid_fraction={settings.valid_fraction}, or remove what has too few rows.",
                 stacklevel=1,
             )
     data = data._replace(train=for_training(data.train, settings.label_smoothing, settings.class_weight))
@@ -285,6 +285,13 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
     if parts.batch_size is not None and parts.batch_size > len(data.train):
         warnings.warn(
             f"batch_size={parts.batch_size} is more than the {len(data.train)} training samples; all are used.",
+            stacklevel=1,
+        )
+    warmup = getattr(parts.schedule, "warmup", 0.0)
+    if warmup >= settings.epochs > 0:
+        warnings.warn(
+            f"schedule.warmup={warmup:g} is not shorter than the run of epochs={settings.epochs}, so the learning rate "
+            "rises to the end and never falls. Lower schedule.warmup, or raise epochs.",
             stacklevel=1,
         )
     plane = raw if settings.plots and len(raw.features) == 2 and isinstance(raw.x, np.ndarray) else None
@@ -321,5 +328,5 @@ def summary(result: Result, metrics: Collection[str], seconds: float, files: Seq
     shown = [name for name in names if name in result.metrics]
     numbers = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in shown)
     epochs = int(result.metrics.get("epoch", 0))
-    lines = [f"{result.status} after {epochs} epochs in {seconds:.2f} s  {numbers}".rstrip()]
+    lines = [f"{result.status} after {counted(epochs, 'epoch')} in {seconds:.2f} s  {numbers}".rstrip()]
     return [*lines, f"  in {shorter(result.folder)}: {', '.join(file.name for file in files)}"]

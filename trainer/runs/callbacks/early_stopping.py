@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trainer.errors import choose, require
+from trainer.errors import choose, counted, require
 from trainer.objective.objective import Objective
 from trainer.optimizers.fit import Report
 from trainer.runs.callbacks.protocol import Answer, Callback, Context
@@ -31,7 +31,7 @@ class EarlyStopping:
         choose("callbacks.early_stopping.monitor", context.columns, self.monitor)
         best, waited = math.inf, 0
         fall = f"fallen by more than {self.min_delta}" if self.min_delta else "fallen"
-        sentence = f"early_stopping: {self.monitor} has not {fall} for {self.patience} epochs."
+        sentence = f"early_stopping: {self.monitor} has not {fall} for {counted(self.patience, 'epoch')}."
 
         def count(value: float) -> None:
             nonlocal best, waited
