@@ -279,3 +279,17 @@ def test_a_long_name_is_cut():
     assert short("petal_width") == "petal_width"
     assert len(short("a" * 40)) == 16
     assert check_path(L2(0.1), [], None) is None
+
+
+def test_of_two_classes_that_mirror_each_other_one_is_drawn(monkeypatch):
+    figures = []
+    monkeypatch.setattr("trainer.runs.plots.save", lambda figure, path: figures.append(figure))
+    w = np.array([[1.0, -1.0], [2.0, -2.0], [0.0, 0.0]])
+    for last in (w, np.abs(w)):
+        points = [
+            Point(s, TrainState(1, last * s, None), {"loss": s}, "", "", Certificate(None, "")) for s in (1.0, 0.5)
+        ]
+        draw(None, points, ("no", "yes"), ("a", "b"), "title")
+    labels = [[text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in figures]
+    assert labels[0] == ["yes: b", "yes: a"]
+    assert len(labels[1]) == 4

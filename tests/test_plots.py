@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from trainer.chain.activations import Softmax
-from trainer.data.rows import Standardizer
+from trainer.data.rows import Standardizer, split
 from trainer.data.sources import Moons
+from trainer.runs import plots
 from trainer.runs.model import Model
-from trainer.runs.plots import boundary, curves
+from trainer.runs.plots import boundary, class_colors, curves
 
 
 def row(epoch, **changes):
@@ -41,6 +44,57 @@ def test_the_boundary_shows_regions_points_and_rings_around_the_misclassified(tm
     inks = []
     for w in (good, bad):
         model = Model(w, none, Softmax(), data.classes, data.features, None, {})
-        inks.append(ink(boundary(tmp_path / "boundary.png", model, data, "title")))
+        inks.append(ink(boundary(tmp_path / "boundary.png", model, data, None, "title")))
     assert min(inks) > 0.3  # the regions fill the axes
     assert inks[0] != inks[1]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are drawn, instead of files."""
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    return figures
+
+
+@pytest.mark.parametrize("classes", [2, 8, 9, 12, 30, 100])
+def test_no_colour_stands_for_two_classes(classes):
+    colors = class_colors(classes)
+    assert len(set(map(str, colors))) == classes
+
+
+def test_long_names_of_many_classes_are_in_the_legend_and_the_figure_has_room_for_them(drawn):
+    data = Moons()(0)
+    names = tuple(f"a class whose name has {k:02} and more letters" for k in range(30))
+    model = Model(np.zeros((3, 30)), Standardizer.none(2), Softmax(), names, data.features, None, {})
+    boundary(None, model, replace(data, classes=names), None, "title")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    legend = figure.axes[0].get_legend()
+    assert {text.get_text()[:39] for text in legend.get_texts()} >= {name[:39] for name in names}
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_validation_samples_are_hollow_and_rings_lie_below_the_samples(drawn):
+    train, valid = split(Moons()(0), 0.2, 0)
+    model = Model(np.zeros((3, 2)), Standardizer.none(2), Softmax(), train.classes, train.features, None, {})
+    boundary(None, model, train, valid, "title")
+    rings, *filled = drawn[0].axes[0].collections[:3]
+    hollow = drawn[0].axes[0].collections[4:]
+    assert all(len(points.get_facecolors()) for points in filled)
+    assert not any(len(points.get_facecolors()) for points in hollow)
+    assert rings.get_zorder() < min(points.get_zorder() for points in [*filled, *hollow])
+    assert sum(len(points.get_offsets()) for points in filled) == len(train)
+    assert "validation: hollow" in {text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()}
+
+
+def test_curves_that_coincide_say_so(drawn):
+    rows = [row(epoch, val_loss=1.001 / epoch) for epoch in range(1, 9)]
+    curves(None, rows, "title")
+    labels = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in drawn[0].axes]
+    assert labels == [["training", "validation, the same"], ["training", "validation"]]
+
+
+def test_one_epoch_stands_in_the_middle_of_its_axis(drawn):
+    curves(None, [row(1)], "title")
+    assert drawn[0].axes[0].get_xlim() == (0, 2)

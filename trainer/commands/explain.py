@@ -245,7 +245,8 @@ def slide(path: Path, steps: Steps) -> Path:
             box = (MARGIN + slot * width, upper, width - 0.3, cell)
             _heat_map(figure, box, table, [table[2]] if maps is batch else peers)
         if maps is routes:
-            verdict = textwrap.fill(steps.verdict(), round((width - 0.3) * 8))
+            losses = "loss of each row: " + "  ".join(number(v) for v in steps.values)
+            verdict = "\n".join(textwrap.fill(line, round((width - 0.3) * 8)) for line in (losses, steps.verdict()))
             _write(figure, MARGIN + (slots - 1) * width, upper + HEAD + 0.65 * cell, verdict, 16, weight="bold")
         upper += HEAD + height * cell
     legend = "blue below zero, red above, grey not finite; the Jacobians share one scale, and so do the routes to dl_dz"

@@ -182,6 +182,8 @@ def draw(
     marker = "o" if len(points) == 1 else None
 
     weights = np.stack([point.state.w[:-1] for point in points])  # (P,D,K)
+    if len(classes) == 2 and np.allclose(weights[..., 0], -weights[..., 1]):  # the second says it all
+        weights, classes = weights[..., 1:], classes[1:]
     size = np.abs(weights).max(axis=0).ravel()  # (D K,)
     named = [n for n in np.argsort(-size, kind="stable")[:LABELLED].tolist() if size[n] > 0]
     lines = weights.reshape(len(points), -1).T  # (D K,P)

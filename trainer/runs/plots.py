@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from trainer.data.rows import Data
 from trainer.runs.coefficients import Coefficients
@@ -15,8 +19,11 @@ from trainer.runs.evaluation import Evaluation
 from trainer.runs.model import Model
 from trainer.runs.outputs import write_whole
 
-# Okabe & Ito's colours, which colour-blind people can tell apart; more classes than colours start again.
+# Okabe & Ito's colours, which colour-blind people can tell apart.
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+NAMED = 25  # classes in a column of the legend
+LETTER = 0.085  # inches of a letter there
 
 
 def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str, metric: str | None = "accuracy") -> Path:
@@ -35,9 +42,16 @@ def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str, metric: 
             values[~(np.abs(values) < 1e100)] = np.nan  # what a diverging run ends with breaks an axis
             if np.isfinite(values).any():
                 epochs = [row["epoch"] for row in rows]
-                axes.plot(epochs, values, color=color, label=label, marker="o" if len(rows) == 1 else None)
+                other = [line.get_ydata() for line in axes.lines]
+                same = len(rows) > 1 and any(np.allclose(values, there, rtol=0.005) for there in other)
+                look = {"label": f"{label}, the same" if same else label, "linestyle": "--" if same else "-"}
+                axes.plot(epochs, values, color=color, marker="o" if len(rows) == 1 else None, **look)
                 axes.annotate(f" {values[-1]:.3g}", (epochs[-1], values[-1]), color=color, va="bottom" if up else "top")
         axes.set(xlabel="epoch", ylabel=f"mean {name}" if name == "loss" else name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.ticklabel_format(axis="y", useOffset=False)
+        if len(rows) == 1:
+            axes.set_xlim(rows[0]["epoch"] - 1, rows[0]["epoch"] + 1)
         if axes.lines:
             axes.legend(frameon=False)
         tidy(axes)
@@ -47,18 +61,26 @@ def curves(path: Path, rows: Sequence[Mapping[str, float]], title: str, metric: 
     return save(figure, path)
 
 
-def boundary(path: Path, model: Model, data: Data, title: str) -> Path:
-    """Decision regions of a model on two features, with all samples; those on the wrong side are ringed."""
-    figure = Figure(figsize=(8, 6))
-    figure.subplots_adjust(left=0.09, right=0.73, bottom=0.09, top=0.93)
+def boundary(path: Path, model: Model, train: Data, valid: Data | None, title: str) -> Path:
+    """Decision regions of a model on two features, with the samples; those on the wrong side are ringed.
+
+    Training samples are filled, validation samples hollow. Up to eight classes are told apart by colour, more by colour
+    and marker.
+    """
+    names = [shortened(str(name), 40) for name in model.classes]
+    columns = -(-len(names) // NAMED)
+    side = LETTER * (columns * (max(map(len, names)) + 6) + 12)  # inches of the legend
+    width = 6.5 + side
+    figure = Figure(figsize=(width, 6))
+    figure.subplots_adjust(left=0.7 / width, right=1 - side / width, bottom=0.09, top=0.93)
     axes = figure.subplots()
-    low, high = data.x.min(axis=0), data.x.max(axis=0)
+    x = train.x if valid is None else np.concatenate([train.x, valid.x])
+    low, high = x.min(axis=0), x.max(axis=0)
     margin = 0.08 * np.where(high > low, high - low, 1.0)
     ticks = [np.linspace(start, stop, 300) for start, stop in zip(low - margin, high + margin, strict=True)]
     first, second = np.meshgrid(*ticks)
     regions = model.predict(np.column_stack([first.ravel(), second.ravel()])).argmax(axis=1).reshape(first.shape)
-    classes = len(model.classes)
-    colors = [COLORS[k % len(COLORS)] for k in range(classes)]
+    colors = class_colors(len(names))
     axes.imshow(
         regions,
         extent=(first[0, 0], first[0, -1], second[0, 0], second[-1, 0]),
@@ -66,30 +88,46 @@ def boundary(path: Path, model: Model, data: Data, title: str) -> Path:
         aspect="auto",
         cmap=ListedColormap(colors),
         vmin=-0.5,
-        vmax=classes - 0.5,
+        vmax=len(names) - 0.5,
         alpha=0.2,
         interpolation="nearest",
     )
-    wrong = model.predict(data.x).argmax(axis=1) != data.labels
-    for k, name in enumerate(model.classes):
-        first, second = data.x[data.labels == k].T
-        axes.scatter(first, second, s=14, color=colors[k], label=f"{name}", linewidths=0)
-    first, second = data.x[wrong].T
-    axes.scatter(
-        first,
-        second,
-        s=50,
-        facecolors="none",
-        edgecolors="black",
-        linewidths=1,
-        label=f"misclassified ({wrong.sum()})",
-    )
-    axes.set(xlabel=data.features[0], ylabel=data.features[1], title=title)
-    legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    size = float(np.clip(8000 / len(x), 3, 16))  # many points are small ones
+    wrong = 0
+    for data in (train,) if valid is None else (train, valid):
+        missed = model.predict(data.x).argmax(axis=1) != data.labels
+        wrong += int(missed.sum())
+        first, second = data.x[missed].T
+        axes.scatter(first, second, s=3 * size, facecolors="none", edgecolors="black", linewidths=0.7, zorder=1.5)
+        for k, color in enumerate(colors):
+            look = {"color": color, "linewidths": 0} if data is train else {"facecolors": "none", "edgecolors": color}
+            marker = MARKERS[k % len(MARKERS)] if len(colors) > len(COLORS) else "o"
+            first, second = data.x[data.labels == k].T
+            axes.scatter(first, second, s=size, marker=marker, zorder=2, **look)
+    handles = [
+        _handle(MARKERS[k % len(MARKERS)] if len(colors) > len(COLORS) else "o", name, color=color)
+        for k, (name, color) in enumerate(zip(names, colors, strict=True))
+    ]
+    if valid is not None:
+        handles.append(_handle("o", "validation: hollow", color="0.3", markerfacecolor="none"))
+    handles.append(_handle("o", f"misclassified ({wrong})", color="black", markerfacecolor="none", markersize=9))
+    axes.set(xlabel=train.features[0], ylabel=train.features[1], title=title)
+    legend = axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, ncols=columns)
     for text in (axes.xaxis.label, axes.yaxis.label, *legend.get_texts()):
         text.set_parse_math(False)  # a $ in a name from a file is a dollar
     tidy(axes)
     return save(figure, path)
+
+
+def _handle(marker: str, label: str, **look: Any) -> Line2D:
+    return Line2D([], [], marker=marker, linestyle="", label=label, **look)
+
+
+def class_colors(classes: int) -> list[Any]:
+    """A colour for each class, none of them twice."""
+    if classes <= len(COLORS):
+        return COLORS[:classes]
+    return [colormaps["turbo"](0.04 + 0.92 * k / (classes - 1)) for k in range(classes)]
 
 
 def coefficients(path: Path, learnt: Coefficients, title: str, most: int = 6, panels: int = 12) -> Path | None:

@@ -246,7 +246,8 @@ class Training:
         title = self.title()
         files = [plots.curves(self.folder / "curves.png", rows, title, drawn(self.parts.metrics))]
         if self.plane is not None:
-            files.append(plots.boundary(self.folder / "boundary.png", self.model(state), self.plane, title))
+            train, valid = split(self.plane, self.settings.valid_fraction, self.seed)
+            files.append(plots.boundary(self.folder / "boundary.png", self.model(state), train, valid, title))
         return files
 
 
