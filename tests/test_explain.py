@@ -1,5 +1,6 @@
 """python -m trainer.explain: the numbers that it prints, the picture that it draws, and what it refuses."""
 
+import inspect
 import math
 import re
 import subprocess
@@ -12,15 +13,17 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.mathtext import MathTextParser
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.conftest import PAIRS, pair_id
 from tests.test_command_line import assert_refused, call  # noqa: F401
 from tests.test_plots import ink
 from trainer.chain.activations import ACTIVATIONS, Identity, Sigmoid, Softmax
+from trainer.chain.fused import FUSED
 from trainer.chain.losses import LOSSES, BinaryCrossEntropy, CrossEntropy, FenchelYoung, SquaredError
-from trainer.chain.strategies import jacobian
-from trainer.commands.explain import number, scores, slide, steps_of, targets, text
+from trainer.chain.strategies import GRADIENTS, jacobian
+from trainer.commands.explain import GREEK, number, scores, slide, steps_of, targets, text, typeset
 
 Z = [[2.0, 1.0, -1.0], [0.5, 0.0, 1.5]]
 LARGE = np.random.default_rng(5).normal(scale=8, size=(6, 8)).round(2).tolist()
@@ -258,3 +261,33 @@ def test_help_names_every_option_and_key(explain):
     for word in [*ACTIVATIONS, *LOSSES, "z=", "y=", "output="]:
         assert word in outcome.out
     assert max(map(len, outcome.out.splitlines())) <= 120
+
+
+def first_lines():
+    """What the slide says of every activation, loss, closed form and strategy."""
+    parts = [*ACTIVATIONS.values(), *LOSSES.values(), *FUSED.values(), *GRADIENTS.values()]
+    return sorted({(inspect.getdoc(part) or "").split("\n")[0] for part in parts})
+
+
+@pytest.mark.parametrize("line", first_lines())
+def test_every_formula_can_be_typeset_and_no_word_becomes_one(line):
+    shown = typeset(line)
+    MathTextParser("agg").parse(shown)
+    words = {
+        word for word in re.findall(r"(?<![\w-])[a-z]{4,}(?![\w(^])", line) if word not in ("dlog", "tanh", "diag")
+    }
+    outside = " ".join(shown.split("$")[::2])
+    assert {word for word in words if word not in outside} <= {"softmax", "sigmoid", "sign", *GREEK.split("|")}
+
+
+@pytest.mark.parametrize(
+    ("line", "mathtext"),
+    [
+        ("a_k = exp(z_k / T)", r"$a_k = \mathrm{exp}(z_k / T)$"),
+        ("-sum_k y_k log a_k for each row.", r"$-\Sigma\,_k\,y_k\,\mathrm{log}\,a_k$ for each row."),
+        ("y_k^alpha/(alpha-1) - a_k^(alpha-1)", r"$y_k^\alpha /(\alpha -1) - a_k^{\alpha -1}$"),
+        ("dl_dz = <y, a>", r"$\mathrm{dl\_dz} = \langle\,y,\ a\rangle $"),
+    ],
+)
+def test_formulas_are_set_in_mathtext(line, mathtext):
+    assert typeset(line) == mathtext

@@ -1,9 +1,11 @@
 """``python -m trainer.explain activation=... loss=...``: every step from z to dl_dz in numbers, and on one slide."""
 
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +215,41 @@ def _table(matrix: Array, letters: str, widest: int) -> Iterator[str]:
             yield f"  {letters[0]}={row} " + "".join(f"{number(matrix[row, c]):>{width}}" for c in columns)
 
 
+GREEK = "alpha|gamma|epsilon|tau|Omega"
+FUNCTIONS = "exp|log|max|min|tanh|diag|sign|softmax|sigmoid|log1p|lse"
+WORD = re.compile(
+    rf"\(?(?!(?:sum|{GREEK}|{FUNCTIONS})(?![a-z0-9-]))[A-Za-z][A-Za-z'-]+(?:_[a-z]{{3,}}|[0-9]+)?\)?[,.:;]*"
+    rf"|sum\.|log-[a-z]+|[a-z]{{3,}}_[a-z]{{3,}}\)?,?"
+)
+MATHTEXT = [  # what the formulas of docstrings are in matplotlib's own TeX
+    (r"\bd(\w)_d(\w)", r"\\mathrm{d\1\\_d\2}"),
+    (r"\bsum(?![a-z])", r"\\Sigma "),
+    (rf"\b({FUNCTIONS})(?![a-z0-9}}])", r"\\mathrm{\1}"),
+    (r"Omega\*", "Omega^{*}"),
+    (rf"(?<![a-zA-Z\\])({GREEK})(?![a-z])", r"\\\1 "),
+    (r"\^\s*\(((?:[^()]|\([^()]*\))*)\)", r"^{\1}"),
+    (r"<([^<>=]+)>", r"\\langle \1\\rangle "),
+    (r">=", r"\\geq "),
+    (r"!=", r"\\neq "),
+    (r"(?<!\{)\*(?!\})", r"\\cdot "),
+    (r"(?<=[\w)}]) (?=[\w(\\])", r"\\,"),
+    (r"([,;]) ", r"\1\\ "),
+]
+
+
+def typeset(sentence: str) -> str:
+    """A sentence with formulas as matplotlib typesets it: runs of what is no word stand between dollars."""
+    runs: list[str] = []
+    for is_word, tokens in groupby(sentence.split(), lambda token: bool(WORD.fullmatch(token))):
+        text = " ".join(tokens)
+        if not is_word:
+            for pattern, mathtext in MATHTEXT:
+                text = re.sub(pattern, mathtext, text)
+            text = f"${text}$"
+        runs.append(text)
+    return " ".join(runs)
+
+
 WIDTH, HEIGHT, MARGIN = 16.0, 9.0, 0.4  # inches: a slide
 HEAD = 0.29  # the title of a map; the letters of its columns stand below it and are 0.65 of a cell high
 
@@ -226,7 +263,7 @@ def slide(path: Path, steps: Steps) -> Path:
     for name, formula in steps.formulas():
         lines = textwrap.wrap(formula, 118)
         _write(figure, MARGIN, upper, name, 15, weight="bold")
-        _write(figure, MARGIN + 1.4, upper, "\n".join(lines), 15)
+        _write(figure, MARGIN + 1.4, upper, "\n".join(map(typeset, lines)), 15, parse_math=True)
         upper += 0.3 * len(lines)
     batch, jacobians, routes = steps.tables()
     n, k = steps.z.shape
@@ -281,15 +318,21 @@ def _heat_map(figure: Figure, box: tuple[float, ...], table: Table, peers: list[
     for axis, count, name in ((axes.yaxis, n, letters[0]), (axes.xaxis, k, letters[1])):
         axis.set_ticks(range(count), [f"{name}={i}" for i in range(count)])
     axes.tick_params(
-        length=0, labelsize=min(13, 0.85 * letter), pad=2, top=True, labeltop=True, bottom=False, labelbottom=False
+        length=0,
+        labelsize=min(13, 0.85 * letter, 27 * wide),
+        pad=2,
+        top=True,
+        labeltop=True,
+        bottom=False,
+        labelbottom=False,
     )
     axes.spines[:].set_visible(False)
 
 
-def _write(figure: Figure, left: float, upper: float, words: str, size: float, **style: str) -> None:
+def _write(figure: Figure, left: float, upper: float, words: str, size: float, **style: Any) -> None:
     """Text whose upper left corner is given in inches."""
     place = left / WIDTH, 1 - upper / HEIGHT
-    figure.text(*place, words, size=size, va="top", parse_math=False, **style)  # type: ignore[arg-type]
+    figure.text(*place, words, size=size, va="top", **{"parse_math": False, **style})
 
 
 def main(words: list[str]) -> None:
