@@ -256,3 +256,15 @@ def test_the_shares_of_a_model_that_does_not_know_them_are_those_of_the_rows():
     _, data = predictions(3)
     for wrong in ([], [1, 2], [0, 0, 0], [-1, 2, 3], ["a", "b", "c"], [[1, 2, 3]]):
         assert_array_equal(shares_of({"class_rows": wrong}, data), np.bincount(data.y) / len(data))
+
+
+def test_rows_of_which_none_has_a_target_are_not_evaluated(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    np.savez(tmp_path / "train.npz", x=x, y=np.eye(2)[(x[:, 0] > 0).astype(int)])
+    np.savez(tmp_path / "empty.npz", x=x, y=np.zeros((40, 2)))
+    data = {"name": "file", "path": str(tmp_path / "train.npz"), "test_path": str(tmp_path / "empty.npz")}
+    folder = run(replace(SETTINGS, data=data), tmp_path / "run").folder
+    assert list(json.loads((folder / "evaluation.json").read_text())) == ["validation"]
+    data = {"name": "file", "path": str(tmp_path / "empty.npz")}
+    with pytest.raises(DataError, match="no row with a target"):
+        evaluate(OmegaConf.create({"model": str(folder), "data": data}))

@@ -65,6 +65,8 @@ def evaluate(config: DictConfig) -> None:
         )
     else:
         data, name = _checked(source(0), model), settings.data["name"]
+    if data.y.ndim == 2 and not data.y.any():
+        raise DataError(f"{name} has no row with a target, so there is nothing to compare with. Give it labels.")
     threads = settings.threads or available_cores()
     found = evaluated(lambda x: model.predict(x, threads), data, model.activation, shares_of(model.split, data))
     folder = (

@@ -1,7 +1,7 @@
 """What a classifier is worth on rows that it has not learnt from, beside what always saying the most frequent class is.
 
-The figures are scikit-learn's where it has them, of the largest prediction of each row against its label, or against
-the largest of its targets; log loss, Brier score and calibration error are those of trainer.objective.metrics.
+The figures are of the largest prediction of each row against its label, or against the largest of its targets. They are
+scikit-learn's to the last digits, but made of one confusion matrix: its functions take as long as a small run.
 """
 
 from collections.abc import Callable, Mapping
@@ -92,41 +92,31 @@ def evaluated(predict: Callable[[Any], Array], data: Data, activation: Activatio
 
 def evaluation(a: Array, data: Data, activation: Activation, shares: Array) -> Evaluation:
     """The Evaluation of predictions a (N,K); rows without a target do not count, and weights do."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support  # slow to import
-
     if data.y.ndim == 2 and not (there := data.y.any(axis=1)).all():
         a, data = a[there], data.only(np.flatnonzero(there))
-    labels, names = data.labels, np.arange(len(data.classes))
-    rows: dict[str, Any] = {"labels": names, "sample_weight": data.weight}
-    each = precision_recall_fscore_support(labels, a.argmax(axis=1), zero_division=0, **rows)[:3]
-    support = np.bincount(labels, data.weight, len(names)).tolist()
+    confusion = _confusion(a, data)
+    each = zip(data.classes, *(part.tolist() for part in (*_by_class(confusion), confusion.sum(axis=1))), strict=True)
     return Evaluation(
         len(data),
         len(data),
         figures(a, data, activation.range),
         figures(np.broadcast_to(shares.astype(a.dtype), a.shape), data, "simplex"),
         data.classes[int(shares.argmax())],
-        [
-            dict(zip(("class", "precision", "recall", "f1", "support"), one, strict=True))
-            for one in zip(data.classes, *(part.tolist() for part in each), support, strict=True)
-        ],
-        confusion_matrix(labels, a.argmax(axis=1), **rows),
+        [dict(zip(("class", "precision", "recall", "f1", "support"), one, strict=True)) for one in each],
+        confusion,
         _reliability(a, data) if activation.range in PROBABILITIES else [],
     )
 
 
 def figures(a: Array, data: Data, range_of_a: str) -> dict[str, float]:
     """The figures by name of predictions a (N,K) of an activation with this range."""
-    from sklearn.metrics import accuracy_score, f1_score, recall_score
-
-    labels, predicted = data.labels, a.argmax(axis=1)
-    weighted: dict[str, Any] = {"sample_weight": data.weight}
-    there = np.unique(labels if data.weight is None else labels[data.weight > 0])
-    mean = {"average": "macro", "zero_division": 0.0, **weighted}
+    confusion = _confusion(a, data)
+    _, recall, f1 = _by_class(confusion)
+    labelled, predicted = confusion.any(axis=1), confusion.any(axis=0)
     found = {
-        "accuracy": accuracy_score(labels, predicted, **weighted),
-        "balanced_accuracy": recall_score(labels, predicted, labels=there, **mean),
-        "macro_f1": f1_score(labels, predicted, **mean),
+        "accuracy": np.trace(confusion) / confusion.sum(),
+        "balanced_accuracy": recall[labelled].mean(),
+        "macro_f1": f1[labelled | predicted].mean(),
     }
     y = data.plain_targets(a.dtype)
     for name in OF_ROWS:
@@ -135,9 +125,25 @@ def figures(a: Array, data: Data, range_of_a: str) -> dict[str, float]:
             with np.errstate(divide="ignore"):  # of a class that was thought impossible
                 statistics = metric.statistics(a, y).astype(np.float64)
             found[name] = metric.finish(np.atleast_1d(np.average(statistics, axis=0, weights=data.weight)))
-    if len(there) > 1:  # each class against the rest, of those that some row has
-        found["roc_auc"] = np.mean([_area(a[:, k], labels == k, data.weight) for k in there])
+    if np.count_nonzero(labelled) > 1:  # each class against the rest, of those that some row has
+        areas = [_area(a[:, k], data.labels == k, data.weight) for k in np.flatnonzero(labelled)]
+        found["roc_auc"] = np.mean(areas)
     return {name: float(value) for name, value in found.items()}
+
+
+def _confusion(a: Array, data: Data) -> Array:
+    """The weight of the rows of each label (rows) with each prediction (columns), (K,K)."""
+    classes = len(data.classes)
+    place = data.labels.astype(np.int64) * classes + a.argmax(axis=1)
+    return np.bincount(place, data.weight, classes * classes).reshape(classes, classes)
+
+
+def _by_class(confusion: Array) -> tuple[Array, Array, Array]:
+    """Precision, recall and F1 of each class, zero where there is nothing to divide by."""
+    hits, labelled, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    tiny = np.finfo(np.float64).tiny
+    recall, precision = hits / np.maximum(labelled, tiny), hits / np.maximum(predicted, tiny)
+    return precision, recall, 2 * hits / np.maximum(labelled + predicted, tiny)
 
 
 def _area(score: Array, hit: Array, weight: Array | None) -> float:
@@ -167,4 +173,4 @@ def _reliability(a: Array, data: Data) -> list[tuple[float, float, float]]:
 
 def keep(folder: Path, evaluations: Mapping[str, Evaluation]) -> Path:
     """Writes evaluation.json: what is said of each set of rows, by its name."""
-    return write_json(folder / EVALUATION, {name: one.content() for name, one in evaluations.items()})
+    return write_json(folder / EVALUATION, {name: one.content() for name, one in evaluations.items()}, False)

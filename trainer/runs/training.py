@@ -196,9 +196,11 @@ class Training:
         activation, threads = parts.objective.activation, parts.objective.threads
         shares = shares_of(model.split, train)
         name, rows = ("training", train) if valid is None else ("validation", valid)
-        with blas_on_one_thread():
-            found = {name: evaluated(lambda x: predict(activation, state.w, x, threads), rows, activation, shares)}
-        if self.test is not None:
+        found = {}
+        if _has_targets(rows):
+            with blas_on_one_thread():
+                found[name] = evaluated(lambda x: predict(activation, state.w, x, threads), rows, activation, shares)
+        if self.test is not None and _has_targets(self.test):
             found["test"] = evaluated(lambda x: model.predict(x, threads), self.test, activation, shares)
         return found
 
@@ -297,6 +299,11 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
         )
     plane = raw if settings.plots and len(raw.features) == 2 and isinstance(raw.x, np.ndarray) else None
     return Training(settings, seed, parts, data, test, plane, folder, recorded, fingerprint)
+
+
+def _has_targets(data: Data) -> bool:
+    """Whether some row has one."""
+    return data.y.ndim == 1 or bool(data.y.any())
 
 
 def _classes_in(data: Data) -> Array:
