@@ -14,10 +14,16 @@ from trainer.errors import ConfigError, DataError, FileError, is_text
 from trainer.objective.blocks import predict
 from trainer.objective.threads import blas_on_one_thread
 from trainer.runs import archive
+from trainer.runs.outputs import MODEL
 from trainer.runs.schema import build
 
 FORMAT = "softmax-trainer model 1"
 LARGEST = 1 << 31  # bytes of arrays in a model file; more than this is not a linear classifier's
+
+
+def model_file(path: Path) -> Path:
+    """The file of a model that is named by itself, or by the folder of its run."""
+    return path / MODEL if path.is_dir() else path
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,13 @@ class Model:
 
     @classmethod
     def load(cls, path: Path) -> "Model":
-        """Reads and checks the file; a FileError if it cannot be read, a DataError if it is no model of ours."""
+        """Reads and checks the file, or that of a run's folder.
+
+        A FileError if it cannot be read, a DataError if it is no model of ours.
+        """
+        path = model_file(path)
         if not path.is_file():
-            raise FileError(f"{path} is not a file; give the model as model=outputs/.../model.npz.")
+            raise FileError(f"{path} is not a file; give the folder of a run that has ended, or its model.npz.")
         header, arrays = archive.load(path, "model", LARGEST)
         if sorted(arrays) != ["mean", "scale", "w"]:
             raise DataError(f"{path} is not a model of ours: it holds {', '.join(sorted(arrays))[:80]}.")
