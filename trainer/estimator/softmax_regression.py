@@ -312,7 +312,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return log_a
 
     def save(self, path: str | Path) -> Path:
-        """Writes the file that ``python -m trainer.predict model=...`` reads; labels become integers or texts."""
+        """Writes the file that ``python -m trainer.predict model=...`` reads; labels become integers or texts.
+
+        A DataError where load could not read it: of two features of one name, or an activation from outside.
+        """
         check_is_fitted(self, "_model")
         return self.model_.save(Path(path))
 
@@ -357,7 +360,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"{features} features need {(classes, features)} and {(classes,)}."
             )
         w = np.vstack([coef.T, intercept])
-        w = w if w.dtype.kind == "f" else w.astype(np.float64)
+        w = w if w.dtype in DTYPES else w.astype(np.float64)
         if not np.isfinite(w).all():
             raise DataError("coef_ or intercept_ holds numbers that are not finite. Set finite ones, or fit again.")
         return w
