@@ -584,6 +584,30 @@ def test_what_is_no_regular_file_is_refused_by_its_path(tmp_path, name):
         assert "\0" not in str(error.value)
 
 
+def test_a_file_that_is_not_there_is_looked_for_beside(csv, tmp_path, monkeypatch):
+    csv(GOOD)
+    for name in ("flowers.csv", "flower2.csv", "notes.txt"):
+        (tmp_path / name).write_text(GOOD)
+    for asked, beside in {
+        "flower.csv": "it may be 'flowers.csv' or 'flower2.csv'",
+        "FLOWERS.CSV": "it may be 'flowers.csv'",
+        "flowers": "it may be 'flowers.csv'",
+        "zz.npy": "the folder {} has 'data.csv', 'flower2.csv', 'flowers.csv'",
+        "none/zz.npy": "there is no folder {}/none",
+    }.items():
+        with pytest.raises(FileError) as error:
+            read(str(tmp_path / asked), "y")
+        reason = f"{tmp_path / asked} cannot be read: No such file or directory; {beside.format(tmp_path)}"
+        assert str(error.value).startswith(reason)
+        assert "notes" not in str(error.value)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileError, match=r"^zz\.csv cannot be read: .*; the working folder has 'data\.csv', 'flow"):
+        read("zz.csv", "y")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileError, match=r"; the folder empty has no \.csv, \.npz, .* or \.feather\.$"):
+        read("empty/zz.csv", "y")
+
+
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/", "", "x" * 300])
 def test_devices_folders_and_impossible_names_are_refused(path):
     with pytest.raises(FileError, match="cannot be read"):
