@@ -110,6 +110,83 @@ def test_csv_names_and_labels_may_hold_commas_quotes_and_line_breaks(csv):
     assert data.classes == ("p,q", "x\ny")
 
 
+# .csv: the first line
+
+
+BARE = "5.1,3.5,a\n4.9,3.0,b\n6.2,3.4,a\n"  # without a header
+
+
+@pytest.mark.parametrize("target", [None, "a", "5.1", "species"])
+def test_a_first_line_of_numbers_is_no_header(csv, target):
+    words = r"data\.csv:1: names of columns are needed .* it has the numbers '5\.1', '3\.5'; set data\.header=false if"
+    with pytest.raises(DataError, match=words):
+        read(csv(BARE), target)
+    with pytest.raises(DataError, match=words):
+        read_features(csv(BARE), ("a", "b"), target)
+
+
+@pytest.mark.parametrize("content", ["1,1,2\n1,0,2\n", ",0,2\n0,1,2\n", "-1e-3,x\n2,y\n", '" 7",x\n2,y\n'])
+def test_one_number_is_enough_to_ask_for_the_header(csv, content):
+    with pytest.raises(DataError, match=r"names of columns are needed .* data\.header=true if they are names"):
+        read(csv(content), None)
+
+
+def test_names_that_are_numbers_are_taken_if_one_says_so(csv):
+    content = "0,1,2019\n1.5,2,a\n2.5,3,b\n"
+    data = read(csv(content), "2019", header=True)
+    assert (data.features, data.target, data.classes) == (("0", "1"), "2019", ("a", "b"))
+    assert_array_equal(read_features(csv(content), data.features, data.target)[0], data.x)  # the model knows them
+
+
+@pytest.mark.parametrize(
+    ("target", "features", "x"),
+    [
+        (None, ("x0", "x1"), [[5.1, 3.5], [4.9, 3.0], [6.2, 3.4]]),
+        ("x2", ("x0", "x1"), [[5.1, 3.5], [4.9, 3.0], [6.2, 3.4]]),
+    ],
+)
+def test_without_a_header_columns_are_numbered_and_the_last_is_the_target(csv, target, features, x):
+    data = read(csv(BARE), target, header=False)
+    assert_array_equal(data.x, x)
+    assert (data.features, data.target, data.classes) == (features, "x2", ("a", "b"))
+
+
+def test_without_a_header_any_column_may_be_the_target(csv):
+    data = read(csv("3,1.5,7\n4,2.5,8\n"), "x0", header=False)
+    assert (data.features, data.target, data.classes) == (("x1", "x2"), "x0", (3, 4))
+    with pytest.raises(ConfigError, match=r"data\.target='species' is not in .*data\.csv; it has 'x0', 'x1', 'x2'"):
+        read(csv(BARE), "species", header=False)
+
+
+def test_without_a_header_places_count_from_the_first_line(csv):
+    with pytest.raises(DataError, match=r"data\.csv:1:2: 'x' in column 'x1' is not a number"):
+        read(csv("1,x,0\n1,2,1\n"), None, header=False)
+    with pytest.raises(DataError, match=r"data\.csv:2:3: the label '1\.5'"):
+        read(csv("1,2,0\n1,2,1.5\n"), None, header=False)
+    with pytest.raises(DataError, match=r"separated by ';', not by ','"):
+        read(csv("1;2;0\n1;2;1\n"), None, header=False)
+    for content in ("", "\n"):
+        with pytest.raises(DataError, match=r"the file is empty|got an empty line|has no rows|is empty"):
+            read(csv(content), None, header=False)
+
+
+@pytest.mark.parametrize("target", ["x2", "x0"])
+def test_features_are_found_without_a_header_with_and_without_the_target(csv, target):
+    names = tuple(f"x{d}" for d in range(3) if f"x{d}" != target)
+    x, labels = read_features(csv("1,2,3\n4,5,6\n"), names, target, header=False)
+    assert_array_equal(x, np.delete([[1, 2, 3], [4, 5, 6]], int(target[1]), axis=1))
+    assert labels == [["1", "4"], None, ["3", "6"]][int(target[1])]
+    assert_array_equal(read_features(csv("1,2\n4,5\n"), names, target, header=False)[0], [[1, 2], [4, 5]])
+    assert_array_equal(read_features(csv("1,2\n4,5\n"), ("a", "b"), "y", header=False)[0], [[1, 2], [4, 5]])
+    with pytest.raises(DataError, match="the model has 2 features, the file 4"):
+        read_features(csv("1,2,3,4,5\n"), names, target, header=False)
+
+
+def test_a_header_is_of_a_csv_only(npz):
+    with pytest.raises(ConfigError, match=r"data\.header has no use, as .*data\.npz is no \.csv; leave it out"):
+        read(npz(x=[[1], [2]], y=[0, 1]), None, header=False)
+
+
 # .csv: cells
 
 

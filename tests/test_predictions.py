@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from pyarrow import parquet
 
 from tests.test_command_line import (  # noqa: F401 - fixtures
-    Trained,
+    SHORT,
     assert_refused,
     call,
     predict,
@@ -179,3 +179,32 @@ def test_a_model_may_be_named_by_the_folder_of_its_run(predict, trained, tmp_pat
     assert Path("file.csv").read_bytes() == Path("folder.csv").read_bytes()
     Path("empty").mkdir()
     assert_refused(predict(model="empty"), 3, ["empty/model.npz is not a file", "a run that has ended"], tmp_path)
+
+
+# data without names of columns, or with too many columns
+
+
+def flowers(*rows, names=None):
+    return "\n".join([*([names] if names else []), *rows])
+
+
+ROWS = [f"{n % 7 + 0.5},{n * n % 11},{'ab'[n % 2]}" for n in range(60)]
+
+
+def test_a_file_without_a_header_is_trained_on_and_predicted(call, tmp_path):  # noqa: F811
+    Path("bare.csv").write_text(flowers(*ROWS))
+    Path("test.csv").write_text(flowers(*ROWS[:20]))
+    train = ["data=file", "data.path=bare.csv", "data.test_path=test.csv", *SHORT, "hydra.run.dir=run"]
+    outcome = call(*train)
+    assert_refused(outcome, 2, ["bare.csv:1:", "the numbers '0.5', '0'", "data.header=false"], tmp_path)
+    assert call(*train, "data.header=false").code == 0
+    known = Model.load(Path("run"))
+    assert (known.features, known.target, known.classes) == (("x0", "x1"), "x2", ("a", "b"))
+    assert call("model=run", "data.path=bare.csv", "data.header=false", "plots=false", name="evaluate").code == 0
+    Path("new.csv").write_text(flowers(*(row.rpartition(",")[0] for row in ROWS)))
+    for name in ("bare", "new"):
+        data = [f"data.path={name}.csv", f"output={name}-out.csv"]
+        assert_refused(call("model=run", *data, name="predict"), 2, [f"{name}.csv:1:", "data.header=false"], tmp_path)
+        assert call("model=run", *data, "data.header=false", name="predict").code == 0
+    assert len(table("bare-out.csv")) == len(ROWS)
+    assert Path("bare-out.csv").read_bytes() == Path("new-out.csv").read_bytes()

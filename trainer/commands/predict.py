@@ -76,7 +76,7 @@ def _features(source: Source, model: Model) -> Any:
     if not isinstance(source, File):
         return _checked(source(0), model)
     known = model.target if source.path.lower().endswith(NAMED) else None  # only where columns have names
-    return read_features(source.path, model.features, source.target or known, source.in_memory)[0]
+    return read_features(source.path, model.features, source.target or known, source.in_memory, source.header)[0]
 
 
 def _files(source: Source) -> list[Path]:
