@@ -303,6 +303,77 @@ def test_long_lists_and_texts_are_cut_short_in_messages(csv):
     assert len(str(error.value)) < 400
 
 
+# columns that look like ids
+
+
+def customers(n=200, **columns):
+    """Rows with the measurements of customers, whose columns a test adds to."""
+    rng = np.random.default_rng(0)
+    rest = {"age": rng.integers(18, 90, n), "spent": rng.normal(size=n).round(3), "visits": rng.integers(0, 9, n)}
+    return {**columns, **rest, "churn": rng.integers(0, 2, n)}
+
+
+def as_csv(columns):
+    return "\n".join(",".join(map(str, row)) for row in [[*columns], *zip(*columns.values(), strict=True)])
+
+
+SEVERAL = np.random.default_rng(1).permutation(10**6)[:200] + 10**8
+IDS = {
+    "the numbers of the rows": np.arange(200),
+    "shuffled": np.random.default_rng(0).permutation(200) + 7000,
+    "of many digits": SEVERAL,
+    "of one customer twice": np.r_[SEVERAL[:199], SEVERAL[0]],
+    "beyond what a float64 counts": SEVERAL.astype(np.int64) * 10**9 * 7,
+    "as floats": np.arange(200.0),
+    "in the order of the rows": np.cumsum(np.random.default_rng(0).integers(1, 10**6, 200) ** 3),
+}
+
+
+@pytest.mark.parametrize("numbers", IDS.values(), ids=IDS)
+def test_a_column_of_ids_is_named_once(csv, numbers):
+    with pytest.warns(UserWarning, match=r"data\.csv: 'customer' looks like an id: .* remove what") as told:
+        read(csv(as_csv(customers(customer=numbers))), "churn")
+    assert len(told) == 1
+
+
+def test_several_columns_of_ids_are_named_together(csv):
+    with pytest.warns(UserWarning, match=r"data\.csv: 'customer', 'order' look like ids") as told:
+        read(csv(as_csv(customers(customer=SEVERAL, order=np.arange(200)))), "churn")
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        customers(),  # a warning is an error here
+        customers(weight=np.random.default_rng(0).normal(size=200)),
+        customers(year=np.repeat(np.arange(100), 2)),
+        customers(income=np.random.default_rng(0).lognormal(10.5, 0.6, 200).round().astype(int)),
+        customers(60, balance=np.random.default_rng(0).normal(5e4, 5e4, 60).round().astype(int)),
+        {f"count{d}": np.random.default_rng(d).permutation(10**6)[:200] for d in range(20)} | {"churn": [0, 1] * 100},
+        customers(20, customer=np.arange(20)),
+    ],
+    ids=["measurements", "floats", "each twice", "incomes", "balances", "counts", "few rows"],
+)
+def test_columns_that_are_no_ids_are_not_named(csv, columns):
+    read(csv(as_csv(columns)), "churn")
+
+
+def test_texts_that_differ_from_row_to_row_are_told_from_words(csv):
+    texts = [f"C{number:05}" for number in range(200)]
+    with pytest.raises(
+        DataError, match=r"data\.csv:2:1: 'C00000' in column 'customer' .* as an id does; remove the col"
+    ):
+        read(csv(as_csv(customers(customer=texts))), "churn")
+    with pytest.raises(DataError, match=r"'red' in column 'colour' is not a number .*; encode words as numbers"):
+        read(csv(as_csv(customers(colour=["red", "green"] * 100))), "churn")
+
+
+def test_a_prediction_does_not_speak_of_ids(csv):
+    rows = as_csv(customers(customer=SEVERAL))
+    read_features(csv(rows), ("customer", "age", "spent", "visits"), "churn")
+
+
 # labels
 
 

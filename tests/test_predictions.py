@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +209,14 @@ def test_a_file_without_a_header_is_trained_on_and_predicted(call, tmp_path):  #
         assert call("model=run", *data, "data.header=false", name="predict").code == 0
     assert len(table("bare-out.csv")) == len(ROWS)
     assert Path("bare-out.csv").read_bytes() == Path("new-out.csv").read_bytes()
+
+
+def test_a_training_says_once_which_column_looks_like_an_id(call):  # noqa: F811
+    Path("shop.csv").write_text(flowers(*(f"{n + 1000},{row}" for n, row in enumerate(ROWS)), names="customer,a,b,y"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # an error in these tests
+        outcome = call("data=file", "data.path=shop.csv", "data.target=y", "epochs=2", "plots=false")
+    assert outcome.code == 0
+    told = [line for line in outcome.err.splitlines() if "looks like an id" in line]
+    why = "integers that differ in nearly all rows; remove what measures nothing"
+    assert told == [f"Warning: shop.csv: 'customer' looks like an id: {why}."]

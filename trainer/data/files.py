@@ -16,6 +16,7 @@ import csv
 import difflib
 import io
 import re
+import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -26,7 +27,7 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.data.array_files import read_npy, read_npz
-from trainer.data.features import Features
+from trainer.data.features import IDS, ROWS_OF_IDS, Features, ids
 from trainer.data.reading import (
     FINITE,
     IN_PLACE,
@@ -77,6 +78,10 @@ def read(path: str, target: str | None, in_memory: bool | None = None, header: b
     if isinstance(x, Features) and y.ndim == 1:
         y = y.astype(np.min_scalar_type(len(classes) - 1))  # labels stay in memory, so they are to be small
     names = content.names or Numbered(x.shape[1])
+    if kind in NAMED and (found := ids(x)):
+        looks = "looks like an id" if len(found) == 1 else "look like ids"
+        why = "integers that differ in nearly all rows; remove what measures nothing"
+        warnings.warn(f"{name}: {listed([names[column] for column in found])} {looks}: {why}.", stacklevel=2)
     return Data(x, y, classes, names, content.target)
 
 
@@ -297,5 +302,7 @@ def _check_cells(block: list[Row], columns: list[int], names: list[str], path: s
                 why = "is empty; fill it in, or remove the row"
             elif WITH_COMMA.fullmatch(cell):
                 why = "has a comma; write a decimal point and no thousands separator"
+            elif len(block) >= ROWS_OF_IDS and len({other[column] for _, other in block}) >= IDS * len(block):
+                why = "is no number, and differs from row to row, as an id does; remove the column"
             column_name = quoted(names[column])
             raise DataError(f"{path}:{line}:{column + 1}: {quoted(cell)} in column {column_name} {why}.")
