@@ -182,6 +182,14 @@ def test_features_are_found_without_a_header_with_and_without_the_target(csv, ta
         read_features(csv("1,2,3,4,5\n"), names, target, header=False)
 
 
+def test_a_header_is_not_taken_for_a_row(csv):
+    words = r"data\.csv:1: the first line, 'a', 'b', 'y', is no row of data, .*; leave data\.header=false out"
+    with pytest.raises(DataError, match=words):
+        read(csv(GOOD), None, header=False)
+    with pytest.raises(DataError, match=words):
+        read_features(csv(GOOD), ("a", "b"), "y", header=False)
+
+
 def test_a_header_is_of_a_csv_only(npz):
     with pytest.raises(ConfigError, match=r"data\.header has no use, as .*data\.npz is no \.csv; leave it out"):
         read(npz(x=[[1], [2]], y=[0, 1]), None, header=False)

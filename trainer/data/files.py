@@ -235,6 +235,9 @@ def _header(
             way = f"convert it, decimal commas too: tr ',{escape}' '.,' < FILE > NEW"
             raise DataError(f"{path}:1: the fields are separated by {mark!r}, not by ','; {way}")
     if header is False:
+        if not any(kind.fullmatch(name) for kind in (NUMBER, NOT_FINITE, WITH_COMMA) for name in names):
+            why = "is no row of data, as it has no number"
+            raise DataError(f"{path}:1: the first line, {listed(names)}, {why}; leave data.header=false out.")
         return list(features if features and len(features) == len(names) else Numbered(len(names))), False
     numbers = [name for name in names if NUMBER.fullmatch(name)]
     known = features is not None and set(features) <= set(names)
