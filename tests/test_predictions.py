@@ -98,6 +98,14 @@ def test_labels_and_models_are_never_written_over(predict, tmp_path, more):  # n
 
 
 @pytest.mark.usefixtures("new")
+@pytest.mark.parametrize("folder", ["none", "new.csv"])
+def test_a_folder_that_is_not_there_is_named_before_the_work(predict, tmp_path, folder, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(Model, "predict", lambda *_: pytest.fail("it was predicted"))
+    words = [f"output={folder}/out.csv cannot be written: there is no folder {folder}; make it"]
+    assert_refused(predict(f"output={folder}/out.csv"), 3, words, tmp_path)
+
+
+@pytest.mark.usefixtures("new")
 def test_a_pipe_in_the_place_of_the_output_is_not_waited_for(predict, tmp_path):  # noqa: F811
     os.mkfifo("pipe.csv")
     assert_refused(predict("output=pipe.csv"), 2, ["output=pipe.csv exists"], tmp_path)

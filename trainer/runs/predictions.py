@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from trainer.arrays import Array
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, FileError
 from trainer.runs.model import Model
 from trainer.runs.outputs import write_whole
 from trainer.runs.text import csv_text
@@ -38,7 +38,14 @@ def check_suffix(output: str) -> None:
 
 
 def check_free(output: Path, inputs: Iterable[Path], overwrite: bool) -> None:
-    """ConfigError for a file in the place of the output, unless it may be written over: inputs and models never may."""
+    """ConfigError for a file in the place of the output, unless it may be written over: inputs and models never may.
+
+    FileError where there is no folder for it, so that nobody predicts for an hour to hear of that.
+    """
+    if not output.parent.is_dir():
+        raise FileError(
+            f"output={output} cannot be written: there is no folder {output.parent}; make it, or name another."
+        )
     if not os.path.lexists(output):
         return
     if any(_same(output, path) for path in inputs):
