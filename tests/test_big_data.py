@@ -201,6 +201,15 @@ def test_numbers_that_are_not_finite_are_named_and_counted(write, kind, in_memor
         read(*write(kind, x, y), in_memory=in_memory)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_column_of_ids_is_named_wherever_it_is_read(write, kind, in_memory):
+    x, y = sample()
+    customers = np.arange(N)[::-1] * 7919 + 10**9
+    with pytest.warns(UserWarning, match=rf"data\.{kind}: 'customer' looks like an id: .* remove what"):
+        read(*write(kind, table(x, y, customer=customers)), in_memory=in_memory)
+
+
 def test_empty_cells_are_refused(write):
     x, y = sample(4)
     empty = table(x, y).set_column(1, "f1", pyarrow.array([1, None, 3, 4]))

@@ -907,7 +907,7 @@ def test_a_missing_model_is_an_error_of_files(predict, tmp_path):
 
 
 def test_a_missing_file_of_features_is_an_error_of_files(predict, tmp_path):
-    assert_refused(predict(), 3, ["new.csv", "cannot be read"], tmp_path)
+    assert_refused(predict("output=out.csv"), 3, ["new.csv", "cannot be read"], tmp_path)
 
 
 def test_settings_of_a_prediction_are_checked(predict, tmp_path):

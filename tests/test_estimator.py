@@ -6,13 +6,16 @@ import pickle
 import re
 import subprocess
 import sys
+import tempfile
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csc_array, csr_array, csr_matrix
 from sklearn.base import clone
@@ -600,6 +603,73 @@ def test_a_saved_estimator_is_loaded_as_it_was(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # fit is given no names
         assert loaded.partial_fit(*IRIS).score(frame, IRIS[1]) > 0.3
+
+
+@dataclass(frozen=True)
+class Twice(Softmax):
+    """Another function under the name of ours."""
+
+    def __call__(self, z):
+        return super().__call__(2 * z)
+
+    def jacobian(self, z, a):
+        return 2 * super().jacobian(z, a)
+
+    def vjp(self, z, a, dl_da):
+        return 2 * super().vjp(z, a, dl_da)
+
+
+class Plain:
+    """A function that is no dataclass."""
+
+    name, range = "plain", "simplex"
+
+    def __call__(self, z):
+        return Softmax()(z)
+
+    def jacobian(self, z, a):
+        return Softmax().jacobian(z, a)
+
+    def vjp(self, z, a, dl_da):
+        return Softmax().vjp(z, a, dl_da)
+
+
+@pytest.mark.parametrize("activation", [Twice(), Plain()])
+def test_a_model_is_saved_only_if_its_activation_can_be_read_again(activation, tmp_path):
+    model = SoftmaxRegression(activation=activation, **PASSES).fit(*IRIS)
+    with pytest.raises(DataError, match=rf"m\.npz is not written: it would name activation={activation.name}, .*pick"):
+        model.save(tmp_path / "m.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+ANY_LABELS = st.one_of(
+    st.lists(st.text(max_size=4), min_size=2, max_size=3, unique=True),
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=3, unique=True),
+    st.lists(st.floats(-9, 9).map(round).map(float), min_size=2, max_size=3, unique=True),
+    st.just([False, True]),
+)
+TEMPERATURES = st.floats(0.125, 8, width=32)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    names=st.lists(st.text(max_size=2), min_size=2, max_size=3, unique=True),  # scikit-learn refuses others
+    labels=ANY_LABELS,
+    temperature=TEMPERATURES | TEMPERATURES.map(np.float32) | TEMPERATURES.map(np.float64) | st.integers(1, 3),
+    dtype=st.sampled_from(["float16", "float32", "float64", "longdouble", "int64", ">f8"]),
+)
+def test_what_save_takes_is_what_load_gives(names, labels, temperature, dtype):
+    frame = pd.DataFrame(np.arange(6.0 * len(names)).reshape(6, -1) % 5)
+    frame.columns = pd.Index(names, dtype=object)
+    y = np.array([labels[n % len(labels)] for n in range(6)], object if isinstance(labels[0], str) else None)
+    model = SoftmaxRegression(activation=Softmax(temperature), optimizer="adam", max_iter=1).fit(frame, y)
+    model.coef_, model.intercept_ = model.coef_.astype(dtype), model.intercept_.astype(dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = SoftmaxRegression.load(model.save(Path(folder, "m.npz")))
+    assert loaded.activation == model.activation
+    assert loaded.classes_.tolist() == [label if isinstance(label, str) else int(label) for label in model.classes_]
+    assert list(loaded.feature_names_in_) == names
+    assert_array_equal(loaded.predict_proba(frame), model.predict_proba(frame))
 
 
 @pytest.mark.processes

@@ -110,6 +110,91 @@ def test_csv_names_and_labels_may_hold_commas_quotes_and_line_breaks(csv):
     assert data.classes == ("p,q", "x\ny")
 
 
+# .csv: the first line
+
+
+BARE = "5.1,3.5,a\n4.9,3.0,b\n6.2,3.4,a\n"  # without a header
+
+
+@pytest.mark.parametrize("target", [None, "a", "5.1", "species"])
+def test_a_first_line_of_numbers_is_no_header(csv, target):
+    words = r"data\.csv:1: names of columns are needed .* it has the numbers '5\.1', '3\.5'; set data\.header=false if"
+    with pytest.raises(DataError, match=words):
+        read(csv(BARE), target)
+    with pytest.raises(DataError, match=words):
+        read_features(csv(BARE), ("a", "b"), target)
+
+
+@pytest.mark.parametrize("content", ["1,1,2\n1,0,2\n", ",0,2\n0,1,2\n", "-1e-3,x\n2,y\n", '" 7",x\n2,y\n'])
+def test_one_number_is_enough_to_ask_for_the_header(csv, content):
+    with pytest.raises(DataError, match=r"names of columns are needed .* data\.header=true if they are names"):
+        read(csv(content), None)
+
+
+def test_names_that_are_numbers_are_taken_if_one_says_so(csv):
+    content = "0,1,2019\n1.5,2,a\n2.5,3,b\n"
+    data = read(csv(content), "2019", header=True)
+    assert (data.features, data.target, data.classes) == (("0", "1"), "2019", ("a", "b"))
+    assert_array_equal(read_features(csv(content), data.features, data.target)[0], data.x)  # the model knows them
+
+
+@pytest.mark.parametrize(
+    ("target", "features", "x"),
+    [
+        (None, ("x0", "x1"), [[5.1, 3.5], [4.9, 3.0], [6.2, 3.4]]),
+        ("x2", ("x0", "x1"), [[5.1, 3.5], [4.9, 3.0], [6.2, 3.4]]),
+    ],
+)
+def test_without_a_header_columns_are_numbered_and_the_last_is_the_target(csv, target, features, x):
+    data = read(csv(BARE), target, header=False)
+    assert_array_equal(data.x, x)
+    assert (data.features, data.target, data.classes) == (features, "x2", ("a", "b"))
+
+
+def test_without_a_header_any_column_may_be_the_target(csv):
+    data = read(csv("3,1.5,7\n4,2.5,8\n"), "x0", header=False)
+    assert (data.features, data.target, data.classes) == (("x1", "x2"), "x0", (3, 4))
+    with pytest.raises(ConfigError, match=r"data\.target='species' is not in .*data\.csv; it has 'x0', 'x1', 'x2'"):
+        read(csv(BARE), "species", header=False)
+
+
+def test_without_a_header_places_count_from_the_first_line(csv):
+    with pytest.raises(DataError, match=r"data\.csv:1:2: 'x' in column 'x1' is not a number"):
+        read(csv("1,x,0\n1,2,1\n"), None, header=False)
+    with pytest.raises(DataError, match=r"data\.csv:2:3: the label '1\.5'"):
+        read(csv("1,2,0\n1,2,1.5\n"), None, header=False)
+    with pytest.raises(DataError, match=r"separated by ';', not by ','"):
+        read(csv("1;2;0\n1;2;1\n"), None, header=False)
+    for content in ("", "\n"):
+        with pytest.raises(DataError, match=r"the file is empty|got an empty line|has no rows|is empty"):
+            read(csv(content), None, header=False)
+
+
+@pytest.mark.parametrize("target", ["x2", "x0"])
+def test_features_are_found_without_a_header_with_and_without_the_target(csv, target):
+    names = tuple(f"x{d}" for d in range(3) if f"x{d}" != target)
+    x, labels = read_features(csv("1,2,3\n4,5,6\n"), names, target, header=False)
+    assert_array_equal(x, np.delete([[1, 2, 3], [4, 5, 6]], int(target[1]), axis=1))
+    assert labels == [["1", "4"], None, ["3", "6"]][int(target[1])]
+    assert_array_equal(read_features(csv("1,2\n4,5\n"), names, target, header=False)[0], [[1, 2], [4, 5]])
+    assert_array_equal(read_features(csv("1,2\n4,5\n"), ("a", "b"), "y", header=False)[0], [[1, 2], [4, 5]])
+    with pytest.raises(DataError, match="the model has 2 features, the file 4"):
+        read_features(csv("1,2,3,4,5\n"), names, target, header=False)
+
+
+def test_a_header_is_not_taken_for_a_row(csv):
+    words = r"data\.csv:1: the first line, 'a', 'b', 'y', is no row of data, .*; leave data\.header=false out"
+    with pytest.raises(DataError, match=words):
+        read(csv(GOOD), None, header=False)
+    with pytest.raises(DataError, match=words):
+        read_features(csv(GOOD), ("a", "b"), "y", header=False)
+
+
+def test_a_header_is_of_a_csv_only(npz):
+    with pytest.raises(ConfigError, match=r"data\.header has no use, as .*data\.npz is no \.csv; leave it out"):
+        read(npz(x=[[1], [2]], y=[0, 1]), None, header=False)
+
+
 # .csv: cells
 
 
@@ -224,6 +309,77 @@ def test_long_lists_and_texts_are_cut_short_in_messages(csv):
     with pytest.raises(ConfigError, match="'column7' and 492 more") as error:
         read(csv(names + "\n"), "x" * 5000)
     assert len(str(error.value)) < 400
+
+
+# columns that look like ids
+
+
+def customers(n=200, **columns):
+    """Rows with the measurements of customers, whose columns a test adds to."""
+    rng = np.random.default_rng(0)
+    rest = {"age": rng.integers(18, 90, n), "spent": rng.normal(size=n).round(3), "visits": rng.integers(0, 9, n)}
+    return {**columns, **rest, "churn": rng.integers(0, 2, n)}
+
+
+def as_csv(columns):
+    return "\n".join(",".join(map(str, row)) for row in [[*columns], *zip(*columns.values(), strict=True)])
+
+
+SEVERAL = np.random.default_rng(1).permutation(10**6)[:200] + 10**8
+IDS = {
+    "the numbers of the rows": np.arange(200),
+    "shuffled": np.random.default_rng(0).permutation(200) + 7000,
+    "of many digits": SEVERAL,
+    "of one customer twice": np.r_[SEVERAL[:199], SEVERAL[0]],
+    "beyond what a float64 counts": SEVERAL.astype(np.int64) * 10**9 * 7,
+    "as floats": np.arange(200.0),
+    "in the order of the rows": np.cumsum(np.random.default_rng(0).integers(1, 10**6, 200) ** 3),
+}
+
+
+@pytest.mark.parametrize("numbers", IDS.values(), ids=IDS)
+def test_a_column_of_ids_is_named_once(csv, numbers):
+    with pytest.warns(UserWarning, match=r"data\.csv: 'customer' looks like an id: .* remove what") as told:
+        read(csv(as_csv(customers(customer=numbers))), "churn")
+    assert len(told) == 1
+
+
+def test_several_columns_of_ids_are_named_together(csv):
+    with pytest.warns(UserWarning, match=r"data\.csv: 'customer', 'order' look like ids") as told:
+        read(csv(as_csv(customers(customer=SEVERAL, order=np.arange(200)))), "churn")
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        customers(),  # a warning is an error here
+        customers(weight=np.random.default_rng(0).normal(size=200)),
+        customers(year=np.repeat(np.arange(100), 2)),
+        customers(income=np.random.default_rng(0).lognormal(10.5, 0.6, 200).round().astype(int)),
+        customers(60, balance=np.random.default_rng(0).normal(5e4, 5e4, 60).round().astype(int)),
+        {f"count{d}": np.random.default_rng(d).permutation(10**6)[:200] for d in range(20)} | {"churn": [0, 1] * 100},
+        customers(20, customer=np.arange(20)),
+    ],
+    ids=["measurements", "floats", "each twice", "incomes", "balances", "counts", "few rows"],
+)
+def test_columns_that_are_no_ids_are_not_named(csv, columns):
+    read(csv(as_csv(columns)), "churn")
+
+
+def test_texts_that_differ_from_row_to_row_are_told_from_words(csv):
+    texts = [f"C{number:05}" for number in range(200)]
+    with pytest.raises(
+        DataError, match=r"data\.csv:2:1: 'C00000' in column 'customer' .* as an id does; remove the col"
+    ):
+        read(csv(as_csv(customers(customer=texts))), "churn")
+    with pytest.raises(DataError, match=r"'red' in column 'colour' is not a number .*; encode words as numbers"):
+        read(csv(as_csv(customers(colour=["red", "green"] * 100))), "churn")
+
+
+def test_a_prediction_does_not_speak_of_ids(csv):
+    rows = as_csv(customers(customer=SEVERAL))
+    read_features(csv(rows), ("customer", "age", "spent", "visits"), "churn")
 
 
 # labels
@@ -582,6 +738,30 @@ def test_what_is_no_regular_file_is_refused_by_its_path(tmp_path, name):
             call(str(tmp_path / name))
         assert error.value.exit_code == 3
         assert "\0" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_looked_for_beside(csv, tmp_path, monkeypatch):
+    csv(GOOD)
+    for name in ("flowers.csv", "flower2.csv", "notes.txt"):
+        (tmp_path / name).write_text(GOOD)
+    for asked, beside in {
+        "flower.csv": "it may be 'flowers.csv' or 'flower2.csv'",
+        "FLOWERS.CSV": "it may be 'flowers.csv'",
+        "flowers": "it may be 'flowers.csv'",
+        "zz.npy": "the folder {} has 'data.csv', 'flower2.csv', 'flowers.csv'",
+        "none/zz.npy": "there is no folder {}/none",
+    }.items():
+        with pytest.raises(FileError) as error:
+            read(str(tmp_path / asked), "y")
+        reason = f"{tmp_path / asked} cannot be read: No such file or directory; {beside.format(tmp_path)}"
+        assert str(error.value).startswith(reason)
+        assert "notes" not in str(error.value)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileError, match=r"^zz\.csv cannot be read: .*; the working folder has 'data\.csv', 'flow"):
+        read("zz.csv", "y")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileError, match=r"; the folder empty has no \.csv, \.npz, .* or \.feather\.$"):
+        read("empty/zz.csv", "y")
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/", "", "x" * 300])

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.conftest import ACTIVATIONS
 from trainer.chain.activations import Softmax
-from trainer.data.rows import Standardizer
+from trainer.data.rows import Numbered, Standardizer
 from trainer.errors import DataError, FileError
 from trainer.runs import archive
 from trainer.runs.model import LARGEST, Model
@@ -154,10 +154,47 @@ def test_every_truncation_of_a_model_is_refused(tmp_path):
 
 
 def test_a_file_that_unpacks_to_more_than_a_model_can_be_is_refused_unread(tmp_path, monkeypatch):
+    path = model().save(tmp_path / "model.npz")
     monkeypatch.setattr("trainer.runs.model.LARGEST", 100)
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("read before its size was checked"))
     with pytest.raises(DataError, match="is not a model of ours"):
-        Model.load(model().save(tmp_path / "model.npz"))
+        Model.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"features": tuple("abca")}, "features holds 'a' 2 times; rename all but one"),
+        ({"features": ("a", "b", "c", 3)}, "features holds 3 of type int"),
+        ({"features": ("a", "b", "c", "\ud800")}, "a name holds half of a surrogate pair"),
+        ({"classes": (1, 2, 1)}, "classes holds 1 2 times"),
+        ({"classes": (1, 2, 2.5)}, r"classes holds 2\.5 of type float"),
+        ({"classes": (1, 2, np.int64(3))}, "int64 is not JSON serializable"),
+        ({"w": np.zeros((5, 3), np.float16)}, "w is float16 of shape .* float32 or float64"),
+        ({"w": np.full((5, 3), np.nan)}, "w is float64 of shape .* finite numbers"),
+        ({"w": np.zeros((4, 3))}, r"w is float64 of shape \(4, 3\), where .* of shape \(5, 3\) belong"),
+        ({"standardizer": Standardizer(np.zeros(4), np.zeros(4))}, "scale holds 0"),
+        ({"activation": Softmax(True)}, "activation.temperature must be of type float"),
+        ({"target": 3}, "target is no text"),
+    ],
+)
+def test_what_load_refuses_is_not_saved(changes, words, tmp_path):
+    with pytest.raises(DataError, match=rf"model\.npz is not written, as it could not be read again: .*{words}"):
+        replace(model(), **changes).save(tmp_path / "model.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("most", [None, 1 << 14])
+def test_no_model_is_saved_that_is_too_large_to_be_loaded(most, tmp_path, monkeypatch):
+    large = replace(model(), w=np.zeros((1001, 3)), standardizer=Standardizer.none(1000), features=Numbered(1000))
+    if most is None:
+        monkeypatch.setattr("trainer.runs.model.LARGEST", large.save(tmp_path / "model.npz").stat().st_size)
+        (tmp_path / "model.npz").unlink()
+    else:
+        monkeypatch.setattr("trainer.runs.model.LARGEST", most)
+    with pytest.raises(DataError, match=r"it would have .* bytes, and at most .* are read; use fewer features"):
+        large.save(tmp_path / "model.npz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_model_is_a_file_error(tmp_path):

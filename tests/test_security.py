@@ -22,12 +22,12 @@ import pytest
 from tests.test_command_line import assert_refused, call, command, write_csv  # noqa: F401 - call is a fixture
 from tests.test_model import model
 from tests.test_run import SETTINGS
-from trainer.commands.predict import table
 from trainer.errors import DataError, FileError
 from trainer.runs.coefficients import Coefficients
 from trainer.runs.coefficients import write as write_coefficients
 from trainer.runs.model import Model
 from trainer.runs.outputs import Table
+from trainer.runs.predictions import table
 from trainer.sweeps.record import read
 from trainer.sweeps.report.reading import Run
 from trainer.sweeps.report.summary import table as summary_table

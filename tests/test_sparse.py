@@ -9,6 +9,7 @@ from scipy import sparse
 from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 
 from tests.test_run import SETTINGS
+from trainer import SoftmaxRegression
 from trainer.chain.activations import Softmax
 from trainer.chain.losses import CrossEntropy
 from trainer.chain.strategies import fused
@@ -223,6 +224,8 @@ def test_other_formats_are_refused(saved, other):
         ({"indptr": np.array([[0, 1, 2]])}, "its indices lead out"),
         ({"shape": np.array([2, 10**12])}, "has 1,000,000,000,000 columns; from 1 to 16,777,216"),
         ({"shape": np.array([10**12, 2])}, "its indices lead out"),
+        ({"shape": np.array([-1, 2]), "indptr": np.array([], int)}, "its indices lead out"),
+        ({"data": np.ones((2, 1)), "indices": np.zeros((2, 1), int)}, "its indices lead out"),
         ({"shape": np.array([2])}, "columns; from 1"),
         ({"shape": np.array([2, 0])}, "has 0 columns"),
         ({"data": np.array([1.0, np.nan])}, "is nan, the first of 1 values that are not finite"),
@@ -322,3 +325,56 @@ def test_a_run_trains_on_a_sparse_file(svm, tmp_path):
     result = run(replace(SETTINGS, data=data, epochs=20, plots=True), tmp_path / "run")
     assert result.metrics["val_accuracy"] > 0.9
     assert Model.load(tmp_path / "run" / "model.npz").predict(read(data["path"], None).x).shape == (90, 3)
+
+
+# matrices that lead out of themselves, given to the estimator: what scipy's compiled code would do with them is open
+
+
+def broken(form, **parts):
+    """Features in a format of scipy's, some of whose arrays are others than it would make."""
+    x = sample().x.asformat(form)
+    for name, array in parts.items():
+        setattr(x, name, array)
+    return x
+
+
+BROKEN = [
+    ("csr", lambda x: x.indices + D, "indices"),
+    ("csr", lambda x: x.indices - D, "indices"),
+    ("csr", lambda x: np.r_[x.indices[:-1], 10**9], "indices"),
+    ("csr", lambda x: x.indices[:-5], "indices"),
+    ("csr", lambda x: x.indices.astype(float), "indices"),
+    ("csr", lambda x: x.data[:-5], "data"),
+    ("csr", lambda x: x.indptr[:-1], "indptr"),
+    ("csr", lambda x: x.indptr[::-1].copy(), "indptr"),
+    ("csr", lambda x: x.indptr + 1, "indptr"),
+    ("csr", lambda x: x.indptr - 1, "indptr"),
+    ("csr", lambda x: np.r_[x.indptr[:-1], 10**9], "indptr"),
+    ("csc", lambda x: x.indices + N, "indices"),
+    ("csc", lambda x: np.r_[x.indptr[:-1], 10**9], "indptr"),
+    ("bsr", lambda x: x.indices + D, "indices"),
+    ("coo", lambda x: (x.coords[0], x.coords[1] + D), "coords"),
+    ("coo", lambda x: (x.coords[0] - N, x.coords[1]), "coords"),
+    ("lil", lambda x: np.array([[D + 10**6] * len(row) for row in x.rows] + [None], dtype=object)[:-1], "rows"),
+]
+
+
+@pytest.mark.parametrize(("form", "change", "part"), BROKEN)
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "predict", "predict_proba", "decision_function"])
+def test_a_matrix_that_leads_out_of_itself_is_refused_before_it_is_used(form, change, part, method):
+    y = np.arange(N) % K
+    model = SoftmaxRegression(optimizer="adam", max_iter=1).fit(sample().x, y)
+    x = broken(form, **{part: change(sample().x.asformat(form))})
+    given = (x, y) if "fit" in method else (x,)
+    with pytest.raises(DataError, match=r"X is damaged: its indices lead out of the shape \(400, 30\), or do not fit"):
+        getattr(model, method)(*given)
+
+
+def test_what_lies_behind_the_last_entry_is_no_part_of_a_matrix():
+    x, y = sample().x, np.arange(N) % K
+    longer = x.copy()
+    longer.data, longer.indices = np.r_[x.data, 1e9], np.r_[x.indices, 10**9].astype(x.indices.dtype)
+    one, other = (SoftmaxRegression().fit(part, y) for part in (x, longer))
+    assert_array_equal(one.coef_, other.coef_)
+    assert_array_equal(one.predict_proba(x), one.predict_proba(longer))
+    assert len(longer.data) == len(x.data) + 1  # it is the caller's

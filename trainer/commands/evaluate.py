@@ -60,7 +60,7 @@ def evaluate(config: DictConfig) -> None:
         known = model.target if source.path.lower().endswith(NAMED) else None  # only where columns have names
         target = source.target or known
         data, name = (
-            read_known(source.path, model.features, model.classes, target, source.in_memory),
+            read_known(source.path, model.features, model.classes, target, source.in_memory, source.header),
             Path(source.path).stem,
         )
     else:

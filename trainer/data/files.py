@@ -1,6 +1,7 @@
 """A user's file, read strictly: what is doubtful is refused in a sentence that says where and what to do.
 
-    .csv                       a line of column names, then numbers; the column named `target` holds the labels
+    .csv                       a line of column names, then numbers; the column named `target` holds the labels. With
+                               `header` false the columns are called x0, x1, ..., and the last one holds the labels
     .npz                       the arrays `x` (N,D) and `y`: (N,) labels or (N,K) target rows; or a sparse matrix as
                                scipy.sparse.save_npz writes it, with `target` as for .npy
     .npy                       the array `x`; `target` is the path of a second .npy file, which holds `y`
@@ -15,17 +16,18 @@ import csv
 import difflib
 import io
 import re
+import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import IO, Any
 
 import numpy as np
 
 from trainer.arrays import Array
 from trainer.data.array_files import read_npy, read_npz
-from trainer.data.features import Features
+from trainer.data.features import IDS, ROWS_OF_IDS, Features, ids
 from trainer.data.reading import (
     FINITE,
     IN_PLACE,
@@ -49,6 +51,7 @@ from trainer.errors import ConfigError, DataError
 Row = tuple[int, list[str]]  # the line on which a row of a .csv begins, and its fields
 Choice = tuple[list[int], int | None]  # which columns of a file are the features, and which one the labels
 Choose = Callable[[list[str]], Choice]
+Header = Callable[[list[str], str], tuple[list[str], bool]]  # the names of the columns, and whether they are a line
 
 NAMED = (".csv", ".parquet", ".arrow", ".feather")  # `target` is the name of a column
 BLOCK = 4096  # rows of a .csv held as text at a time
@@ -56,14 +59,16 @@ NUMBER_BYTES = b"0123456789+-.eE \t,"  # of these, between commas, float() takes
 WITH_COMMA = re.compile(r"[ \t]*[+-]?[0-9.]*,[0-9][0-9,.]*([eE][+-]?[0-9]+)?[ \t]*")
 
 
-def read(path: str, target: str | None, in_memory: bool | None = None) -> Data:
+def read(path: str, target: str | None, in_memory: bool | None = None, header: bool | None = None) -> Data:
     """Features x (N,D) and targets y, (N,) or (N,K), of one file; N, D >= 1 and K >= 2.
 
     in_memory says whether the features are to be in memory; None means those that take up to 512 MiB as float64.
+    header says whether a .csv begins with the names of its columns; None means that it does, and none is a number.
     """
     name = shown(path)
     with opened(path) as (file, kind):
-        content = _content(file, path, kind, target, partial(_split_columns, name, target), None, in_memory)
+        choose = partial(_split_columns, name, target, header)
+        content = _content(file, path, kind, target, choose, None, in_memory, header)
     x = content.x
     if x.shape[0] == 0:
         raise DataError(f"{name} has no rows of data; at least one is needed.")
@@ -73,20 +78,25 @@ def read(path: str, target: str | None, in_memory: bool | None = None) -> Data:
     if isinstance(x, Features) and y.ndim == 1:
         y = y.astype(np.min_scalar_type(len(classes) - 1))  # labels stay in memory, so they are to be small
     names = content.names or Numbered(x.shape[1])
-    return Data(x, y, classes, names, target if kind in NAMED else None)
+    if kind in NAMED and (found := ids(x)):
+        looks = "looks like an id" if len(found) == 1 else "look like ids"
+        why = "integers that differ in nearly all rows; remove what measures nothing"
+        warnings.warn(f"{name}: {listed([names[column] for column in found])} {looks}: {why}.", stacklevel=2)
+    return Data(x, y, classes, names, content.target)
 
 
 def read_features(
-    path: str, features: Sequence[str], target: str | None, in_memory: bool | None = None
+    path: str, features: Sequence[str], target: str | None, in_memory: bool | None = None, header: bool | None = None
 ) -> tuple[Any, Raw | None]:
     """x (N,D), N >= 0, for a model trained on these D features, and the N raw labels if the file has them.
 
-    Where columns have names they are found by them, in any order; an array only has to have D columns.
+    Where columns have names they are found by them, in any order; an array, and a .csv without a header, only has to
+    have D columns.
     """
     name = shown(path)
     with opened(path) as (file, kind):
         choose = partial(_match_columns, name, features, target)
-        content = _content(file, path, kind, target, choose, len(features), in_memory)
+        content = _content(file, path, kind, target, choose, features, in_memory, header)
     return _columns_for(content, features, name), content.raw
 
 
@@ -96,12 +106,13 @@ def read_known(
     classes: tuple[int | str, ...],
     target: str | None,
     in_memory: bool | None = None,
+    header: bool | None = None,
 ) -> Data:
     """Features x (N,D) and targets of a file, N >= 1, for a model of these D features and K classes."""
     name = shown(path)
     with opened(path) as (file, kind):
         choose = partial(_match_columns, name, features, target)
-        content = _content(file, path, kind, target, choose, len(features), in_memory)
+        content = _content(file, path, kind, target, choose, features, in_memory, header)
     x = _columns_for(content, features, name)
     if x.shape[0] == 0:
         raise DataError(f"{name} has no rows of data; at least one is needed.")
@@ -115,7 +126,7 @@ def read_known(
         raise DataError(f"{name}: the model knows no class {listed(strange)}; it has {listed(list(place))}.")
     if y.ndim == 1:
         y = np.array([place[str(one)] for one in found], np.intp)[y]
-    return Data(x, y, classes, features, target if kind in NAMED else None)
+    return Data(x, y, classes, features, content.target)
 
 
 def _columns_for(content: Content, features: Sequence[str], name: str) -> Any:
@@ -133,18 +144,21 @@ def _content(
     kind: str,
     target: str | None,
     choose: Choose,
-    columns: int | None,
+    features: Sequence[str] | None,
     in_memory: bool | None,
+    header: bool | None,
 ) -> Content:
-    """What the file holds; `columns` is the number that a model was trained on, None if one is to be trained."""
-    label_needed = columns is None
+    """What the file holds; `features` are those that a model was trained on, None if one is to be trained."""
+    label_needed = features is None
     if in_memory is False and kind not in IN_PLACE:
         raise ConfigError(
             f"data.in_memory=false cannot leave {shown(path)} on the disk; convert it to .npy or .parquet, or leave "
             "the setting out."
         )
     if kind == ".csv":
-        return _read_csv(file, shown(path), choose)
+        return _read_csv(file, shown(path), choose, partial(_header, header, features))
+    if header is not None:
+        raise ConfigError(f"data.header has no use, as {shown(path)} is no .csv; leave it out.")
     if kind == ".npz":
         return read_npz(file, path, target, label_needed)
     if kind == ".npy":
@@ -153,16 +167,18 @@ def _content(
         return read_table(path, kind, choose, in_memory)
     if target is not None:
         raise ConfigError(f"data.target has no use, as {shown(path)} begins each line with its label; leave it out.")
-    return read_svmlight(file, path, columns)
+    return read_svmlight(file, path, None if features is None else len(features))
 
 
-def _read_csv(file: IO[bytes], path: str, choose: Choose) -> Content:
+def _read_csv(file: IO[bytes], path: str, choose: Choose, header: Header) -> Content:
     """x (N,D), the D names, and the N labels if they are chosen."""
     blocks: list[Array] = []
     labels, lines = [], array("q")
     with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         rows = _rows(text, path)
-        names = _header(next(rows, (1, []))[1], path)
+        first = next(rows, (1, []))
+        names, named = header(first[1], path)
+        rows = rows if named else chain([first], rows)
         columns, label = choose(names)
         while block := list(islice(rows, BLOCK)):
             blocks.append(_numbers(block, columns, names, path))
@@ -171,8 +187,10 @@ def _read_csv(file: IO[bytes], path: str, choose: Choose) -> Content:
     x = np.concatenate([np.empty((0, len(columns))), *blocks])
     refuse(~np.isfinite(x), x, lambda row, column: f"{path}:{lines[row]}:{columns[column] + 1}", FINITE)
     chosen = tuple(names[column] for column in columns)
-    raw = None if label is None else labels
-    return Content(x, chosen, raw, lambda: text_labels(labels, lambda row: f"{path}:{lines[row]}:{(label or 0) + 1}"))
+    raw, target = (None, None) if label is None else (labels, names[label])
+    return Content(
+        x, chosen, raw, lambda: text_labels(labels, lambda row: f"{path}:{lines[row]}:{(label or 0) + 1}"), target
+    )
 
 
 def _rows(text: Iterable[str], path: str) -> Iterator[Row]:
@@ -200,8 +218,13 @@ def _rows(text: Iterable[str], path: str) -> Iterator[Row]:
         raise DataError(f"{path}: {place}; {way}") from error
 
 
-def _header(fields: list[str], path: str) -> list[str]:
-    """The names of the columns, without the blanks around them."""
+def _header(
+    header: bool | None, features: Sequence[str] | None, fields: list[str], path: str
+) -> tuple[list[str], bool]:
+    """The names of the columns, without the blanks around them, and whether the first line has them.
+
+    Without a header the columns are the features of the model, if it has so many, or else x0, x1, ...
+    """
     names = [field.strip() for field in fields]
     if not names:
         raise DataError(f"{path}: the first line must name the columns, but the file is empty.")
@@ -211,14 +234,28 @@ def _header(fields: list[str], path: str) -> list[str]:
         if len(names) == 1 and mark in names[0]:
             way = f"convert it, decimal commas too: tr ',{escape}' '.,' < FILE > NEW"
             raise DataError(f"{path}:1: the fields are separated by {mark!r}, not by ','; {way}")
+    if header is False:
+        if not any(kind.fullmatch(name) for kind in (NUMBER, NOT_FINITE, WITH_COMMA) for name in names):
+            why = "is no row of data, as it has no number"
+            raise DataError(f"{path}:1: the first line, {listed(names)}, {why}; leave data.header=false out.")
+        return list(features if features and len(features) == len(names) else Numbered(len(names))), False
+    numbers = [name for name in names if NUMBER.fullmatch(name)]
+    known = features is not None and set(features) <= set(names)
+    if numbers and header is None and not known:
+        raise DataError(
+            f"{path}:1: names of columns are needed in the first line, and it has the numbers {listed(numbers)}; set "
+            "data.header=false if it is a row of data, or data.header=true if they are names."
+        )
     if "" in names:
         raise DataError(f"{path}:1:{names.index('') + 1}: name the column or remove it (pandas: index=False).")
     check_names(names, f"{path}:1")
-    return names
+    return names, True
 
 
-def _split_columns(path: str, target: str | None, names: list[str]) -> Choice:
-    """All columns but the target are features."""
+def _split_columns(path: str, target: str | None, header: bool | None, names: list[str]) -> Choice:
+    """All columns but the target are features; without a header it is the last one, if nothing else is said."""
+    if target is None and header is False:
+        target = names[-1]
     if target is None:
         raise ConfigError(f"data.target must name the column of labels in {path}; it has {listed(names)}.")
     if target not in names:
@@ -268,5 +305,7 @@ def _check_cells(block: list[Row], columns: list[int], names: list[str], path: s
                 why = "is empty; fill it in, or remove the row"
             elif WITH_COMMA.fullmatch(cell):
                 why = "has a comma; write a decimal point and no thousands separator"
+            elif len(block) >= ROWS_OF_IDS and len({other[column] for _, other in block}) >= IDS * len(block):
+                why = "is no number, and differs from row to row, as an id does; remove the column"
             column_name = quoted(names[column])
             raise DataError(f"{path}:{line}:{column + 1}: {quoted(cell)} in column {column_name} {why}.")

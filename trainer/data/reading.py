@@ -1,5 +1,6 @@
 """What the readers of every kind of file share: opening them, finite numbers, labels, and names in messages."""
 
+import difflib
 import math
 import os
 import re
@@ -8,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -35,12 +37,16 @@ NO_REGRESSION = "no integers; labels must be integers or names (for regression, 
 
 
 class Content(NamedTuple):
-    """What a file holds: x (N,D), the D names if it has them, its labels as they stand there, and as targets."""
+    """What a file holds: x (N,D), the D names if it has them, its labels as they stand there, and as targets.
+
+    target is the name of their column, where columns have names.
+    """
 
     x: Any
     names: tuple[str, ...] | None
     raw: Raw | None
     targets: Callable[[], tuple[NDArray[Any], Classes]]
+    target: str | None = None
 
 
 @contextmanager
@@ -61,7 +67,24 @@ def opened(path: str) -> Iterator[tuple[IO[bytes], str]]:
     except OSError as error:
         if isinstance(error, FileError):  # of a second file, opened inside
             raise
-        raise FileError(f"{shown(path)} cannot be read: {error.strerror or error}.") from error
+        near = _near(path.replace("\0", "\\0")) if isinstance(error, FileNotFoundError) else ""
+        raise FileError(f"{shown(path)} cannot be read: {error.strerror or error}{near}.") from error
+
+
+def _near(path: str) -> str:
+    """What lies where a file was looked for: those of its folder that are called alike, or else all of our kinds."""
+    folder, name = os.path.split(path)
+    try:
+        with os.scandir(folder or ".") as entries:
+            there = sorted(entry.name for entry in islice(entries, 10_000) if Path(entry.name).suffix.lower() in KINDS)
+    except OSError:
+        return f"; there is no folder {shown(folder)}"
+    plain = {other.lower(): other for other in there}
+    alike = [plain[other] for other in difflib.get_close_matches(name.lower(), plain, 3)]
+    if alike:
+        return f"; it may be {' or '.join(map(quoted, alike))}"
+    where = f"the folder {shown(folder)}" if folder else "the working folder"
+    return f"; {where} has {listed(there)}" if there else f"; {where} has no {', '.join(KINDS[:-1])} or {KINDS[-1]}"
 
 
 @contextmanager

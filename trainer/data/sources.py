@@ -196,21 +196,25 @@ class File:
     test_path  a second file, which is held out of everything and evaluated once
     in_memory  whether to hold the features of a .npy, .parquet, .arrow or .feather in memory, or to read them in blocks
                whenever they are needed; null holds what takes up to 512 MiB as float64
+    header     whether a .csv begins with the names of its columns; false calls them x0, x1, ... and takes the last one
+               as the target, true takes numbers for names, and null refuses them
     """
 
     path: str
     target: str | None = None
     test_path: str | None = None
     in_memory: bool | None = None
+    header: bool | None = None
 
     def __call__(self, seed: int) -> Data:
-        return files.read(self.path, self.target, self.in_memory)
+        return files.read(self.path, self.target, self.in_memory, self.header)
 
     def test(self, data: Data) -> Data | None:
         """The rows of test_path, if there is one, with the columns and the classes of these data."""
         if self.test_path is None:
             return None
-        return files.read_known(self.test_path, data.features, data.classes, self.target, self.in_memory)
+        target = data.target or self.target
+        return files.read_known(self.test_path, data.features, data.classes, target, self.in_memory, self.header)
 
 
 SOURCES: dict[str, type] = {

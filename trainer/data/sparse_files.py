@@ -36,16 +36,44 @@ def csr(arrays: Mapping[str, NDArray[Any]], name: str) -> Any:
     data = finite64(arrays["data"].reshape(-1, 1), f"{name}: data").ravel()
     rows, columns = shape.tolist() if shape.shape == (2,) else (-1, -1)
     _check_width(columns, name)
-    sound = (
-        indptr.shape == (rows + 1,)
-        and indptr[0] == 0
-        and (np.diff(indptr) >= 0).all()
-        and indices.shape == arrays["data"].shape == (indptr[-1],)
-        and (len(indices) == 0 or (indices.min() >= 0 and indices.max() < columns))
-    )
-    if not sound:
+    flat = arrays["data"].shape == indices.shape == data.shape
+    if not (flat and sound(data, indices, indptr, rows, columns) and len(data) == indptr[-1]):
         raise DataError(f"{name} is damaged: its indices lead out of the shape {(rows, columns)}; write it again.")
     return _matrix(data, indices, indptr, (rows, columns), name)
+
+
+def sound(data: Array, indices: Array, indptr: Array, lines: int, width: int) -> bool:
+    """Whether the arrays of a CSR matrix of these rows and columns, or of a CSC's columns and rows, lead inside it.
+
+    What lies behind the last entry is not looked at, as scipy does not.
+    """
+    if lines < 0 or indptr.shape != (lines + 1,) or indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
+        return False
+    used = indices[: indptr[-1]]
+    return min(len(indices), len(data)) >= indptr[-1] and _within(used, width)
+
+
+def check_sparse(x: Any, name: str) -> None:
+    """DataError for a matrix of scipy's whose indices lead out of it: compiled code would follow them anywhere."""
+    if len(x.shape) != 2:
+        return  # for whoever wants a table to refuse
+    (rows, columns), form = x.shape, x.format
+    fine = True
+    if form in ("csr", "bsr", "csc"):
+        tall, wide = x.blocksize if form == "bsr" else (1, 1)
+        lines, width = (columns, rows) if form == "csc" else (rows // tall, columns // wide)
+        fine = sound(x.data, x.indices, x.indptr, lines, width)
+    elif form == "coo":
+        fine = len(x.row) == len(x.col) == len(x.data) and _within(x.row, rows) and _within(x.col, columns)
+    if not fine:
+        raise DataError(
+            f"{name} is damaged: its indices lead out of the shape {(rows, columns)}, or do not fit its indptr; make "
+            "it again by scipy.sparse.csr_array((values, (rows, columns)))."
+        )
+
+
+def _within(indices: Array, width: int) -> bool:
+    return indices.dtype.kind in "iu" and (len(indices) == 0 or bool(indices.min() >= 0 and indices.max() < width))
 
 
 def read_svmlight(file: IO[bytes], path: str, columns: int | None) -> Content:

@@ -218,4 +218,4 @@ def read_table(path: str, kind: str, choose: Callable[[list[str]], Any], in_memo
             raise DataError(f"{file.name} has {file.grain:,} rows in one group, too many to be read in blocks; {way}.")
         x = Features(file)
         check_finite(file, FINITE)
-    return Content(x, tuple(file.columns), None, targets)
+    return Content(x, tuple(file.columns), None, targets, None if label is None else file.names[label])

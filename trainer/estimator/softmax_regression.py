@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import issparse  # type: ignore[import-untyped]
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
@@ -25,7 +26,9 @@ from trainer.chain.known import has, known
 from trainer.chain.losses import LOSSES, Loss
 from trainer.chain.pairs import check_exact, check_smooth, check_targets, shift_invariant, strategy_of
 from trainer.chain.strategies import GradientChoice
+from trainer.data.features import is_sparse
 from trainer.data.rows import Data, Numbered, Standardizer, for_training, split
+from trainer.data.sparse_files import check_sparse
 from trainer.errors import ConfigError, DataError, require, require_text
 from trainer.estimator.parameters import (
     check_ranges,
@@ -159,7 +162,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Minimises E on X (N,D) and labels y (N,); a ConvergenceWarning where max_iter ends a solver too early."""
         check_ranges(self)
         again = self.warm_start and hasattr(self, "_model")
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, order="C")
+        X, y = self._validated(X, y)
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
@@ -232,7 +235,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 )
         optimizer = self._stepwise()
         again = hasattr(self, "_model")
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, order="C", reset=not again)
+        X, y = self._validated(X, y, reset=not again)
         check_classification_targets(y)
         known = self._named_classes(classes)
         before: _Progress | None = getattr(self, "_progress", None)
@@ -309,7 +312,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return log_a
 
     def save(self, path: str | Path) -> Path:
-        """Writes the file that ``python -m trainer.predict model=...`` reads; labels become integers or texts."""
+        """Writes the file that ``python -m trainer.predict model=...`` reads; labels become integers or texts.
+
+        A DataError where load could not read it: of two features of one name, or an activation from outside.
+        """
         check_is_fitted(self, "_model")
         return self.model_.save(Path(path))
 
@@ -354,7 +360,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"{features} features need {(classes, features)} and {(classes,)}."
             )
         w = np.vstack([coef.T, intercept])
-        w = w if w.dtype.kind == "f" else w.astype(np.float64)
+        w = w if w.dtype in DTYPES else w.astype(np.float64)
         if not np.isfinite(w).all():
             raise DataError("coef_ or intercept_ holds numbers that are not finite. Set finite ones, or fit again.")
         return w
@@ -415,10 +421,20 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         require_text(names, "The feature")
         return tuple(map(str, names))
 
+    def _validated(self, X: Any, *y: Any, reset: bool = True) -> Any:
+        """X (N,D), and y if given, as scikit-learn checks and converts them, which trusts the indices of a sparse X."""
+        if issparse(X):
+            check_sparse(X, "X")
+        checked = validate_data(self, X, *y, accept_sparse="csr", dtype=DTYPES, order="C" if y else None, reset=reset)
+        x = checked[0] if y else checked
+        if is_sparse(x) and x is not X:
+            check_sparse(x, "X")  # what was no CSR was not looked at in every form
+        return checked
+
     def _scores(self, X: Any) -> Array:
         """z (N,K) of features as they are given."""
         check_is_fitted(self, "_model")
-        return scores(self._w(), validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False))
+        return scores(self._w(), self._validated(X, reset=False))
 
     def _evidence(self, z: Array) -> Array:
         """What says which class it is, the largest one (N,K): the scores z, or what they are to a softmax."""

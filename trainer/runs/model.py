@@ -1,23 +1,32 @@
 """The trained model as one file (trainer.runs.archive): parameters, classes, standardisation and activation."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, Activation
 from trainer.data.rows import Standardizer
-from trainer.errors import ConfigError, DataError, FileError, is_text
+from trainer.errors import NO_TEXT, DataError, FileError, first_line, is_text
 from trainer.objective.blocks import predict
 from trainer.objective.threads import blas_on_one_thread
 from trainer.runs import archive
+from trainer.runs.outputs import MODEL
 from trainer.runs.schema import build
 
 FORMAT = "softmax-trainer model 1"
 LARGEST = 1 << 31  # bytes of arrays in a model file; more than this is not a linear classifier's
+FRAME = 1 << 13  # bytes of the file beside the arrays and the text of the header
+
+
+def model_file(path: Path) -> Path:
+    """The file of a model that is named by itself, or by the folder of its run."""
+    return path / MODEL if path.is_dir() else path
 
 
 @dataclass(frozen=True)
@@ -45,62 +54,103 @@ class Model:
             return predict(self.activation, self.w, self.standardizer.ready(x, self.w.dtype), threads)
 
     def save(self, path: Path) -> Path:
-        """Writes the file, whole or not at all."""
-        settings = {f.name: getattr(self.activation, f.name) for f in fields(self.activation)}  # type: ignore[arg-type]
+        """Writes the file, whole or not at all; a DataError for what load would refuse."""
+        name = self.activation.name
+        if type(self.activation) is not ACTIVATIONS.get(name):
+            raise DataError(
+                f"{path} is not written: it would name activation={name}, and {self.activation!r} is not the one of "
+                "this name in trainer.chain.activations.ACTIVATIONS. Put its class there, or keep the model by pickle."
+            )
+        settings = {f.name: _plain(getattr(self.activation, f.name)) for f in fields(self.activation)}  # type: ignore[arg-type]
         header = {
             "format": FORMAT,
-            "activation": {"name": self.activation.name, **settings},
+            "activation": {"name": name, **settings},
             "classes": list(self.classes),
             "features": list(self.features),
             "target": self.target,
             "split": dict(self.split),
         }
         mean, scale = self.standardizer
-        return archive.save(path, header, {"w": self.w, "mean": mean, "scale": scale})
+        arrays = {"w": self.w, "mean": mean, "scale": scale}
+        try:
+            text = json.dumps(header)
+            _Head.of(json.loads(text)).check(arrays)
+            size = len(text) + sum(array.nbytes for array in arrays.values()) + FRAME
+            if size > LARGEST:
+                raise ValueError(f"it would have {size:,} bytes, and at most {LARGEST:,} are read; use fewer features")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is not written, as it could not be read again: {first_line(error)}.") from None
+        return archive.save(path, header, arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Model":
-        """Reads and checks the file; a FileError if it cannot be read, a DataError if it is no model of ours."""
+        """Reads and checks the file, or that of a run's folder.
+
+        A FileError if it cannot be read, a DataError if it is no model of ours.
+        """
+        path = model_file(path)
         if not path.is_file():
-            raise FileError(f"{path} is not a file; give the model as model=outputs/.../model.npz.")
+            raise FileError(f"{path} is not a file; give the folder of a run that has ended, or its model.npz.")
         header, arrays = archive.load(path, "model", LARGEST)
         if sorted(arrays) != ["mean", "scale", "w"]:
             raise DataError(f"{path} is not a model of ours: it holds {', '.join(sorted(arrays))[:80]}.")
         try:
-            if header["format"] != FORMAT:
-                raise DataError(
-                    f"{path} has the format {str(header['format'])[:40]!r}, and this version reads {FORMAT!r}."
-                )
-            activation = build("activation", ACTIVATIONS, header["activation"])
-            classes, features = tuple(header["classes"]), tuple(header["features"])
-            target, split = header["target"], header["split"]
-            if not all(_sound(header)):
-                raise ValueError("a name or a class is missing, of a wrong type, or there twice")
-        except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
+            head = _Head.of(header)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is not a model of ours: its header cannot be read ({str(error)[:200]}).") from None
-        w, mean, scale = arrays["w"], arrays["mean"], arrays["scale"]
-        wanted = {"w": (len(features) + 1, len(classes)), "mean": (len(features),), "scale": (len(features),)}
-        for name, shape in wanted.items():
+        try:
+            head.check(arrays)
+        except ValueError as error:
+            raise DataError(f"{path} is not a model of ours: {error}.") from None
+        return cls(arrays["w"], Standardizer(arrays["mean"], arrays["scale"]), *head)
+
+
+class _Head(NamedTuple):
+    """What the header of a file says, in the order of Model's fields."""
+
+    activation: Activation
+    classes: tuple[int | str, ...]
+    features: tuple[str, ...]
+    target: str | None
+    split: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, header: Mapping[str, Any]) -> "_Head":
+        """Any exception, with its reason, for what is no header of a model."""
+        if header["format"] != FORMAT:
+            raise ValueError(f"its format is {str(header['format'])[:40]!r}, and this version reads {FORMAT!r}")
+        for key, kinds in (("classes", (int, str)), ("features", (str,))):
+            names = header[key]
+            if not isinstance(names, list):
+                raise ValueError(f"{key} is no list")
+            for name, count in Counter(names).items():
+                if type(name) not in kinds:
+                    raise ValueError(f"{key} holds {ascii(name)[:40]} of type {type(name).__name__}")
+                if count > 1:
+                    raise ValueError(f"{key} holds {ascii(name)[:40]} {count} times; rename all but one")
+        if not is_text([header["classes"], header["features"], header["target"]]):
+            raise ValueError(f"a name {NO_TEXT}")
+        if not isinstance(header["target"], str | None) or not isinstance(header["split"], dict):
+            raise ValueError("target is no text, or split no node")
+        activation = build("activation", ACTIVATIONS, header["activation"])
+        return cls(activation, tuple(header["classes"]), tuple(header["features"]), header["target"], header["split"])
+
+    def check(self, arrays: Mapping[str, Array]) -> None:
+        """ValueError, with its reason, for arrays of another kind or shape than a model of this header has."""
+        features = (len(self.features),)
+        for name, shape in {"w": (features[0] + 1, len(self.classes)), "mean": features, "scale": features}.items():
             array = arrays[name]
             ours = array.dtype.kind == "f" and array.dtype.itemsize in (4, 8)
             if array.shape != shape or not ours or not np.isfinite(array).all():
-                raise DataError(
-                    f"{path} is not a model of ours: {name} is {array.dtype} of shape {array.shape}, "
-                    f"where finite numbers of float32 or float64 of shape {shape} belong."
+                raise ValueError(
+                    f"{name} is {array.dtype} of shape {array.shape}, where finite numbers of float32 or float64 of "
+                    f"shape {shape} belong"
                 )
-        if not (scale > 0).all():
-            raise DataError(
-                f"{path} is not a model of ours: scale holds {scale.min()}, and features are divided by it, so it "
-                "must be greater than 0."
-            )
-        return cls(w, Standardizer(mean, scale), activation, classes, features, target, split)
+        if not (arrays["scale"] > 0).all():
+            least = arrays["scale"].min()
+            raise ValueError(f"scale holds {least}, and features are divided by it, so it must be greater than 0")
 
 
-def _sound(header: Mapping[str, Any]) -> Iterator[bool]:
-    """Whether names and classes are what a training writes."""
-    for key, kinds in (("classes", (int, str)), ("features", (str,))):
-        names = header[key]
-        yield isinstance(names, list) and all(type(name) in kinds for name in names) and len(set(names)) == len(names)
-    yield is_text([header["classes"], header["features"], header["target"]])
-    yield isinstance(header["target"], str | None)
-    yield isinstance(header["split"], dict)
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it; one may be given as a number of numpy's."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,135 @@
+"""Predictions as a file, in the format that its suffix names; what is there already is not written over.
+
+.csv       a line a row: its class, then a number for each class
+.parquet   the same columns (needs pyarrow)
+.npz       the arrays `prediction` (N,), `classes` (K,) and the numbers (N,K), by the name that .csv gives them
+.npy       the numbers (N,K)
+"""
+
+import os
+import zipfile
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.errors import ConfigError, FileError
+from trainer.runs.model import Model
+from trainer.runs.outputs import write_whole
+from trainer.runs.text import csv_text
+
+
+def check_suffix(output: str) -> None:
+    """ConfigError unless the suffix names a format that can be written here."""
+    suffix = Path(output).suffix.lower()
+    if suffix not in FORMATS:
+        *most, last = FORMATS
+        raise ConfigError(f"output={output} names no format; let it end in {', '.join(most)} or {last}.")
+    if suffix == ".parquet":
+        try:
+            import_module("pyarrow.parquet")
+        except ImportError as error:
+            way = "install it by pip install 'softmax-trainer[parquet]', or let the name end in .csv"
+            raise ConfigError(f"output={output} needs pyarrow; {way}.") from error
+
+
+def check_free(output: Path, inputs: Iterable[Path], overwrite: bool) -> None:
+    """ConfigError for a file in the place of the output, unless it may be written over: inputs and models never may.
+
+    FileError where there is no folder for it, so that nobody predicts for an hour to hear of that.
+    """
+    if not output.parent.is_dir():
+        raise FileError(
+            f"output={output} cannot be written: there is no folder {output.parent}; make it, or name another."
+        )
+    if not os.path.lexists(output):
+        return
+    if any(_same(output, path) for path in inputs):
+        raise ConfigError(f"output={output} is a file that is read here; give the predictions another name.")
+    if _is_archive(output):
+        raise ConfigError(f"output={output} is a model or a checkpoint; give the predictions another name.")
+    if not overwrite:
+        raise ConfigError(f"output={output} exists; give the predictions another name, or set overwrite=true.")
+
+
+def write(output: Path, model: Model, a: Array) -> None:
+    """Writes the predictions a (N,K), whole or not at all."""
+    encode = FORMATS[output.suffix.lower()]
+    write_whole(output, lambda file: encode(file, model, a))
+
+
+def table(model: Model, a: Array) -> str:
+    """The CSV text: a header, then for each row of a (N,K) its class and its K numbers."""
+    rows = ([model.classes[best], *values] for values, best in zip(a.tolist(), a.argmax(axis=1), strict=True))
+    return csv_text(chain([_header(model)], rows))
+
+
+def _csv(file: BinaryIO, model: Model, a: Array) -> None:
+    file.write(table(model, a).encode())
+
+
+def _parquet(file: BinaryIO, model: Model, a: Array) -> None:
+    columns = [_classes(model)[a.argmax(axis=1)], *a.T]
+    content = import_module("pyarrow").Table.from_arrays([*map(_arrow, columns)], names=_header(model))
+    import_module("pyarrow.parquet").write_table(content, file)
+
+
+def _npz(file: BinaryIO, model: Model, a: Array) -> None:
+    classes = _classes(model)
+    arrays: dict[str, Any] = {"prediction": classes[a.argmax(axis=1)], "classes": classes, _kind(model): a}
+    np.savez(file, allow_pickle=False, **arrays)
+
+
+def _npy(file: BinaryIO, model: Model, a: Array) -> None:
+    np.save(file, a, allow_pickle=False)
+
+
+FORMATS: dict[str, Callable[[BinaryIO, Model, Array], None]] = {
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".npz": _npz,
+    ".npy": _npy,
+}
+
+
+def _kind(model: Model) -> str:
+    """What the numbers of a class are."""
+    shares = model.activation.range in ("simplex", "sparse_simplex", "unit")
+    return "probability" if shares else model.activation.name
+
+
+def _header(model: Model) -> list[str]:
+    return ["prediction", *(f"{_kind(model)}_{name}" for name in model.classes)]
+
+
+def _classes(model: Model) -> Array:
+    """The names (K,) as an array without objects: integers where all of them are some of 64 bits, else texts."""
+    whole = all(isinstance(name, int) and -(1 << 63) <= name < 1 << 63 for name in model.classes)
+    return np.array(model.classes, np.int64) if whole else np.array([*map(str, model.classes)])
+
+
+def _arrow(column: Array) -> Any:
+    return import_module("pyarrow").array(column if column.dtype.kind != "U" else column.tolist())
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both lead to one file, by links or another spelling too."""
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them leads nowhere
+        return False
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether this is a file of trainer.runs.archive, damaged or of another version as it may be."""
+    if not path.is_file():  # opening a pipe waits for ever
+        return False
+    try:
+        with zipfile.ZipFile(path) as file:
+            return "header.npy" in file.namelist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
