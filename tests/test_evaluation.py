@@ -268,3 +268,24 @@ def test_rows_of_which_none_has_a_target_are_not_evaluated(tmp_path):
     data = {"name": "file", "path": str(tmp_path / "empty.npz")}
     with pytest.raises(DataError, match="no row with a target"):
         evaluate(OmegaConf.create({"model": str(folder), "data": data}))
+
+
+def test_an_evaluation_is_written_over_only_where_that_is_asked_for_and_that_of_a_run_never(tmp_path):
+    path = str(churn(tmp_path / "churn.csv"))
+    folder = run(replace(SETTINGS, data={"name": "file", "path": path, "target": "churn"}), tmp_path / "run").folder
+    given = {"model": str(folder), "data": {"name": "file", "path": path}, "plots": False}
+    evaluate(OmegaConf.create(given))
+    with pytest.raises(ConfigError, match=r"evaluation.json exists; name another folder by output=..., or set overwri"):
+        evaluate(OmegaConf.create(given))
+    evaluate(OmegaConf.create(given | {"overwrite": True}))
+    before = (folder / "evaluation.json").read_bytes()
+    with pytest.raises(ConfigError, match="is the folder of a run, which has its own evaluation"):
+        evaluate(OmegaConf.create(given | {"output": str(folder), "overwrite": True}))
+    assert (folder / "evaluation.json").read_bytes() == before
+
+
+def test_a_test_file_of_an_array_needs_its_own_labels(tmp_path):
+    with pytest.raises(ConfigError, match=r"would have the labels of data.target=y.npy. Put its x and y into one .npz"):
+        run(
+            replace(SETTINGS, data={"name": "file", "path": "x.npy", "target": "y.npy", "test_path": "t.npy"}), tmp_path
+        )

@@ -10,12 +10,12 @@ from trainer.commands.composing import perform
 from trainer.data.files import NAMED, read_known
 from trainer.data.rows import Data, Source
 from trainer.data.sources import SOURCES, File
-from trainer.errors import DataError, require
+from trainer.errors import ConfigError, DataError, counted, require
 from trainer.objective.threads import available_cores
 from trainer.runs.config import read_settings
-from trainer.runs.evaluation import evaluated, keep, shares_of
-from trainer.runs.model import Model
-from trainer.runs.outputs import shorter
+from trainer.runs.evaluation import EVALUATION, evaluated, keep, shares_of
+from trainer.runs.model import Model, model_file
+from trainer.runs.outputs import RECORD, shorter, writing
 from trainer.runs.parts import title_of
 from trainer.runs.schema import build
 
@@ -25,6 +25,7 @@ Keys:
   model=...       a run's folder, or its model.npz
   data=file       where the rows come from, with data.path=... and data.target=... where the model does not know it
   output=null     the folder to write to; null is <name of the data>-evaluation beside the model
+  overwrite=false whether an evaluation in that folder may be written over
   plots=true      draw the two pictures
   threads=null    null takes every core
 
@@ -42,6 +43,7 @@ class EvaluateSettings:
     model: str
     data: dict[str, Any]
     output: str | None = None
+    overwrite: bool = False
     threads: int | None = None
     plots: bool = True
 
@@ -54,38 +56,44 @@ def evaluate(config: DictConfig) -> None:
     """Reads the model and the rows, writes the evaluation, and prints its figures."""
     settings = read_settings(config, EvaluateSettings)
     source: Source = build("data", SOURCES, settings.data)
-    path = Path(settings.model)
-    model = Model.load(path / "model.npz" if path.is_dir() else path)
-    if isinstance(source, File):
-        known = model.target if source.path.lower().endswith(NAMED) else None  # only where columns have names
-        target = source.target or known
-        data, name = (
-            read_known(source.path, model.features, model.classes, target, source.in_memory, source.header),
-            Path(source.path).stem,
-        )
-    else:
-        data, name = _checked(source(0), model), settings.data["name"]
+    path = model_file(Path(settings.model))
+    model = Model.load(path)
+    name = Path(source.path).stem if isinstance(source, File) else settings.data["name"]
+    folder = path.parent / f"{name}-evaluation" if settings.output is None else Path(settings.output)
+    _check_free(folder, settings.overwrite)
+    data = _rows(source, model)
     if data.y.ndim == 2 and not data.y.any():
         raise DataError(f"{name} has no row with a target, so there is nothing to compare with. Give it labels.")
     threads = settings.threads or available_cores()
     found = evaluated(lambda x: model.predict(x, threads), data, model.activation, shares_of(model.split, data))
-    folder = (
-        Path(settings.output) if settings.output else (path if path.is_dir() else path.parent) / f"{name}-evaluation"
-    )
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     files = [keep(folder, {name: found})]
     if settings.plots:
         from trainer.runs import plots  # matplotlib is slow to import
 
         files += plots.evaluations(folder, title_of(model.activation), {name: found})
-    print(f"{found.rows:,} rows, beside always {found.most}: {found.line()}")
+    print(f"{counted(found.rows, 'row')}, beside always {found.most}: {found.line()}")
     if found.verdict:
         print(found.verdict)
-    for file in files:
-        print(f"  {file.stem:<11} {shorter(file.absolute())}")
+    print(f"in {shorter(folder.absolute())}: {', '.join(file.name for file in files)}")
 
 
-def _checked(data: Data, model: Model) -> Data:
+def _check_free(folder: Path, overwrite: bool) -> None:
+    """ConfigError where there is an evaluation already, unless it may be written over; that of a run never may."""
+    if (folder / RECORD).exists():
+        raise ConfigError(f"output={folder} is the folder of a run, which has its own evaluation; name another one.")
+    if (folder / EVALUATION).exists() and not overwrite:
+        raise ConfigError(f"{folder / EVALUATION} exists; name another folder by output=..., or set overwrite=true.")
+
+
+def _rows(source: Source, model: Model) -> Data:
+    """The rows with their targets, as the model knows their features and classes."""
+    if isinstance(source, File):
+        known = model.target if source.path.lower().endswith(NAMED) else None  # only where columns have names
+        target = source.target or known
+        return read_known(source.path, model.features, model.classes, target, source.in_memory, source.header)
+    data = source(0)
     if data.features != model.features or data.classes != model.classes:
         raise DataError(
             f"The model has {len(model.features)} features and {len(model.classes)} classes, and the data have other "

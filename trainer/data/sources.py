@@ -206,6 +206,13 @@ class File:
     in_memory: bool | None = None
     header: bool | None = None
 
+    def __post_init__(self) -> None:
+        if self.test_path is not None and not self.path.lower().endswith(files.NAMED) and self.target is not None:
+            raise ConfigError(
+                f"data.test_path={self.test_path} would have the labels of data.target={self.target}. Put its x and y "
+                "into one .npz, or take a share of the rows by test_fraction."
+            )
+
     def __call__(self, seed: int) -> Data:
         return files.read(self.path, self.target, self.in_memory, self.header)
 
