@@ -11,6 +11,8 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -745,6 +747,24 @@ def test_same_bytes_whatever_the_hash_seed(sweep, tmp_path):
     summarise([sweep], sweep)  # its own files are no runs
     assert [(sweep / name).read_bytes() for name in ("summary.csv", "report.html")] == pages[0]
     assert not list(sweep.glob(".*"))
+
+
+def test_two_reports_at_once_into_one_folder_are_whole_and_the_last_one_stays(sweep, tmp_path, monkeypatch):
+    barrier, sync = threading.Barrier(2), os.fsync
+
+    def together(descriptor):
+        barrier.wait(30)  # both have written their part, and neither has renamed it
+        sync(descriptor)
+        barrier.wait(30)
+
+    summarise([sweep], tmp_path / "alone")
+    monkeypatch.setattr(os, "fsync", together)
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(summarise, [sweep], tmp_path / "out") for _ in range(2)]:
+            assert done.result() == [tmp_path / "out" / name for name in ("summary.csv", "report.html")]
+    for name in ("summary.csv", "report.html"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_thousand_runs_stay_under_three_megabytes(tmp_path):

@@ -4,6 +4,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from tests.test_resume import interrupt_after, outcome, outcome_of_path  # noqa:
 from trainer.errors import ConfigError
 from trainer.runs.checkpoint import NAMES
 from trainer.runs.config import Settings, config_folder
+from trainer.runs.lock import Lock
 from trainer.runs.outputs import write_record
 from trainer.runs.run import run
 from trainer.runs.schema import structured
@@ -34,6 +36,7 @@ from trainer.sweeps.config import Grid
 from trainer.sweeps.grid import Composer, read_axes
 from trainer.sweeps.pool import Pool
 from trainer.sweeps.record import read
+from trainer.sweeps.running import Sweep
 
 pytestmark = pytest.mark.processes
 SLOW = bool(os.environ.get("TRAINER_SLOW"))
@@ -243,6 +246,41 @@ def test_a_sweep_leaves_another_alone(call, swept, tmp_path):
 
 def go_on(call, *arguments):
     return call(*arguments, name="sweep")
+
+
+def test_a_sweep_that_another_process_writes_is_refused_as_a_run_is(call, swept, tmp_path):
+    here, other = tmp_path / "outputs" / "here", tmp_path / "outputs" / "other"
+    shutil.copytree(swept[1], here)
+    (here / "0" / "run.json").unlink()
+    other.mkdir()
+    before = (here / "sweep.json").read_bytes()
+    with Lock(here), Lock(other):
+        refused = [go_on(call, "resume=outputs/here"), call("-m", "seed=1,2", *TINY, "hydra.sweep.dir=outputs/other")]
+    for done, folder in zip(refused, (here, other), strict=True):
+        assert done.code == 2
+        assert f"{folder} is being written by process {os.getpid()} on {socket.gethostname()}. Wait" in done.err
+    assert (here / "sweep.json").read_bytes() == before
+    assert (here / "0").exists()
+    assert list(other.iterdir()) == []
+
+
+def test_a_sweep_holds_its_folder_while_it_runs(call, swept, tmp_path, monkeypatch):
+    here = tmp_path / "outputs" / "here"
+    shutil.copytree(swept[1], here)
+    (here / "0" / "run.json").unlink()
+    seen, summarise = [], Sweep.summarise
+
+    def looked_at(sweep):
+        with pytest.raises(ConfigError, match="is being written by process"):
+            Lock(sweep.folder)
+        seen.append(sweep.record.status)
+        return summarise(sweep)
+
+    monkeypatch.setattr(Sweep, "summarise", looked_at)  # the last that it does
+    outcomes = [go_on(call, "resume=outputs/here"), call("-m", "seed=1,2", *TINY, "hydra.sweep.dir=outputs/new")]
+    assert [(done.code, done.err) for done in outcomes] == [(0, "")] * 2
+    assert not list(tmp_path.rglob("run.lock"))
+    assert seen == ["finished", "finished"]
 
 
 def test_resume_redoes_what_is_missing(call, swept, tmp_path):

@@ -1,4 +1,4 @@
-"""Who may write in the folder of a run: the lock, and folders that are still free."""
+"""Who may write in the folder of a run or a sweep: the lock, and folders that are still free."""
 
 import json
 import logging
@@ -99,6 +99,13 @@ def _holder(content: bytes) -> dict[str, Any]:
 def process() -> dict[str, Any]:
     """This process, by its number and its host."""
     return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def hold(folder: Path) -> Lock:
+    """The lock of a folder, which is made if need be; ConfigError if another process has it."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return Lock(folder)
 
 
 def claim(folder: Path) -> tuple[Path, Lock]:

@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, BinaryIO, TextIO, cast
 
 from trainer.errors import NO_TEXT, DataError, FileError, is_text
@@ -128,14 +129,19 @@ class _Raw(io.RawIOBase):
 
 
 def write_whole(
-    path: Path, write: Callable[[BinaryIO], object], durable: bool = True, previous: Path | None = None
+    path: Path,
+    write: Callable[[BinaryIO], object],
+    durable: bool = True,
+    previous: Path | None = None,
+    alone: bool = True,
 ) -> Path:
     """Writes beside the target and renames, so that a reader sees the old file or the new one, never a part.
 
     Without durable nothing waits for the disk, and only a crash of the machine can tear the file. The old file is kept
-    under the name previous, if that is given.
+    under the name previous, if that is given. Where no lock says that this is the only writer, alone=False keeps the
+    parts of several apart, and the last one wins.
     """
-    beside = path.with_name(f".{path.name}.part")
+    beside = path.with_name(f".{path.name}.part" if alone else f".{path.name}.{token_hex(4)}.part")
     with writing(path):
         try:
             _write_out(beside, write, durable)
@@ -182,10 +188,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str, durable: bool = True) -> Path:
+def write_text(path: Path, text: str, durable: bool = True, alone: bool = True) -> Path:
     """A text as UTF-8, whole or not at all."""
     content = text.encode()
-    return write_whole(path, lambda file: file.write(content), durable)
+    return write_whole(path, lambda file: file.write(content), durable, alone=alone)
 
 
 def write_json(path: Path, content: Mapping[str, Any], durable: bool = True) -> Path:

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -23,12 +23,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import ConfigError
+from trainer.runs.lock import hold
 from trainer.runs.overrides import check_folder
 from trainer.runs.schema import build, structured
 from trainer.sweeps.config import SWEEPS, Grid
 from trainer.sweeps.grid import Axis, Composer, Plan, plan, read_axes, special
 from trainer.sweeps.pool import warm
-from trainer.sweeps.record import DONE, NAME, Line, Record, go_on
+from trainer.sweeps.record import DONE, Line, Record, check_free, read
 from trainer.sweeps.resumed import resumed
 from trainer.sweeps.running import Sweep, SweepFailed
 
@@ -77,8 +78,10 @@ class GridSweeper(Sweeper):
         _speak()
         options = _options(config)
         folder = _folder(config)
-        if not self.resume and (folder / NAME).exists():
-            raise ConfigError(f"{folder} holds a sweep. Choose another hydra.sweep.dir, or go on: {go_on(folder)}")
+        if self.resume:
+            read(folder)  # so that nothing is made where there is none
+        else:
+            check_free(folder)
         axes = read_axes(arguments, self.loader, options.max_jobs)
         for axis in axes:
             if axis.key.lstrip("+~").startswith(OWN) and len(axis.choices) > 1:
@@ -88,13 +91,16 @@ class GridSweeper(Sweeper):
         )
         composer = Composer(self.loader, config)
         by_workers = isinstance(launcher, WorkersLauncher)
-        with warm() if by_workers else nullcontext():
-            plans = plan([*axes, *silent], composer, config.skip_illegal is True)
-            if self.resume:
-                record, plans = resumed(folder, axes, plans, composer, by_workers)
-            else:
-                record = _recorded(config, arguments, axes, plans)
-        return Sweep(folder, record, plans, options, composer, config).run(None if by_workers else launcher)
+        with ExitStack() as ours:
+            with warm() if by_workers else nullcontext():
+                plans = plan([*axes, *silent], composer, config.skip_illegal is True)
+                ours.enter_context(hold(folder))
+                if self.resume:
+                    record, plans = resumed(folder, axes, plans, composer, by_workers)
+                else:
+                    check_free(folder)  # also of a sweep that was begun meanwhile
+                    record = _recorded(config, arguments, axes, plans)
+            return Sweep(folder, record, plans, options, composer, config).run(None if by_workers else launcher)
 
 
 class WorkersLauncher(Launcher):
@@ -125,13 +131,14 @@ class WorkersLauncher(Launcher):
             sweep.record.varied = list(dict.fromkeys([*sweep.record.varied, *(t.partition("=")[0] for t in special)]))
             sweep.record.jobs.append(Line(len(sweep.record.jobs), str(len(sweep.record.jobs)), special))
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        sweep.begin()
-        interrupted = True
-        try:
-            sweep.by_workers(numbers)
-            interrupted = False
-        finally:
-            sweep.end(interrupted)
+        with hold(sweep.folder):
+            sweep.begin()
+            interrupted = True
+            try:
+                sweep.by_workers(numbers)
+                interrupted = False
+            finally:
+                sweep.end(interrupted)
         returns = []
         for number, job in zip(numbers, job_overrides, strict=True):
             line = sweep.record.jobs[number]

@@ -98,6 +98,12 @@ def _words(value: Any) -> list[str]:
     return value
 
 
+def check_free(folder: Path) -> None:
+    """ConfigError where a folder holds a sweep already."""
+    if (folder / NAME).exists():
+        raise ConfigError(f"{folder} holds a sweep. Choose another hydra.sweep.dir, or go on: {go_on(folder)}")
+
+
 def go_on(folder: Path) -> str:
     """The command that goes on with the sweep in a folder."""
     return shlex.join(["python", "-m", "trainer.sweep", f"resume={shorter(folder)}"])

@@ -104,11 +104,7 @@ class Sweep:
         return []
 
     def begin(self) -> None:
-        """Makes the folder and the first sweep.json."""
-        from trainer.runs.outputs import writing
-
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        """The first sweep.json."""
         self.record.status = "running"
         self.record.write(self.folder)
 

@@ -36,7 +36,5 @@ def write(found: Found, output: Path, metric: str | None = None) -> list[Path]:
     page = render(found, keys, rank(sets, aim), aim)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    return [
-        write_text(output / "summary.csv", table(found.runs, keys)),
-        write_text(output / "report.html", page),
-    ]
+    texts = {"summary.csv": table(found.runs, keys), "report.html": page}
+    return [write_text(output / name, text, alone=False) for name, text in texts.items()]  # reports take no lock
