@@ -4,14 +4,20 @@ import csv
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from tests.test_command_line import call, command  # noqa: F401 - call is a fixture
 from tests.test_run import SETTINGS
 from trainer.errors import ConfigError, Diverged, FileError
 from trainer.runs.callbacks.loggers import MLflow, finite
 from trainer.runs.run import run
 from trainer.runs.text import flat
+from trainer.sweeps.pool import Pool
+from trainer.sweeps.record import read
+
+ROOT = Path(__file__).parents[1]
 
 
 def rows_of(folder):
@@ -148,3 +154,35 @@ def test_mlflow_writes_into_the_runs_folder_by_default_and_says_nothing(tmp_path
     assert (folder / "mlflow.db").is_file()
     assert outside(folder) == []
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.processes
+@pytest.mark.filterwarnings("ignore")
+def test_the_sweep_of_the_docs_keeps_all_its_jobs_in_one_new_database(tmp_path, client):
+    words = ["callbacks=mlflow", "callbacks.mlflow.store=../mlflow.db"]
+    assert f"`{' '.join(words)}` keeps all jobs of a sweep" in (ROOT / "docs" / "sweeps.md").read_text("utf-8")
+    grid = ["loss=ce,brier", "seed=1,2", "data.samples=40", "epochs=2", "hydra.sweep.dir=outputs/here"]
+    outcome = command("-m", *words, *grid, "sweep.workers=4", cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    here = tmp_path / "outputs" / "here"
+    assert read(here).counts() == {"finished": 4}
+    reader = client(here / "mlflow.db")
+    runs = reader.search_runs([reader.get_experiment_by_name("trainer").experiment_id])
+    assert sorted((run.info.run_name, run.info.status) for run in runs) == [(name, "FINISHED") for name in "0123"]
+
+
+def test_a_store_that_jobs_share_is_made_once_before_the_first_of_them(tmp_path, monkeypatch, call):  # noqa: F811
+    """Without MLflow itself: who makes the store, and when."""
+    seen = []
+
+    def ran(pool, jobs):
+        seen.append(f"{len(list(jobs))} jobs")
+        yield from ()
+
+    monkeypatch.setattr(MLflow, "make", lambda self, folder: seen.append((self.file(folder), folder.name)))
+    monkeypatch.setattr(Pool, "run", ran)
+    grid = ["-m", "seed=1,2,3", "data.samples=40", "callbacks=mlflow"]
+    assert call(*grid, "callbacks.mlflow.store=../all.db", "hydra.sweep.dir=outputs").code == 0
+    assert seen == [(tmp_path / "outputs" / "all.db", "0"), "3 jobs"]
+    assert call(*grid, "hydra.sweep.dir=own").code == 0  # a store in the folder of each run
+    assert seen[2:] == ["3 jobs"]

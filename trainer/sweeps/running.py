@@ -14,8 +14,10 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import ConfigError, TrainerError
+from trainer.runs.config import Settings
 from trainer.runs.outputs import shorter
 from trainer.runs.overrides import tamed
+from trainer.runs.schema import structured
 from trainer.runs.text import aligned, printable, quoted
 from trainer.sweeps.config import Grid
 from trainer.sweeps.grid import Composer, Plan, word
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from trainer.sweeps.report.reading import Run
 
 log = logging.getLogger("sweep")
+MLFLOW = "mlflow"  # the callback whose store jobs may share
 PLAIN_SUBDIR = "${hydra.job.num}"
 
 
@@ -61,6 +64,7 @@ class Sweep:
         raw: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         self.plain_folders = raw["subdir"] == PLAIN_SUBDIR
         self.began = time.monotonic()
+        self.stores = set[Path]()  # that several jobs write to, and are there
         self.written = 0.0
         self.ended = 0
 
@@ -143,6 +147,7 @@ class Sweep:
                 line, plan = self.record.jobs[place], self.plans[place]
                 folder = self.folder / line.folder if plan.goes_on else self.folder_of(plan, line)
                 settings, recorded = self.composer(plan.choices, line.number, str(folder))
+                self.share(settings, folder)
                 if settings.threads is None:
                     settings = replace(settings, threads=threads)
                 yield Job(line.number, folder, settings, recorded, plan.goes_on)
@@ -167,13 +172,26 @@ class Sweep:
                 line = self.record.jobs[number]
                 line.status, line.reason = "interrupted", "The sweep ended before it did."
 
+    def share(self, settings: Settings, folder: Path) -> None:
+        """Makes what jobs of several processes write to, before the first of them runs."""
+        if MLFLOW in settings.callbacks:
+            from trainer.runs.callbacks.loggers import MLflow
+
+            logger = structured("callbacks.mlflow", MLflow, settings.callbacks[MLFLOW] or {})
+            store = logger.file(folder)
+            if store.parent != folder and store not in self.stores:
+                self.stores.add(store)
+                logger.make(folder)
+
     def by_launcher(self, launcher: Launcher, todo: Sequence[int]) -> None:
         """One of Hydra's other launchers; how its jobs ended is read from what they left."""
         lines = [self.record.jobs[number] for number in todo]
         jobs = []
         for line in lines:
-            overrides = [word(choice) for choice in self.plans[line.number].choices]
-            self.folder_of(self.plans[line.number], line)
+            choices = self.plans[line.number].choices
+            overrides = [word(choice) for choice in choices]
+            folder = self.folder_of(self.plans[line.number], line)
+            self.share(self.composer(choices, line.number, str(folder))[0], folder)
             if not self.plain_folders or len(todo) < len(self.record.jobs):  # names are tamed, and numbers have gaps
                 overrides.append(f"hydra.sweep.subdir={quoted(line.folder)}")
             jobs.append(overrides)

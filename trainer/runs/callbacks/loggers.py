@@ -89,11 +89,46 @@ class MLflow:
         return []
 
     def start(self, context: Context) -> Callback:
+        return _MLflowWriter(self._modules(), self, context)
+
+    def file(self, folder: Path) -> Path:
+        """The store of a run in this folder."""
+        return Path(os.path.normpath(folder.absolute() / self.store))
+
+    def make(self, folder: Path) -> None:
+        """Makes the tables of the store, and the experiment, if it lacks them.
+
+        Several runs that share a store must find both: two processes that make them at once spoil each other's.
+        """
+        tracking, *_ = self._modules()
+        store = self.file(folder)
+        with _writing(store):
+            store.parent.mkdir(parents=True, exist_ok=True)
+            self.experiment_of(self.client(tracking, folder), store.parent)
+
+    def client(self, tracking: Any, folder: Path) -> Any:
+        """MLflow's client of the store; it makes the tables that are missing."""
+        return tracking.MlflowClient(tracking_uri=f"sqlite:///{self.file(folder)}")
+
+    def experiment_of(self, client: Any, folder: Path) -> str:
+        """The experiment's id; of several runs that begin at once one makes it."""
+        for _ in range(2):
+            found = client.get_experiment_by_name(self.experiment)
+            if found is not None:
+                return str(found.experiment_id)
+            try:
+                place = (folder / "artifacts").as_uri()
+                return str(client.create_experiment(self.experiment, artifact_location=place))
+            except Exception as error:
+                failure = error
+        raise failure
+
+    def _modules(self) -> list[Any]:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would report its use to its makers
         modules = _imported(self.name, "mlflow.tracking", "mlflow.entities", "sqlalchemy", "alembic")
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # a line for each table that it makes
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        return _MLflowWriter(modules, self, context)
+        return modules
 
 
 class _MLflowWriter:
@@ -106,7 +141,7 @@ class _MLflowWriter:
         self._run = ""
 
     def __call__(self, report: Report) -> Answer:
-        with _writing(self._folder / self._settings.store):
+        with _writing(self._settings.file(self._folder)):
             if self._client is None:
                 self._begin()
             self._add(report.metrics)
@@ -118,9 +153,8 @@ class _MLflowWriter:
         self._client.log_batch(self._run, metrics=metrics)
 
     def _begin(self) -> None:
-        store = os.path.normpath(self._folder / self._settings.store)
-        self._client = self._tracking.MlflowClient(tracking_uri=f"sqlite:///{store}")
-        experiment = self._experiment(self._client)
+        self._client = self._settings.client(self._tracking, self._folder)
+        experiment = self._settings.experiment_of(self._client, self._folder)
         self._run = self._client.create_run(experiment, run_name=self._folder.name).info.run_id
         self._client.set_tag(self._run, "folder", str(self._folder))
         values = [(name, value) for name, value in flat(self._context.config) if value != {}]
@@ -130,23 +164,10 @@ class _MLflowWriter:
         for row in self._context.past:
             self._add(row)
 
-    def _experiment(self, client: Any) -> str:
-        """The experiment's id; of several jobs that start at once one makes it."""
-        name = self._settings.experiment
-        for _ in range(2):
-            found = client.get_experiment_by_name(name)
-            if found is not None:
-                return str(found.experiment_id)
-            try:
-                return str(client.create_experiment(name, artifact_location=(self._folder / "artifacts").as_uri()))
-            except Exception as error:
-                failure = error
-        raise failure
-
     def close(self, status: str) -> None:
         if self._run:
             ends = {"diverged": "FAILED", "failed": "FAILED", "interrupted": "KILLED"}
-            with _writing(self._folder / self._settings.store):
+            with _writing(self._settings.file(self._folder)):
                 self._client.set_terminated(self._run, ends.get(status, "FINISHED"))
 
 
