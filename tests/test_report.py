@@ -199,17 +199,77 @@ def test_table_against_the_files(sweep, tmp_path):
     assert best[1] == max(cells[1] for cells in whole.values())
 
 
-def test_one_loss_ranks_by_val_loss_and_several_by_a_metric(tmp_path):
+def measure(folder: Path, **metrics: float) -> Path:
+    """Gives a run other numbers at its end."""
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "metrics": record["metrics"] | metrics}))
+    sign(folder)
+    return folder
+
+
+RULE = "val_accuracy, the higher the better, and of equal ones the lower val_loss"
+
+
+def test_the_metric_ranks_and_equal_ones_the_loss_where_it_is_the_same(tmp_path):
+    for n, (lr, accuracy, loss) in enumerate([(1.0, 0.9, 0.1), (2.0, 0.95, 0.5), (3.0, 0.95, 0.4), (4.0, 0.95, 0.6)]):
+        measure(make(tmp_path / "one" / str(n), optimizer=sgd(lr)), val_accuracy=accuracy, val_loss=loss)
+        measure(make(tmp_path / "two" / str(n), {"name": ("ce", "brier")[n % 2]}), val_accuracy=accuracy)
+    summarise([tmp_path / "one"], tmp_path / "one")
+    summarise([tmp_path / "two"], tmp_path / "two")
+    first, second = (page(tmp_path / name) for name in ("one", "two"))
+    assert [row[3] for row in first.rows if row and row[0].isdigit()] == ["3", "2", "4", "1"]
+    assert f"What ranks is {RULE}: it is the first metric that all runs have." in " ".join(first.words)
+    assert f"Sorted by {RULE}." in " ".join(first.words)
+    assert "What ranks is val_accuracy, the higher the better: it" in " ".join(second.words)
+
+
+def test_another_metric_ranks_where_it_is_the_first_or_asked_for(tmp_path):
     for n, lr in enumerate((0.1, 0.2)):
-        make(tmp_path / "one" / str(n), optimizer=sgd(lr))
-        make(tmp_path / "two" / str(n), {"name": ("ce", "brier")[n]})
-    for name, metric in (("one", "val_loss"), ("two", "val_accuracy")):
-        summarise([tmp_path / name], tmp_path / name)
-        assert f"by {metric}" in "".join(page(tmp_path / name).words)
-    summarise([tmp_path / "two"], tmp_path / "two", "loss")
-    assert "by loss" in "".join(page(tmp_path / "two").words)
+        make(tmp_path / "none" / str(n), optimizer=sgd(lr), metrics=[])
+        make(tmp_path / "both" / str(n), {"name": ("ce", "brier")[n]}, metrics=[])
+        measure(make(tmp_path / "ece" / str(n), optimizer=sgd(lr), metrics=["ece", "accuracy"]), val_ece=0.1 + lr)
+        for name in ("none", "both"):
+            record = json.loads((tmp_path / name / str(n) / "run.json").read_text())
+            record["metrics"] = {key: value for key, value in record["metrics"].items() if "accuracy" not in key}
+            (tmp_path / name / str(n) / "run.json").write_text(json.dumps(record))
+            sign(tmp_path / name / str(n))
+
+    def words(name, metric=None):
+        summarise([tmp_path / name], tmp_path / name, metric)
+        return " ".join(page(tmp_path / name).words)
+
+    assert "by val_loss" in words("none")
+    assert "there is no best one" in words("both")  # two losses and nothing else: neither is better than the other
+    assert "by val_ece" in words("ece")
+    assert "by loss" in words("both", "loss")
     with pytest.raises(ConfigError, match="val_ece"):
-        summarise([tmp_path / "two"], tmp_path / "two", "val_ece")
+        summarise([tmp_path / "both"], tmp_path / "both", "val_ece")
+
+
+def titles(folder: Path) -> list[str]:
+    """The captions of the charts."""
+    return re.findall(r"<figcaption>([^<]*)</figcaption>", (folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_losses_that_cannot_be_compared_have_a_panel_each(tmp_path):
+    nodes = [{"name": "ce"}, {"name": "focal", "gamma": 1.0}, {"name": "focal", "gamma": 2.0}, {"name": "ce"}]
+    for n, node in enumerate(nodes):
+        penalty = {"name": "l2", "strength": float(n)}  # which is in none of the two columns
+        make(tmp_path / "in" / str(n), node, penalty=penalty, label_smoothing=0.1 * (n == 3))
+    summarise([tmp_path / "in"], tmp_path / "out")
+    page(tmp_path / "out")
+    shown = titles(tmp_path / "out")
+    assert [title for title in shown if title.startswith("val_loss")] == [
+        "val_loss, loss ce",
+        "val_loss, loss focal, loss.gamma 1",
+        "val_loss, loss focal, loss.gamma 2",
+    ]
+    assert len([title for title in shown if title.startswith("loss,")]) == 4
+    assert "val_accuracy" in shown
+    make(tmp_path / "same" / "0", penalty={"name": "none"})
+    make(tmp_path / "same" / "1", penalty={"name": "l2", "strength": 0.1})
+    summarise([tmp_path / "same"], tmp_path / "same")
+    assert titles(tmp_path / "same")[:3] == ["loss", "val_loss", "val_accuracy"]
 
 
 @pytest.mark.parametrize(
@@ -240,8 +300,8 @@ def test_each_data_set_has_a_best_of_its_own(tmp_path):
         make(tmp_path / "in" / str(n), start=loss, optimizer=sgd(float(loss)), data={"name": data})
     summarise([tmp_path / "in"], tmp_path / "out")
     text = "".join(page(tmp_path / "out").words)
-    assert "on iris, by val_loss" in text
-    assert "on wine, by val_loss" in text
+    assert "on iris, by val_accuracy" in text
+    assert "on wine, by val_accuracy" in text
 
 
 def test_a_regularisation_path_has_no_curve_and_no_problem(tmp_path):
@@ -835,7 +895,7 @@ def test_axes_have_round_ticks_inside():
 def test_labels_at_the_ends_keep_apart():
     x = np.array([1.0, 2.0])
     lines = [charts.Line(x, x * 0 + 0.5, x, x, colour=n, label=str(n)) for n in range(1, 7)]
-    found = re.findall(r'y="([0-9.]+)" class="k', charts.panel("loss", lines))
+    found = re.findall(r'y="([0-9.]+)" class="k', charts.panel("loss", lines, "loss"))
     places = sorted(float(y) for y in found)
     assert len(places) == 6
     assert min(np.diff(places)) >= 13

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -190,9 +191,28 @@ def test_the_page_of_the_sweep(swept):
 def test_the_terminal_marks_what_is_not_certified_as_the_report_does(call, tmp_path):
     grid = ["optimizer=newton", "penalty=l2", "penalty.strength=1,1e-5,0", "seed=1,2", "data.spread=4", *TINY]
     outcome = call("-m", *grid, "hydra.sweep.dir=outputs/here")
-    told = sorted(line.split("  ")[3:] for line in outcome.out.splitlines() if "  2 runs  " in line)
-    assert told == [["penalty.strength=0"], ["penalty.strength=1"], ["penalty.strength=1e-05", "not certified"]]
+    told = sorted(re.split("  +", line.partition("  2 runs  ")[2]) for line in outcome.out.splitlines())
+    strengths = [["penalty.strength=0"], ["penalty.strength=1"], ["penalty.strength=1e-05", "not certified"]]
+    assert [words for words in told if words != [""]] == strengths
     assert ">not certified<" in (tmp_path / "outputs" / "here" / "report.html").read_text()
+
+
+def test_the_terminal_and_the_page_call_the_same_run_the_best_by_one_rule(call, tmp_path):
+    """At a step of 30 the accuracy is higher, and so is the loss."""
+    grid = ["optimizer.lr=0.001,30", "data.spread=3", "epochs=3", "hydra.sweep.dir=outputs/here"]
+    outcome = call("-m", *grid)
+    rows = [report(tmp_path / "outputs" / "here" / name)["metrics"] for name in "01"]
+    assert rows[1]["val_accuracy"] > rows[0]["val_accuracy"]
+    assert rows[1]["val_loss"] > rows[0]["val_loss"]
+    rule = "val_accuracy, the higher the better, and of equal ones the lower val_loss"
+    assert f"best by {rule}:" in outcome.out
+    assert [line.split()[-1] for line in outcome.out.splitlines() if "  1 run  " in line] == [
+        "optimizer.lr=30",
+        "optimizer.lr=0.001",
+    ]
+    page = (tmp_path / "outputs" / "here" / "report.html").read_text()
+    assert f"What ranks is {rule}:" in page
+    assert "optimizer.lr <strong>30</strong>" in page
 
 
 def test_illegal_pairs_can_be_errors(call, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from trainer.errors import ConfigError
 from trainer.sweeps.report.files import write
 from trainer.sweeps.report.reading import read, shown
+from trainer.sweeps.report.summary import ranking
 from trainer.sweeps.report.values import plain
 
 HELP = """Writes summary.csv and report.html of runs and sweeps, finished or not.
@@ -14,8 +15,8 @@ HELP = """Writes summary.csv and report.html of runs and sweeps, finished or not
 
 A folder is one of a run or a sweep, or holds some anywhere below; links are not followed.
   output=FOLDER   where the two files go; by default the first folder named
-  metric=NAME     what ranks the configurations, as val_accuracy; by default val_loss where all runs minimise the
-                  same loss, else the first metric that all of them have
+  metric=NAME     what ranks the configurations, as val_brier; by default the first metric that all runs have, as
+                  val_accuracy. Of equal ones the lower val_loss is first, where all runs minimise the same loss
 
 Examples:
   python -m trainer.report outputs/multirun/2026-01-31/12-00-00-000000
@@ -46,7 +47,8 @@ def main(words: list[str]) -> None:
     if not folders:
         raise ConfigError("Name one or more folders of runs or sweeps, such as outputs/multirun; see --help.")
     found = read(folders)
-    written = write(found, Path(options["output"]) if "output" in options else folders[0], options.get("metric"))
+    ranked = ranking(found.runs, options.get("metric"))
+    written = write(found, ranked, Path(options["output"]) if "output" in options else folders[0])
     counts = Counter(run.status for run in found.runs)
     told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
     print(f"{len(found.runs)} {'run' if len(found.runs) == 1 else 'runs'}{': ' * bool(told)}{told}")

@@ -25,7 +25,7 @@ from trainer.sweeps.record import BAD, DONE, NAME, Line, Record, go_on
 from trainer.sweeps.resumed import left
 
 if TYPE_CHECKING:
-    from trainer.sweeps.report.reading import Run
+    from trainer.sweeps.report.summary import Ranking
 
 log = logging.getLogger("sweep")
 MLFLOW = "mlflow"  # the callback whose store jobs may share
@@ -233,18 +233,20 @@ class Sweep:
         found = self.metrics.get(number, {})
         return found.get("val_loss", found.get("loss"))
 
-    def summarise(self) -> "Sequence[Run]":
-        """summary.csv and report.html, of all jobs, finished or not; returns what has been read."""
+    def summarise(self) -> "Ranking":
+        """summary.csv and report.html, of all jobs, finished or not; returns what they call the best."""
         from trainer.sweeps.report.files import write
         from trainer.sweeps.report.reading import read
+        from trainer.sweeps.report.summary import ranking
 
         found = read([self.folder])
-        write(found, self.folder)
-        return found.runs
+        ranked = ranking(found.runs)
+        write(found, ranked, self.folder)
+        return ranked
 
     def conclude(self) -> None:
         """The report of the sweep, and what the terminal shows at its end."""
-        runs = self.summarise()
+        ranked = self.summarise()
         counts = self.record.counts()
         seconds = time.monotonic() - self.began
         log.info("")
@@ -252,41 +254,10 @@ class Sweep:
         skipped = {line.reason for line in self.record.jobs if line.status == "skipped"}
         for reason in sorted(skipped)[:5]:
             log.info(f"  skipped: {printable(reason)}")
-        for row in self.best(runs, 3):
+        for row in best(ranked, 3):
             log.info(f"  {row}")
         for name in (NAME, "summary.csv", "report.html"):
             log.info(f"  {shorter(self.folder / name)}")
-
-    def best(self, runs: "Sequence[Run]", most: int) -> list[str]:
-        """The best configurations by their mean over seeds: of the first metric, or the loss."""
-        from trainer.sweeps.report.reading import shown
-        from trainer.sweeps.report.summary import Configuration
-
-        known = {run.folder: run for run in runs}
-        groups: dict[tuple[str, ...], Configuration] = {}
-        for line in self.record.jobs:
-            run = known.get(shown(self.folder / line.folder))
-            if run is not None and run.status in ("finished", "stopped") and run.metrics:
-                key = tuple(text for text in line.overrides if not text.startswith("seed="))
-                groups.setdefault(key, Configuration({}, {}, [])).runs.append(run)
-        common = set.intersection(*(set(item.runs[0].metrics) for item in groups.values())) if groups else set()
-        ranked = [
-            ("val_accuracy", -1),
-            ("accuracy", -1),
-            ("val_loss", 1),
-            ("loss", 1),
-        ]
-        found = [(name, sign) for name, sign in ranked if name in common]
-        if not found:
-            return []
-        name, sign = found[0]
-        means = {key: item.mean(name) for key, item in groups.items()}
-        order = sorted(means, key=lambda key: sign * means[key])[:most]
-        rows = [
-            [f"{name} {means[key]:.4g}", f"{len(groups[key].done)} runs", " ".join(key), groups[key].doubt]
-            for key in order
-        ]
-        return [printable(text) for text in aligned(rows)] if rows else []
 
     def sentence(self, bad: int) -> str:
         """Which jobs did not end well, in a few lines."""
@@ -299,3 +270,17 @@ class Sweep:
             lines.append(printable(f"  {line.folder}  {line.status}  {' '.join(line.overrides)}  {first}"))
         more = f"  and {len(wrong) - 3} more, in {shorter(self.folder / NAME)}. " if len(wrong) > 3 else "  "
         return "\n".join([*lines, f"{more}Try them again by {go_on(self.folder)}"])
+
+
+def best(ranked: "Ranking", most: int) -> list[str]:
+    """What ranks, in words, and the best configurations by their means over seeds."""
+    aim = ranked.aim
+    if aim is None:
+        return []
+    rows = []
+    for item in ranked.first(most):
+        values = " ".join(f"{key}={text}" for key, text in item.values.items())
+        numbers = [f"{name} {item.mean(name):.4g}" for name in (aim.metric, aim.tie) if name]
+        runs = f"{len(item.done)} {'run' if len(item.done) == 1 else 'runs'}"
+        rows.append([*numbers, runs, values, item.doubt])
+    return [f"best by {aim.rule}:", *map(printable, aligned(rows))] if rows else []

@@ -193,13 +193,13 @@ class Frame:
         return [head, *parts, "</svg>"]
 
 
-def panel(title: str, lines: Sequence[Line], width: float = 400, height: float = 280) -> Markup:
+def panel(name: str, lines: Sequence[Line], title: str, width: float = 400, height: float = 280) -> Markup:
     """Lines over epochs: the grey ones first, then bands, then the coloured means with their labels at the end."""
     frame = Frame(50.0, 12.0, width - 76, height - 46)
     front = [found for found in lines if found.colour] or lines
     x = axis(np.concatenate([found.x for found in lines]), 0, frame.inner, log=False, pad=0)
     means = [found.mean for found in front] + [y for found in front for _, y in found.single]
-    y = axis(np.concatenate(means), frame.tall, 0, logarithmic(title))
+    y = axis(np.concatenate(means), frame.tall, 0, logarithmic(name))
     if not y.log:
         edges = [edge for found in front if found.single for edge in (found.low, found.high)]
         y = axis(np.concatenate(means + edges), frame.tall, 0, log=False)

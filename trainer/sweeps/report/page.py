@@ -14,23 +14,25 @@ from jinja2 import Environment, StrictUndefined
 from trainer.sweeps.report import charts
 from trainer.sweeps.report.reading import DONE, KNOWN, Found, Run
 from trainer.sweeps.report.repeat import command
-from trainer.sweeps.report.summary import BROKEN, Configuration, Goal, data_of, measured
+from trainer.sweeps.report.summary import BROKEN, LOSSES, Configuration, Goal, Ranking, data_of, measured, minimised
 from trainer.sweeps.report.values import DASH, MINUS, plain, short
 
 FIRST_ROWS, ALL_ROWS = 30, 1000
 GREY_LINES = 240
+MOST_PANELS = 24
+QUOTES = '"'
 MANY = 60  # values of a parameter that are told
 
 
-def render(found: Found, keys: Sequence[str], ranked: Sequence[Configuration], aim: Goal | None) -> str:
+def render(found: Found, ranking: Ranking) -> str:
     """The whole page."""
+    keys, ranked, aim = ranking
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("trainer.sweeps.report").joinpath("page.html.jinja").read_text("utf-8"))
     counts = Counter(run.status for run in found.runs)
     first = sorted((item for item in ranked if item.rank), key=lambda item: (item.mark != "best", item.rank))
     coloured = sorted(first[: charts.COLOURS], key=lambda item: item.rank)  # the best of each data set, then by rank
     colours = {id(item): place for place, item in enumerate(coloured, 1)}
-    keys = list(keys)
     return template.render(
         runs=len(found.runs),
         configurations=len(ranked),
@@ -92,7 +94,7 @@ def _shared(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, str]]:
 def _best(item: Configuration, aim: Goal) -> dict[str, Any]:
     """The best configuration, and its best run as a command."""
     runs = [run for run in item.done if math.isfinite(run.metrics.get(aim.metric, math.nan))]
-    run = min(runs, key=lambda run: aim.sign * run.metrics[aim.metric])
+    run = min(runs, key=lambda run: (aim.sign * run.metrics[aim.metric], run.metrics.get(aim.tie, 0.0)))
     record = run.record
     versions = record.get("versions")
     used = dict(itertools.islice(versions.items(), 12)) if isinstance(versions, Mapping) else {}
@@ -176,19 +178,41 @@ def _curves(ranked: Sequence[Configuration], aim: Goal | None, colours: Mapping[
     if len(grey) > GREY_LINES:
         grey = [grey[round(i)] for i in np.linspace(0, len(grey) - 1, GREY_LINES)]
     points = charts.POINTS if len(grey) < 100 else charts.POINTS // 2
+    shown = {id(item) for item in grey} | colours.keys()
     names = ["loss", "val_loss", *([aim.metric] if aim else [])]
     panels, seen = [], set[int]()
     for name in dict.fromkeys(names):
-        lines = [charts.line(item.latest, name, points) for item in grey]
-        for item in (item for item in ranked if id(item) in colours):
-            lines.append(charts.line(item.latest, name, charts.POINTS, colours[id(item)], str(item.rank)))
-        drawn = [found for found in lines if found is not None and len(found.x)]
-        seen |= {found.colour for found in drawn}
-        if drawn:
-            panels.append({"title": name, "svg": charts.panel(name, drawn)})
+        for title, items in _comparable([item for item in ranked if id(item) in shown], name):
+            lines = [charts.line(item.latest, name, points) for item in items if id(item) not in colours]
+            for item in (item for item in items if id(item) in colours):
+                lines.append(charts.line(item.latest, name, charts.POINTS, colours[id(item)], str(item.rank)))
+            drawn = [found for found in lines if found is not None and len(found.x)]
+            seen |= {found.colour for found in drawn}
+            if drawn:
+                panels.append({"title": title, "svg": charts.panel(name, drawn, title)})
     named = [item for item in ranked if colours.get(id(item)) in seen]
     legend = [{"rank": item.rank, "colour": colours[id(item)], "label": label_of(item, named)} for item in named]
-    return {"panels": panels, "legend": legend, "grey": len(ranked) - len(colours), "drawn": len(grey)}
+    return {
+        "panels": panels[:MOST_PANELS],
+        "left": max(len(panels) - MOST_PANELS, 0),
+        "legend": legend,
+        "grey": len(ranked) - len(colours),
+        "drawn": len(grey),
+    }
+
+
+def _comparable(ranked: Sequence[Configuration], name: str) -> list[tuple[str, list[Configuration]]]:
+    """The configurations whose curves of this name mean the same, with a title: of a loss those that minimise it."""
+    groups: dict[tuple[tuple[str, str], ...], list[Configuration]] = {}
+    for item in ranked:
+        found = [run for run in item.latest if name in run.curves]  # of others not even the loss may be known
+        if found:
+            groups.setdefault(minimised(found[0], name) if name in LOSSES else (), []).append(item)
+    common = set(next(iter(groups), ())).intersection(*groups)
+    told = [
+        [f"{key} {plain(text, 60).strip(QUOTES)}" for key, text in kind if (key, text) not in common] for kind in groups
+    ]
+    return [(", ".join([name, *words]), items) for words, items in zip(told, groups.values(), strict=True)]
 
 
 def _grid(runs: Sequence[Run], ranked: Sequence[Configuration], aim: Goal | None) -> dict[str, Any] | None:

@@ -5,31 +5,40 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainer.errors import ConfigError
 from trainer.runs.text import csv_text, inert, written
 from trainer.sweeps.report.reading import DONE, Run
 from trainer.sweeps.report.values import number, plain
 
 LOWER = ("loss", "log_loss", "brier", "ece")  # the better, the lower; of the others the higher is the better
 HIGHER = ("accuracy", "top_k")
+LOSSES = ("val_loss", "loss")
 SILENT = ("seed", "plots", "resume", "loggers", "logger", "name", "sweep")  # they change no number
 BROKEN = ("diverged", "failed", "timeout", "killed")
 
 
 @dataclass(frozen=True)
 class Goal:
-    """The metric by which configurations are ranked, and why this one."""
+    """The metric by which configurations are ranked, why this one, and what tells equal ones apart."""
 
     metric: str
     lower: bool
     why: str
+    tie: str = ""  # a loss that all of them minimise, if there is one
 
     @property
     def sign(self) -> int:
         return 1 if self.lower else -1
+
+    @property
+    def rule(self) -> str:
+        """In words, for the terminal and the page alike."""
+        equal = f", and of equal ones the lower {self.tie}" if self.tie else ""
+        return f"{self.metric}, the {'lower' if self.lower else 'higher'} the better{equal}"
 
 
 @dataclass
@@ -158,33 +167,40 @@ def measured(runs: Sequence[Run]) -> list[str]:
     return [name for name in names if name in here]
 
 
-def goal(runs: Sequence[Run], keys: Sequence[str], wished: str | None = None) -> Goal | None:
-    """val_loss if all runs minimise the same loss, else a metric that means the same for all of them."""
+def goal(runs: Sequence[Run], wished: str | None = None) -> Goal | None:
+    """What ranks: the first metric that all runs have, of the validation rows if there are any, and then the loss.
+
+    The first of metrics=, that is: by default the accuracy. The loss ranks by itself where there is no metric, and
+    always only where all runs minimise the same one.
+    """
     counted = [run for run in runs if run.status in DONE]
     names = measured(counted)
-    if wished is not None:
-        return Goal(wished, wished.removeprefix("val_") in LOWER, "as asked for") if wished in names else None
     everywhere = [name for name in names if all(name in run.metrics for run in counted)] or names
-    family = any(key.split(".")[0] == "loss" for key in keys) or (
-        "activation" in keys and any(run.flat.get("loss") == "fenchel_young" for run in counted)
-    )
-    if not family:
-        for name in ("val_loss", "loss"):
-            if name in everywhere:
-                return Goal(name, True, "all runs minimise the same loss")
-    listed: Sequence[Any] = next(
+    losses = [name for name in LOSSES if name in everywhere and len({minimised(run, name) for run in counted}) == 1]
+    tie = losses[0] if losses else ""
+    if wished is not None:
+        lower = wished.removeprefix("val_") in LOWER
+        return Goal(wished, lower, "as asked for", tie * (tie != wished)) if wished in names else None
+    given: Sequence[Any] = next(
         (run.flat["metrics"] for run in counted if isinstance(run.flat.get("metrics"), list)), []
     )
-    order = [*(plain(name, 60) for name in listed), *HIGHER, *LOWER[1:]]
+    order = [*(plain(name, 60) for name in given), *HIGHER, *LOWER[1:]]
     for name in [f"val_{kind}" for kind in order] + order:
-        if name in everywhere and name.removeprefix("val_") in (*LOWER, *HIGHER):
-            return Goal(
-                name, name.removeprefix("val_") in LOWER, "the losses differ, and cannot be compared themselves"
-            )
-    if "val_loss" in everywhere or "loss" in everywhere:
-        name = "val_loss" if "val_loss" in everywhere else "loss"
-        return Goal(name, True, "the only number they share, though the losses differ: compare with care")
-    return None
+        if name in everywhere and _known(name):
+            why = "it is the first metric that all runs have"
+            return Goal(name, name.removeprefix("val_") in LOWER, why, tie)
+    return Goal(tie, True, "all runs minimise the same loss") if tie else None
+
+
+def minimised(run: Run, name: str) -> tuple[tuple[str, str], ...]:
+    """What the loss of this name means: between runs that differ here its numbers cannot be compared.
+
+    A penalty is not in it, and weights and smoothed targets are of the training rows alone.
+    """
+    own = run.flat.get("loss") == "fenchel_young"  # which is made of its activation
+    kinds = ("loss", "activation") if own else ("loss",)
+    weighted = ("label_smoothing", "class_weight", "reduction") if name == "loss" else ()
+    return tuple((k, _exact(v)) for k, v in run.flat.items() if k.split(".")[0] in kinds or k in weighted)
 
 
 def data_of(configuration: Configuration) -> tuple[tuple[str, str], ...]:
@@ -198,8 +214,10 @@ def rank(found: list[Configuration], aim: Goal | None) -> list[Configuration]:
         return found
 
     def order(item: Configuration) -> tuple[Any, ...]:
-        mean = item.mean(aim.metric)
-        return (data_of(item), math.isnan(mean), bool(item.broken), aim.sign * mean if not math.isnan(mean) else 0.0)
+        mean, tie = aim.sign * item.mean(aim.metric), item.mean(aim.tie)
+        first = float(f"{mean:.12g}")  # a mean differs in its last digits with the order of the runs
+        numbers = [math.inf if math.isnan(number) else number for number in (first, tie)]
+        return (data_of(item), math.isnan(mean), bool(item.broken), *numbers)
 
     ordered = sorted(found, key=order)
     best: dict[tuple[tuple[str, str], ...], Configuration] = {}
@@ -213,6 +231,27 @@ def rank(found: list[Configuration], aim: Goal | None) -> list[Configuration]:
         if not item.broken and abs(item.mean(aim.metric) - first.mean(aim.metric)) <= error:
             item.mark = "close"
     return ordered
+
+
+class Ranking(NamedTuple):
+    """The configurations of some runs, the best first, with what was varied and what ranks."""
+
+    keys: list[str]
+    configurations: list[Configuration]
+    aim: Goal | None
+
+    def first(self, most: int) -> list[Configuration]:
+        """The best few, or the best of each data set, where there are several."""
+        best = [item for item in self.configurations if item.mark == "best"]
+        return (best if len(best) > 1 else [item for item in self.configurations if item.rank])[:most]
+
+
+def ranking(runs: Sequence[Run], metric: str | None = None) -> Ranking:
+    """What the terminal and the page call the best; ConfigError for a metric that no run has."""
+    aim, keys = goal(runs, metric), varied(runs)
+    if metric is not None and aim is None:
+        raise ConfigError(f"metric={metric!r} is in no finished run; leave it out, or see the columns of metrics.csv.")
+    return Ranking(keys, rank(configurations(runs, keys), aim), aim)
 
 
 def table(runs: Sequence[Run], keys: Sequence[str]) -> str:
