@@ -34,7 +34,8 @@ from trainer.runs.outputs import write_record
 from trainer.runs.run import run
 from trainer.runs.schema import structured
 from trainer.sweeps.config import Grid
-from trainer.sweeps.grid import Composer, read_axes
+from trainer.sweeps.grid import Composer, plan, read_axes
+from trainer.sweeps.plugins import gathered, spread
 from trainer.sweeps.pool import Pool
 from trainer.sweeps.record import read
 from trainer.sweeps.running import Sweep
@@ -213,6 +214,79 @@ def test_the_terminal_and_the_page_call_the_same_run_the_best_by_one_rule(call, 
     page = (tmp_path / "outputs" / "here" / "report.html").read_text()
     assert f"What ranks is {rule}:" in page
     assert "optimizer.lr <strong>30</strong>" in page
+
+
+SOME_WITHOUT = [
+    (
+        ["optimizer=newton,sgd", "optimizer.lr=0.1,0.2"],
+        [2, 3],
+        "optimizer=newton has no key optimizer.lr, so it cannot",
+    ),
+    (["penalty=none,l2", "penalty.strength=0.1"], [1], "penalty=none has no key penalty.strength, so it cannot"),
+    (
+        ["callbacks=none,early_stopping", "callbacks.early_stopping.patience=3"],
+        [1],
+        "This job has no key callbacks.early",
+    ),
+    (
+        ["loss=ce,focal", "loss.gamma=1", "data=iris", "seed=${epochs}"],
+        [1],
+        "loss=ce has no key loss.gamma",
+    ),  # by Hydra
+]
+
+
+@pytest.mark.parametrize(("grid", "run", "reason"), SOME_WITHOUT, ids=[grid[0] for grid, *_ in SOME_WITHOUT])
+def test_jobs_without_a_key_are_skipped_and_the_others_run(loader, grid, run, reason):
+    plans = planned(loader, *grid)
+    assert [place for place, plan in enumerate(plans) if not plan.reason] == run
+    assert all(reason in plan.reason for place, plan in enumerate(plans) if place not in run)
+    with pytest.raises(ConfigError, match=reason):
+        planned(loader, *grid, skip_illegal=False)
+
+
+def planned(loader, *arguments, skip_illegal=True):
+    axes = read_axes(arguments, loader, 10_000)
+    master = loader.load_configuration("config", spread(arguments), RunMode.MULTIRUN)
+    return plan(axes, Composer(loader, master), skip_illegal)
+
+
+@pytest.mark.parametrize("value", ["0.1", "[1,0.1]", "'a b'", "true", "${seed}", "{a:1}", "'x,y'"])
+def test_a_value_of_an_option_that_varies_is_a_list_of_one_for_hydra_alone(value):
+    words = ["penalty=none,l2", f"penalty.strength={value}", "optimizer.lr=0.1", "seed=1,2"]
+    assert [word for word in spread(words) if word not in words] == [f"penalty.strength=choice({value})"]
+    assert [*map(gathered, spread(words))] == words
+    assert gathered("seed=choice(1,2)") == "seed=choice(1,2)"
+
+
+def test_jobs_without_a_key_take_no_composition_of_their_own(loader, monkeypatch):
+    calls = []
+    whole = Composer.whole
+    monkeypatch.setattr(Composer, "whole", lambda *args: calls.append(1) or whole(*args))
+    plans = planned(loader, "optimizer=newton,sgd", "optimizer.lr=range(1,300)")
+    assert sum(not plan.reason for plan in plans) == 299
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["optimizer=newton,sgd", "optimizer.lr=0.1", "lerning_rate=3"], "There is no key lerning_rate"),
+        (["optimizer=newton,lbfgs", "optimizer.lr=0.1,0.2"], "optimizer=newton has no key lr"),
+        (["penalty=none", "penalty.strength=0.1,0.2"], "penalty=none has no key strength"),
+        (["penalty=none,l2", "penalty.strenght=0.1"], "did you mean penalty.strength?"),
+    ],
+)
+def test_a_key_that_no_job_has_is_refused_whole(call, tmp_path, words, sentence):
+    assert_refused(call("-m", *words), 2, [sentence], tmp_path)
+
+
+def test_the_jobs_without_a_key_stand_in_the_page_of_the_sweep(call, tmp_path):
+    outcome = call("-m", "penalty=none,l2", "penalty.strength=0.1", *TINY, "hydra.sweep.dir=outputs/here")
+    assert outcome.code == 0
+    assert read(tmp_path / "outputs" / "here").counts() == {"finished": 1, "skipped": 1}
+    for text in (outcome.out, (tmp_path / "outputs" / "here" / "report.html").read_text()):
+        assert "penalty=none has no key penalty.strength" in text
 
 
 def test_illegal_pairs_can_be_errors(call, tmp_path):

@@ -28,13 +28,14 @@ LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm":
 
 
 def perform(
-    task: Task, config_name: str, text: str, words: list[str], register: Callable[[], None] = lambda: None
+    task: Task, config_name: str, text: str, words: list[str], register: Callable[[list[str]], list[str]] = list
 ) -> None:
     """Runs a task with one of the configurations in conf/.
 
     text is what --help prints, {choices} in it standing for the groups; Hydra's own help loads every option to do so.
-    Sweeps and the other flags are Hydra's, and register is called before a sweep. A single run is composed here: Hydra
-    would compose it twice, and make the run's folder before the task could refuse.
+    Sweeps and the other flags are Hydra's, and register is called before a sweep and returns the overrides that Hydra
+    is to see. A single run is composed here: Hydra would compose it twice, and make the run's folder before the task
+    could refuse.
     """
     if {"--help", "-h"} & set(words):
         print(text.replace("{choices}", choices()))
@@ -45,7 +46,7 @@ def perform(
         parser = _parser()
         given = check_given(parser.parse_intermixed_args(words))  # flags may stand anywhere
         if given.multirun:
-            register()
+            given.overrides = register(given.overrides)
         hydra.version.setbase("1.3")
         _run_hydra(given, parser, task, str(config_folder()), config_name)
 

@@ -80,11 +80,12 @@ def _search(words: list[str]) -> None:
     search(words, composed, single)
 
 
-def _register() -> None:
-    """Makes our sweeper known to Hydra, which checks the jobs of a sweep."""
-    from trainer.sweeps.plugins import register
+def _register(overrides: list[str]) -> list[str]:
+    """Makes our sweeper known to Hydra, which checks the jobs of a sweep; returns its overrides as Hydra takes them."""
+    from trainer.sweeps.plugins import register, spread
 
     register()
+    return spread(overrides)
 
 
 def go_on(resumed: list[str], overrides: list[str]) -> None:

@@ -120,28 +120,36 @@ def special(axes: Sequence[Axis], plan: Plan) -> list[str]:
 
 def plan(axes: Sequence[Axis], composer: "Composer", skip_illegal: bool) -> list[Plan]:
     """The jobs in the order of Hydra's sweeper, each checked; ConfigError where one is wrong, or none can be run."""
-    _try_each_value(axes, composer)
-
-    def seen(choices: Sequence[Override]) -> tuple[str, ...]:
-        return tuple(word(choice) for axis, choice in zip(axes, choices, strict=True) if not axis.alone)
-
-    different = product(*(axis.choices[:1] if axis.alone else axis.choices for axis in axes))
-    reasons = {seen(choices): _incompatible(composer(choices)[0]) for choices in different}
+    different = list(product(*(axis.choices[:1] if axis.alone else axis.choices for axis in axes)))
+    reasons = {_seen(axes, choices): composer.without_place(choices) for choices in different}
+    if all(reasons.values()):
+        composer.require_place(different)
+    whole = [choices for choices in different if not reasons[_seen(axes, choices)]]
+    if whole:
+        _try_each_value(axes, whole[0], composer)
+    for choices in whole:
+        reasons[_seen(axes, choices)] = _incompatible(composer(choices)[0])
     wrong = [reason for reason in reasons.values() if reason]
     if wrong and (not skip_illegal or len(wrong) == len(reasons)):
         raise ConfigError(wrong[0])
     jobs = product(*(axis.choices for axis in axes))
-    return [Plan(choices, reasons[seen(choices)]) for choices in jobs]
+    return [Plan(choices, reasons[_seen(axes, choices)]) for choices in jobs]
 
 
-def _try_each_value(axes: Sequence[Axis], composer: "Composer") -> None:
-    """Composes every value beside the first ones of the other axes: a wrong one is found before a large grid is."""
-    firsts = [axis.choices[0] for axis in axes]
+def _seen(axes: Sequence[Axis], choices: Sequence[Override]) -> tuple[str, ...]:
+    """What components see of a job."""
+    return tuple(word(choice) for axis, choice in zip(axes, choices, strict=True) if not axis.alone)
+
+
+def _try_each_value(axes: Sequence[Axis], firsts: Sequence[Override], composer: "Composer") -> None:
+    """Composes every value beside those of one job: a wrong one is found before a large grid is."""
     for place, axis in enumerate(axes):
         for choice in axis.choices if len(axis.choices) > 1 else ():
-            settings, _ = composer([*firsts[:place], choice, *firsts[place + 1 :]])
-            if not axis.alone:
-                _incompatible(settings)
+            choices = [*firsts[:place], choice, *firsts[place + 1 :]]
+            if not composer.without_place(choices):
+                settings, _ = composer(choices)
+                if not axis.alone:
+                    _incompatible(settings)
 
 
 def _incompatible(settings: Settings) -> str:
@@ -173,6 +181,7 @@ class Composer:
         self._first: tuple[Sequence[Override], Node | None] | None = None  # what is spliced, and its options
         self._is_group = cache(loader.repository.group_exists)
         self._option = cache(self._read_option)
+        self._chosen: dict[tuple[str, ...], Node] = {}  # configurations of options alone
 
     def __call__(self, choices: Sequence[Override], number: int = 0, folder: str = "") -> tuple[Settings, Node]:
         if self._fast:
@@ -192,12 +201,56 @@ class Composer:
             config.hydra.runtime.output_dir = folder
         return config
 
-    def _spliced(self, choices: Sequence[Override]) -> Node:
-        """The first configuration with other options and values in their places."""
+    def require_place(self, jobs: Sequence[Sequence[Override]]) -> None:
+        """Raises what Hydra says of a key that none of the jobs has."""
+        nowhere = set.intersection(*({choice.key_or_group for choice in self._homeless(job)} for job in jobs))
+        for choice in jobs[0]:
+            if choice.key_or_group in nowhere:
+                options, _ = self._parted(jobs[0])
+                self.whole([*options, choice])
+
+    def without_place(self, choices: Sequence[Override]) -> str:
+        """Why a job cannot have one of its values: the options that it chooses have no such key; empty if they do."""
+        for choice in self._homeless(choices):
+            key, *_ = parts = choice.key_or_group.split(".")
+            node = self._of_options(self._parted(choices)[0]).get(key)
+            name = node.get("name") if isinstance(node, dict) else None
+            owner = f"{key}={name} has" if name and len(parts) > 1 else "This job has"
+            return f"{owner} no key {choice.key_or_group}, so it cannot be set there; leave one of the two out."
+        return ""
+
+    def _homeless(self, choices: Sequence[Override]) -> list[Override]:
+        """The values whose keys are not there with the options of the job, so that Hydra would refuse them."""
+        options, values = self._parted(choices)
+        return [
+            choice
+            for choice in values
+            if _changes(choice)
+            and not any(choice is not other and _above(other, choice) for other in values)
+            and _lacks(self._of_options(options), choice.key_or_group.split("."))
+        ]
+
+    def _of_options(self, options: Sequence[Override]) -> Node:
+        """The configuration with these options and no values."""
+        words = tuple(map(word, options))
+        if words not in self._chosen:
+            try:
+                self._chosen[words] = self._with_options(options)
+            except _Unsure:
+                self._chosen[words] = _without_hydra(self.whole(options))
+        return self._chosen[words]
+
+    def _parted(self, choices: Sequence[Override]) -> tuple[list[Override], list[Override]]:
+        """Options and values, by the rule of Hydra's defaults list."""
         options, values = list[Override](), list[Override]()
-        for choice in choices:  # which of both it is, by the rule of Hydra's defaults list
+        for choice in choices:
             is_option = self._is_group(choice.key_or_group) and not isinstance(choice.value(), dict)
             (options if is_option else values).append(choice)
+        return options, values
+
+    def _spliced(self, choices: Sequence[Override]) -> Node:
+        """The first configuration with other options and values in their places."""
+        options, values = self._parted(choices)
         replaced = [_replaced(choice) for choice in values]
         node = self._with_options(options)
         for path, value in replaced:
@@ -255,6 +308,22 @@ def _without_hydra(config: DictConfig) -> Node:
 def _changes(override: Override) -> bool:
     """Whether the override neither adds, deletes nor moves."""
     return override.type == OverrideType.CHANGE and override.package is None
+
+
+def _above(override: Override, other: Override) -> bool:
+    """Whether one could make the place of the other's key."""
+    return f"{other.key_or_group}.".startswith(f"{override.key_or_group}.")
+
+
+def _lacks(node: Any, path: Sequence[str]) -> bool:
+    """Whether a configuration has no such key; what lies in a value that is no dictionary is for Hydra to say."""
+    for key in path:
+        if not isinstance(node, dict):
+            return False
+        if key not in node:
+            return True
+        node = node[key]
+    return False
 
 
 def _replaced(override: Override) -> tuple[list[str], Any]:

@@ -6,17 +6,20 @@ and keeps sweep.json. The launcher runs jobs in trainer.sweeps.pool. Either goes
 
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -55,6 +58,33 @@ def register() -> None:
         Plugins.instance().register(plugin)
 
 
+def spread(words: Sequence[str]) -> list[str]:
+    """Makes a list of one of a value whose option varies, as of penalty.strength=0.1 beside penalty=none,l2.
+
+    Hydra composes all that has one value before it asks a sweeper, there with the default option of such a group, which
+    may not have the key.
+    """
+    parse = OverridesParser.create().parse_override
+    overrides = {text: parse(text) for text in words}
+    varied = {override.key_or_group for override in overrides.values() if override.is_sweep_override()}
+    found = []
+    for text in words:
+        key, _, value = text.partition("=")
+        if not overrides[text].is_sweep_override() and key.split(".")[0] in varied - {key}:
+            with suppress(HydraException):  # null may stand in no such list, and stays as it is
+                text = parse(f"{key}=choice({value})").input_line or text
+        found.append(text)
+    return found
+
+
+def gathered(text: str) -> str:
+    """The word that spread has made a list of, as it was; a list of one is the same as its value."""
+    one = re.fullmatch(r"([^=]+)=choice\((.*)\)", text)
+    if one and not OverridesParser.create().parse_override(f"{one[1]}={one[2]}").is_sweep_override():
+        return f"{one[1]}={one[2]}"
+    return text
+
+
 class GridSweeper(Sweeper):
     """Every combination of the values on the command line, in Hydra's order."""
 
@@ -76,6 +106,7 @@ class GridSweeper(Sweeper):
         assert config is not None  # set up by Hydra
         assert launcher is not None
         _speak()
+        arguments = list(map(gathered, arguments))
         options = _options(config)
         folder = _folder(config)
         if self.resume:
