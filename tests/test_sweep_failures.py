@@ -142,6 +142,14 @@ def test_bad_jobs_cost_no_other(harmful, tmp_path):
         assert (tmp_path / "outputs" / "here" / str(number) / "model.npz").exists()
 
 
+def test_a_job_that_is_ended_by_its_timeout_leaves_nothing_that_python_warns_of(tmp_path):
+    """It is ended while it trains, when what draws its bar has been loaded."""
+    outcome = command("-m", "epochs=2,100000000", "sweep.timeout=3", *TINY[:2], TINY[-1], cwd=tmp_path)
+    assert read(tmp_path / "outputs" / "here").counts() == {"finished": 1, "timeout": 1}
+    assert "1 of 2 jobs did not end well" in outcome.err
+    assert "resource_tracker" not in outcome.err
+
+
 @slow
 @pytest.mark.parametrize("kind", WAYS)
 def test_one_bad_job_costs_no_other(harmful, tmp_path, kind):

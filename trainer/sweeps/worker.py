@@ -76,9 +76,11 @@ def preload() -> None:
     """Imports what nearly every run needs, and asks once for what is the same for all of them."""
     import sklearn.datasets
     import sklearn.model_selection  # noqa: F401
+    from tqdm import tqdm
 
     from trainer.runs.outputs import git_commit, versions
 
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a worker that is killed leaves there
     versions()
     git_commit()
 
