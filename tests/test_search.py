@@ -11,6 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tests.test_command_line import assert_refused, call, folders, report  # noqa: F401 - a fixture
 from trainer.errors import ConfigError
+from trainer.runs.lock import Lock
+from trainer.sweeps.record import Record, read
 from trainer.sweeps.search import Search, space_of
 
 FOLDER = "outputs/multirun/search"
@@ -30,8 +32,8 @@ def optuna():
 def lines(call):  # noqa: F811
     """The command, and the lines that it told."""
 
-    def outcome(*arguments):
-        done = call(*arguments)
+    def outcome(*arguments, name="train"):
+        done = call(*arguments, name=name)
         return done, done.out.splitlines()
 
     return outcome
@@ -91,13 +93,41 @@ def test_a_trial_that_cannot_run_costs_no_other(lines, optuna, tmp_path):
     assert {report(folder)["config"]["activation"]["name"] for folder in folders(tmp_path)} == {"softmax"}
 
 
+def test_a_search_has_the_page_and_the_report_of_any_sweep(lines, optuna, tmp_path):
+    space = ["activation=softmax,sigmoid", "optimizer.lr=interval(0.01,0.1)"]
+    outcome, told = lines(*SEARCH, *space, "sweep.trials=6", "sweep.seed=2")
+    assert outcome.code == 0
+    here = tmp_path / FOLDER
+    record = read(here)
+    assert (record.status, len(record.jobs)) == ("finished", 6)
+    assert set(record.counts()) == {"finished", "skipped"}
+    (reason,) = {line.reason.partition(":")[0] for line in record.jobs if line.status == "skipped"}
+    assert "activation=sigmoid with loss=ce" in reason
+    assert [f"  {FOLDER}/{name}" for name in ("sweep.json", "summary.csv", "report.html")] == told[-3:]
+    page = (here / "report.html").read_text()
+    assert "python -m trainer -m sweep=optuna" in page
+    assert "val_loss, the lower the better: as asked for" in page
+    assert "holds no run" not in page
+    again, _ = lines(f"resume={FOLDER}", "sweep.trials=7", name="sweep")
+    assert (again.code, len(read(here).jobs)) == (0, 7)
+
+
+def test_two_searches_at_once_and_one_in_the_folder_of_a_sweep_are_refused(lines, optuna, tmp_path):
+    here = tmp_path / FOLDER
+    here.mkdir(parents=True)
+    with Lock(here):
+        assert "is being written by process" in lines(*SEARCH)[0].err
+    Record("finished", "", [], [], []).write(here)
+    assert "holds a sweep" in lines(*SEARCH)[0].err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["optimizer.lrr=interval(0,1)", "sweep.trials=2"], "optimizer.lrr"),
+        (["optimizer.lrr=interval(0,1)", "sweep.trials=2"], "optimizer=sgd has no key lrr"),
         (["sweep.trials=0"], "sweep.trials must be at least 1, got 0"),
         (["sweep.seed=-1"], "sweep.seed must be from 0"),
-        (["sweep.trial=3"], "There is no key sweep.trial"),
+        (["sweep.trial=3"], "sweep=optuna has no key trial"),
         (["sweep.space=[]"], "nothing to search"),
         (["optimizer.lr=interval(1,0)"], "is no interval"),
         (["optimizer.lr=tag(log,interval(0,1))"], "above 0 for log"),

@@ -75,9 +75,7 @@ def train(config: DictConfig) -> None:
 def _search(words: list[str]) -> None:
     from trainer.sweeps.search import search
 
-    words = [word for word in words if word not in ("-m", "--multirun")]
-    check_overrides([word for word in words if not word.startswith("-")], options())
-    search(words, composed, single)
+    search([word for word in words if word not in ("-m", "--multirun")], composed, single)
 
 
 def _register(overrides: list[str]) -> list[str]:

@@ -4,7 +4,8 @@ The engine is Optuna's, an extra to install; here its proposals become overrides
 plugin hydra-optuna-sweeper does the same for Optuna before 3, whose storage fails with today's SQLAlchemy.
 
 The space is written in Hydra's words: lr=interval(0.01,1), tag(log,interval(1e-4,1)), loss=ce,brier.
-Proposals and answers are in study.log; the same command with hydra.sweep.dir=<that folder> goes on to more trials.
+Proposals and answers are in study.log, and in sweep.json as the jobs of any sweep; the same command with
+hydra.sweep.dir=<that folder> goes on to more trials.
 """
 
 import logging
@@ -21,13 +22,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from trainer.errors import ConfigError, Diverged, choose, require
-from trainer.runs.config import Settings, read_settings
-from trainer.runs.outputs import check_plain, writing
+from trainer.errors import ConfigError, Diverged, Incompatible, TrainerError, choose, require
+from trainer.runs.config import Settings, options, read_settings
+from trainer.runs.lock import hold
+from trainer.runs.outputs import check_plain, shorter, writing
+from trainer.runs.overrides import check_overrides
 from trainer.runs.schema import structured
 from trainer.runs.text import quoted
+from trainer.sweeps.record import NAME, Line, Record, check_free
 
 log = logging.getLogger("trainer")
+STUDY = "study.log"
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def search(arguments: list[str], compose: Compose, single: Single) -> None:
     overrides = [argument for argument in arguments if argument not in ours and not argument.startswith("sweep=")]
     if flags := [argument for argument in overrides if argument.startswith("-")]:
         raise ConfigError(f"sweep=optuna takes no flag {flags[0]}; leave it out.")
+    check_overrides(arguments, options())
     node = OmegaConf.to_container(compose("sweep/optuna", ours).sweep, resolve=True)
     settings = structured("sweep", Search, {key: value for key, value in node.items() if key != "name"})  # type: ignore[union-attr, misc]
     try:
@@ -78,41 +84,93 @@ def search(arguments: list[str], compose: Compose, single: Single) -> None:
     given = OverridesParser.create().parse_overrides(overrides)
     if not any(override.is_sweep_override() for override in given):
         given = [*OverridesParser.create().parse_overrides(settings.space), *given]
-    fixed, axes = space_of(given, optuna.distributions)
+    space = space_of(given, optuna.distributions)
     folder = Path(compose("config", [key for key in overrides if key.startswith("hydra.")]).hydra.sweep.dir).absolute()
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    check_plain(folder / "study.log")
-    storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(folder / "study.log")))
-    study = optuna.create_study(study_name="trainer", storage=storage, load_if_exists=True)
-    done = sum(trial.state.is_finished() for trial in study.trials)
-    study.sampler = optuna.samplers.TPESampler(seed=(settings.seed + done) % 2**32)  # a search that goes on draws anew
-    state, failure = optuna.trial.TrialState, None
-    for _ in range(done, settings.trials):
-        trial = study.ask(axes)
-        proposed = [f"{key}={written(value)}" for key, value in trial.params.items()]
+    check_plain(folder / STUDY)
+    if not (folder / STUDY).exists():
+        check_free(folder)
+    words = [word for word in arguments if not word.startswith("hydra.")]
+    record = Record("running", shlex.join(["python", "-m", "trainer", "-m", *arguments]), words, list(space.axes), [])
+    with hold(folder):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(folder / STUDY)))
+        study = optuna.create_study(study_name="trainer", storage=storage, load_if_exists=True)
+        done = sum(trial.state.is_finished() for trial in study.trials)
+        # a search that goes on draws anew
+        study.sampler = optuna.samplers.TPESampler(seed=(settings.seed + done) % 2**32)
+        failure = None
         try:
-            with writing(folder):  # the log of a trial that is refused begins here
-                (folder / str(trial.number)).mkdir(exist_ok=True)
-            place = quoted(str(folder / str(trial.number)))
-            value = measure([*fixed, *proposed, f"hydra.run.dir={place}"], settings.monitor, single)
-            study.tell(trial, value)
-        except (Diverged, ConfigError) as error:  # of this trial; the others may do better
-            failure = error
-            study.tell(trial, state=state.PRUNED)  # a failed one teaches the sampler nothing, a pruned one is bad
-            log.info(f"Trial {trial.number} ({' '.join(proposed)}) failed: {error}")
+            for _ in range(done, settings.trials):
+                failure = _try(study, space, settings.monitor, folder, single) or failure
+                _note(record, study, folder)
+            record.status = "finished"
         except BaseException:
-            study.tell(trial, state=state.FAIL)
+            record.status = "interrupted"
             raise
-    finished = study.get_trials(states=(state.COMPLETE,))
+        finally:
+            _note(record, study, folder)
+        _conclude(study, space.fixed, settings.monitor, folder, failure)
+
+
+def _try(study: Any, space: Space, monitor: str, folder: Path, single: Single) -> TrainerError | None:
+    """One trial; returns why it failed, if it did: the others may do better."""
+    trial = study.ask(space.axes)
+    proposed = _proposed(trial)
+    try:
+        with writing(folder):  # the log of a trial that is refused begins here
+            (folder / str(trial.number)).mkdir(exist_ok=True)
+        place = quoted(str(folder / str(trial.number)))
+        study.tell(trial, measure([*space.fixed, *proposed, f"hydra.run.dir={place}"], monitor, single))
+    except (Diverged, ConfigError) as error:
+        kinds = {Diverged: "diverged", Incompatible: "skipped"}
+        trial.set_user_attr("status", next((kinds[kind] for kind in kinds if isinstance(error, kind)), "failed"))
+        trial.set_user_attr("reason", str(error))
+        study.tell(trial, state=_states().PRUNED)  # a failed one teaches the sampler nothing, a pruned one is bad
+        log.info(f"Trial {trial.number} ({' '.join(proposed)}) failed: {error}")
+        return error
+    except BaseException:
+        study.tell(trial, state=_states().FAIL)
+        raise
+    return None
+
+
+def _conclude(study: Any, fixed: list[str], monitor: str, folder: Path, failure: TrainerError | None) -> None:
+    """The report of the search, and what the terminal shows at its end."""
+    from trainer.sweeps.report.files import write
+    from trainer.sweeps.report.reading import read
+    from trainer.sweeps.report.summary import measured, ranking
+
+    found = read([folder])
+    files = write(found, ranking(found.runs, monitor if monitor in measured(found.runs) else None), folder)
+    finished = study.get_trials(states=(_states().COMPLETE,))
     if not finished:
         raise failure or ConfigError(f"{folder} has no trial that finished; raise sweep.trials.")
     best = study.best_trial
-    words = ["python", "-m", "trainer", *fixed, *(f"{key}={written(value)}" for key, value in best.params.items())]
+    words = ["python", "-m", "trainer", *fixed, *_proposed(best)]
     log.info(f"{len(finished)} of {len(study.trials)} trials finished; the best is {best.number}:")
-    log.info(f"  {settings.monitor} {best.value:.6g}  in {folder / str(best.number)}")
+    log.info(f"  {monitor} {best.value:.6g}  in {folder / str(best.number)}")
     log.info(f"  {shlex.join(word for word in words if not word.startswith('hydra.'))}")
+    for file in (folder / NAME, *files):
+        log.info(f"  {shorter(file)}")
+
+
+def _note(record: Record, study: Any, folder: Path) -> None:
+    """Writes the trials so far into sweep.json, as jobs of a sweep."""
+    names = {"COMPLETE": "finished", "PRUNED": "failed", "FAIL": "interrupted"}
+    record.jobs = []
+    for trial in study.trials:
+        status = trial.user_attrs.get("status", names.get(trial.state.name, "pending"))
+        reason = trial.user_attrs.get("reason", "")
+        record.jobs.append(Line(trial.number, str(trial.number), _proposed(trial), status, reason))
+    record.write(folder)
+
+
+def _proposed(trial: Any) -> list[str]:
+    return [f"{key}={written(value)}" for key, value in trial.params.items()]
+
+
+def _states() -> Any:
+    return import_module("optuna").trial.TrialState
 
 
 def measure(overrides: list[str], monitor: str, single: Single) -> float:
