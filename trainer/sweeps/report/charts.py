@@ -57,8 +57,13 @@ class Axis:
         """Round values inside the axis."""
         if self.log and self.high - self.low >= 1.2:
             apart = math.ceil((self.high - self.low) / most)
-            powers = range(math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9) + 1, apart)
-            return [10.0**power for power in powers]
+            powers = range(math.floor(self.low), math.ceil(self.high) + 1)
+            for steps in ((1, 2, 5), (1, 3)):
+                ticks = [step * 10.0**power for power in powers for step in steps]
+                inside = [tick for tick in ticks if self.low - 1e-9 <= math.log10(tick) <= self.high + 1e-9]
+                if len(inside) <= most + 1:
+                    return inside
+            return [10.0**power for power in range(math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9) + 1, apart)]
         low, high = (10**self.low, 10**self.high) if self.log else (self.low, self.high)
         raw = (high - low) / most
         size = 10.0 ** math.floor(math.log10(raw))
@@ -253,9 +258,18 @@ def small(lines: Sequence[Line], y: Axis, x: Axis, label: str, width: float = 12
 
 
 def scatter(
-    name: str, metric: str, given: Sequence[float], measured: Sequence[float], best: int, lower: bool
+    name: str,
+    metric: str,
+    given: Sequence[float],
+    measured: Sequence[float],
+    best: int,
+    lower: bool,
+    lined: bool = True,
 ) -> Markup:
-    """A numeric parameter against the metric: a point a configuration, a line through the best at each value."""
+    """A numeric parameter against the metric: a point a configuration, a line through the best at each value.
+
+    Of values that were drawn and not chosen, each once, the line would be a zigzag; they have none.
+    """
     width, height = 400.0, 260.0
     frame = Frame(50.0, 12.0, width - 66, height - 52)
     xs, ys = np.array(given), np.array(measured)
@@ -271,7 +285,7 @@ def scatter(
     x = axis(place(xs), 0, frame.inner, log=log and not steps, pad=0.06)
     y = axis(ys, frame.tall, 0, logarithmic(metric), pad=0.08)
     drawn = []
-    if 1 < len(values) <= 40:
+    if lined and 1 < len(values) <= 40:
         tops = [ys[xs == value].min() if lower else ys[xs == value].max() for value in values]
         drawn.append(stroke(path(x(place(values)), y(np.array(tops))), "l c1"))
     drawn.append(stroke(_dots(x(place(xs)), y(ys)), "d"))
@@ -287,6 +301,24 @@ def scatter(
             taken = at
     around = [*frame.rules(y, 4), *numbers, frame.caption(height - 5, name, x)]
     return svg(width, height, f"{name}: {metric} against {name}", [*around, *frame.inside(drawn)])
+
+
+def trials(metric: str, numbers: Sequence[int], measured: Sequence[float], lower: bool) -> Markup:
+    """The trials of a search in their order: a point each, and a line at the best so far."""
+    width, height = 400.0, 260.0
+    frame = Frame(50.0, 12.0, width - 66, height - 52)
+    xs, ys = np.array(numbers, dtype=float), np.array(measured)
+    so_far = (np.minimum if lower else np.maximum).accumulate(ys)
+    ys = np.clip(ys, *_reach(ys))  # an outlier lies at the edge
+    x = axis(xs, 0, frame.inner, log=False, pad=0.04)
+    y = axis(ys, frame.tall, 0, logarithmic(metric), pad=0.08)
+    steps = path(np.repeat(x(xs), 2)[1:], np.repeat(y(so_far), 2)[:-1])
+    best = int(ys.argmin() if lower else ys.argmax())
+    drawn = [stroke(_dots(x(xs), y(ys)), "d"), stroke(steps, "l c1")]
+    drawn.append(stroke(_dots(x(xs[best : best + 1]), y(ys[best : best + 1])), "p c1"))
+    below = [frame.below(x.at(tick), f"{tick:.0f}") for tick in x.ticks(5) if tick == round(tick)]
+    around = [*frame.rules(y, 4), *below, frame.caption(height - 5, "trial", x)]
+    return svg(width, height, f"{metric} of the trials, and the best so far", [*around, *frame.inside(drawn)])
 
 
 def strip(

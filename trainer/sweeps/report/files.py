@@ -28,7 +28,7 @@ def write(found: Found, ranked: Ranking, output: Path) -> list[Path]:
     if again:
         runs = "run repeats" if again == 1 else "runs repeat"
         found.problems.append(f"{again} {runs} a configuration with the same seed; the last finished one counts.")
-    page = render(found, ranked)
+    page = render(found, ranked, output)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
     texts = {"summary.csv": table(found.runs, ranked.keys), "report.html": page}

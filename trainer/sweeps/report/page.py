@@ -2,11 +2,15 @@
 
 import itertools
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -21,11 +25,12 @@ FIRST_ROWS, ALL_ROWS = 30, 1000
 GREY_LINES = 240
 MOST_PANELS = 24
 QUOTES = '"'
+FEW = 20  # numbers that are told one by one
 MANY = 60  # values of a parameter that are told
 
 
-def render(found: Found, ranking: Ranking) -> str:
-    """The whole page."""
+def render(found: Found, ranking: Ranking, output: Path) -> str:
+    """The whole page, which is to lie in a folder."""
     keys, ranked, aim = ranking
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("trainer.sweeps.report").joinpath("page.html.jinja").read_text("utf-8"))
@@ -43,12 +48,15 @@ def render(found: Found, ranking: Ranking) -> str:
         varied=_varied(found.runs, keys),
         shared=_shared(found.runs, keys),
         aim=aim,
-        best=[_best(item, aim) for item in ranked if item.mark == "best"] if aim else [],
+        times=_times(found.runs),
+        best=[_best(item, aim, output) for item in ranked if item.mark == "best"] if aim else [],
         seeds=max((len(item.done) for item in ranked), default=0),
         table=_table(ranked, keys, aim, colours),
         curves=_curves(ranked, aim, colours),
         grid=_grid(found.runs, ranked, aim),
-        parameters=_parameters(ranked, keys, aim),
+        trials=_trials(found, aim),
+        parameters=_parameters(ranked, keys, aim, lines=not found.searches),
+        every=_every(ranked, aim, output),
         failures=_failures(found.runs, keys),
     )
 
@@ -71,6 +79,14 @@ def _values(runs: Sequence[Run], key: str) -> dict[str, Any]:
     return found
 
 
+def _few(values: Mapping[str, Any]) -> list[str]:
+    """The values as texts; of many numbers, as a search draws them, the range."""
+    numbers = list(values.values())
+    if len(numbers) <= FEW or not all(map(_number, numbers)):
+        return list(values)
+    return [f"{short(numbers[0])} to {short(numbers[-1])}, {len(numbers)} values"]
+
+
 def _number(raw: Any) -> bool:
     return isinstance(raw, int | float) and not isinstance(raw, bool) and abs(raw) < 1e100  # false for nan too
 
@@ -78,7 +94,7 @@ def _number(raw: Any) -> bool:
 def _varied(runs: Sequence[Run], keys: Sequence[str]) -> list[dict[str, Any]]:
     seeds = {plain(run.seed): run.seed for run in runs if run.seed is not None}
     ordered = sorted(seeds, key=lambda text: (not text.isdigit(), len(text), text))
-    told = [(key, list(_values(runs, key))) for key in keys]
+    told = [(key, _few(_values(runs, key))) for key in keys]
     if len(seeds) > 1:
         told.append(("seed", ordered))
     return [{"key": plain(k, 60), "values": texts[:MANY], "more": max(len(texts) - MANY, 0)} for k, texts in told]
@@ -91,7 +107,40 @@ def _shared(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, str]]:
     return [(key, next(iter(texts))) for key, texts in found.items() if len(texts) == 1]
 
 
-def _best(item: Configuration, aim: Goal) -> dict[str, Any]:
+def duration(seconds: float) -> str:
+    """3.21 s, 4 min 10 s, 2 h 5 min."""
+    if not math.isfinite(seconds):
+        return DASH
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def _date(written: float) -> str:
+    return datetime.fromtimestamp(written).strftime("%Y-%m-%d %H:%M") if math.isfinite(written) else DASH
+
+
+def _times(runs: Sequence[Run]) -> str:
+    """When the runs ended, and how long they took, in a sentence."""
+    dates = [_date(moment) for moment in sorted(run.written for run in runs if math.isfinite(run.written))]
+    if not dates:
+        return ""
+    span = dates[0] if dates[0] == dates[-1] else f"from {dates[0]} to {dates[-1]}"
+    seconds = [run.seconds for run in runs if math.isfinite(run.seconds)]
+    return f"Ended {span}" + (f", after {duration(sum(seconds))} of training in all." if seconds else ".")
+
+
+def _link(run: Run, output: Path) -> str:
+    """The way from the page to the folder of a run, so that both can be moved together; empty if there is none."""
+    try:
+        way = os.path.relpath(run.place, output) if run.place else ""
+    except ValueError:  # on another drive of Windows
+        return ""
+    return quote(os.fsencode(way.replace(os.sep, "/"))) + "/" if way else ""
+
+
+def _best(item: Configuration, aim: Goal, output: Path) -> dict[str, Any]:
     """The best configuration, and its best run as a command."""
     runs = [run for run in item.done if math.isfinite(run.metrics.get(aim.metric, math.nan))]
     run = min(runs, key=lambda run: (aim.sign * run.metrics[aim.metric], run.metrics.get(aim.tie, 0.0)))
@@ -107,6 +156,7 @@ def _best(item: Configuration, aim: Goal) -> dict[str, Any]:
         "uncertified": item.doubt,
         "seeds": len(item.numbers(aim.metric)),
         "run": run.folder,
+        "link": _link(run, output),
         "of_run": short(run.metrics[aim.metric]),
         "command": command(run),
         "versions": ", ".join(f"{plain(name, 30)} {plain(text, 30)}" for name, text in used.items()),
@@ -209,10 +259,14 @@ def _comparable(ranked: Sequence[Configuration], name: str) -> list[tuple[str, l
         if found:
             groups.setdefault(minimised(found[0], name) if name in LOSSES else (), []).append(item)
     common = set(next(iter(groups), ())).intersection(*groups)
-    told = [
-        [f"{key} {plain(text, 60).strip(QUOTES)}" for key, text in kind if (key, text) not in common] for kind in groups
-    ]
-    return [(", ".join([name, *words]), items) for words, items in zip(told, groups.values(), strict=True)]
+    titles = []
+    for kind in groups:
+        told = {
+            key.removeprefix("loss."): plain(text, 60).strip(QUOTES) for key, text in kind if (key, text) not in common
+        }
+        words = [text if key == "loss" else f"{key} {text}" for key, text in told.items()]
+        titles.append(f"{name}: {', '.join(words)}" if words else name)
+    return list(zip(titles, groups.values(), strict=True))
 
 
 def _grid(runs: Sequence[Run], ranked: Sequence[Configuration], aim: Goal | None) -> dict[str, Any] | None:
@@ -275,7 +329,44 @@ def _grid(runs: Sequence[Run], ranked: Sequence[Configuration], aim: Goal | None
     }
 
 
-def _parameters(ranked: Sequence[Configuration], keys: Sequence[str], aim: Goal | None) -> list[dict[str, Any]]:
+def _trials(found: Found, aim: Goal | None) -> list[dict[str, Any]]:
+    """The trials of each search in their order."""
+    known = {run.folder: run for run in found.runs if run.status in DONE}
+    panels: list[dict[str, Any]] = []
+    if aim is None:
+        return panels
+    for folders in found.searches[:MOST_PANELS]:
+        values = [known[f].metrics.get(aim.metric, math.nan) if f in known else math.nan for f in folders]
+        numbers = [number for number, value in enumerate(values) if math.isfinite(value)]
+        if len(numbers) > 1:
+            picture = charts.trials(aim.metric, numbers, [values[number] for number in numbers], aim.lower)
+            title = plain(Path(folders[0]).parent.as_posix(), 200) if len(found.searches) > 1 else aim.metric
+            panels.append({"title": title, "svg": picture})
+    return panels
+
+
+def _every(ranked: Sequence[Configuration], aim: Goal | None, output: Path) -> dict[str, Any]:
+    """A row a run that has a folder: where it is, how it ended and when."""
+    runs = [(item, run) for item in ranked for run in item.runs if run.place]
+    rows = [
+        {
+            "rank": item.rank or DASH,
+            "folder": run.folder,
+            "link": _link(run, output),
+            "status": run.status,
+            "seed": DASH if run.seed is None else plain(run.seed, 40),
+            "number": value(run.metrics.get(aim.metric, math.nan)) if aim else DASH,
+            "seconds": duration(run.seconds),
+            "date": _date(run.written),
+        }
+        for item, run in runs[:ALL_ROWS]
+    ]
+    return {"rows": rows, "left": max(len(runs) - ALL_ROWS, 0)}
+
+
+def _parameters(
+    ranked: Sequence[Configuration], keys: Sequence[str], aim: Goal | None, lines: bool
+) -> list[dict[str, Any]]:
     """Each varied parameter against the metric, whatever the others are."""
     if aim is None:
         return []
@@ -291,7 +382,7 @@ def _parameters(ranked: Sequence[Configuration], keys: Sequence[str], aim: Goal 
         if all(_number(item.raw[key]) for item in items):
             xs = [float(item.raw[key]) for item in items]
             left = 0
-            picture = charts.scatter(title, aim.metric, xs, means, best, aim.lower)
+            picture = charts.scatter(title, aim.metric, xs, means, best, aim.lower, lines)
         else:
             pick, left = (min if aim.lower else max), max(len(texts) - 30, 0)
             tops = {t: pick(m for m, i in zip(means, items, strict=True) if i.values[key] == t) for t in texts}
@@ -316,13 +407,15 @@ def _failures(runs: Sequence[Run], keys: Sequence[str]) -> list[dict[str, Any]]:
             kind = run.status, re.sub(r"[-+]?[0-9][0-9.e+-]*", "0", run.reason)
             first.setdefault(kind, run.reason)
             groups.setdefault(kind, []).append(f"{run.folder}: {told}" if told else run.folder)
+    most = {False: 8, True: 200}  # the skipped ones are folded
     ordered = sorted(groups.items(), key=lambda group: ((*KNOWN, "unknown").index(group[0][0]), -len(group[1])))
     return [
         {
             "status": kind[0],
             "reason": first[kind] or "no reason was left",
-            "runs": names[:8],
-            "more": max(len(names) - 8, 0),
+            "count": len(names),
+            "runs": names[: most[kind[0] == "skipped"]],
+            "more": max(len(names) - most[kind[0] == "skipped"], 0),
         }
         for kind, names in ordered[:200]
     ]

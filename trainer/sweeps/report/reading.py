@@ -63,6 +63,8 @@ class Run:
     highest: Mapping[str, float] = field(default_factory=dict)
     epochs: float = math.nan
     seconds: float = math.nan
+    place: Path | None = None  # of a run that has a folder
+    written: float = math.nan  # when run.json was, by the clock of the file system
     record: Mapping[str, Any] = field(default_factory=dict)  # the rest of run.json
 
 
@@ -73,6 +75,7 @@ class Found:
     runs: list[Run] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)  # of the sweeps
+    searches: list[list[str]] = field(default_factory=list)  # the folders of the trials of each, in their order
     told: dict[str, tuple[str, str]] = field(default_factory=dict)  # status and reason of each job of a sweep.json
 
 
@@ -264,8 +267,17 @@ def _run(place: Path, problems: list[str]) -> Run:
         highest={key: float(values.max()) for key, values in finite.items() if len(values)},
         epochs=number(record.get("epochs", last.get("epoch"))),
         seconds=number(record.get("seconds", last.get("seconds"))),
+        place=Path(os.path.abspath(place)),
+        written=_written(place / "run.json"),
         record=record,
     )
+
+
+def _written(path: Path) -> float:
+    """When a file was written; nan where there is none."""
+    with contextlib.suppress(OSError):
+        return os.stat(path, follow_symlinks=False).st_mtime
+    return math.nan
 
 
 def _columns(text: str) -> tuple[dict[str, Curve], int]:
@@ -321,6 +333,9 @@ def _sweep(place: Path, found: Found) -> None:
     if command:
         words = command if isinstance(command, list) else [command]
         found.commands.append(plain(" ".join(written(word) for word in words), 2000))
+    arguments = content.get("arguments")
+    if isinstance(arguments, list) and "sweep=optuna" in arguments:
+        found.searches.append([shown(place / str(number)) for number in range(len(jobs[:MOST_RUNS]))])
     for job in (job for job in jobs[:MOST_RUNS] if isinstance(job, Mapping)):
         folder = Path(written(job.get("folder") or job.get("number", ""))).name
         status, reason = plain(job.get("status", "unknown"), 20), plain(job.get("reason") or "", 500)
