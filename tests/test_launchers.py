@@ -65,7 +65,7 @@ def test_slurm_has_the_same_configuration_and_says_if_it_is_missing(tmp_path):
 def test_a_launcher_that_is_not_installed_is_a_sentence_that_names_the_extra(name):
     error = MissingConfigException("not found", f"hydra/launcher/{name}", ["basic", "workers"])
     extra = name.partition("_")[0]
-    assert explain(error, "config") == f"hydra/launcher={name} needs pip install 'softmax-trainer[{extra}]'."
+    assert explain(error, "config", []) == f"hydra/launcher={name} needs pip install 'softmax-trainer[{extra}]'."
 
 
 def test_an_unknown_launcher_is_a_sentence(call, tmp_path):  # noqa: F811
