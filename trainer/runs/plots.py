@@ -69,7 +69,8 @@ def boundary(path: Path, model: Model, train: Data, valid: Data | None, title: s
     """
     names = [shortened(str(name), 40) for name in model.classes]
     columns = -(-len(names) // NAMED)
-    side = LETTER * (columns * (max(map(len, names)) + 6) + 12)  # inches of the legend
+    longest = max(map(len, (*names, "misclassified (10000)")))
+    side = 0.2 + LETTER * columns * (longest + 6)  # inches of the legend
     width = 6.5 + side
     figure = Figure(figsize=(width, 6))
     figure.subplots_adjust(left=0.7 / width, right=1 - side / width, bottom=0.09, top=0.93)
