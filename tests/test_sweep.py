@@ -428,6 +428,7 @@ def test_resume_goes_on_from_the_checkpoint_of_each_job(call, swept, broken_off)
     (killed / ".checkpoint.npz.part").write_bytes(b"half")
     (damaged / NAMES[0]).write_bytes((damaged / NAMES[0]).read_bytes()[:500])
     here = killed.parent
+    (here / ".summary.csv.part").write_bytes(b"half")
     before = {path: path.stat().st_mtime_ns for name in "67" for path in (here / name).iterdir()}
     assert go_on(call, "resume=outputs/here", "optimizer.lr=0.3").code == 2  # and nothing is lost
     done = go_on(call, "resume=outputs/here", "sweep.timeout=60")  # which is not the job's business

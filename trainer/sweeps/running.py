@@ -241,7 +241,7 @@ class Sweep:
 
         found = read([self.folder])
         ranked = ranking(found.runs)
-        write(found, ranked, self.folder)
+        write(found, ranked, self.folder, alone=True)
         return ranked
 
     def conclude(self) -> None:

@@ -141,7 +141,7 @@ def _conclude(study: Any, fixed: list[str], monitor: str, folder: Path, failure:
     from trainer.sweeps.report.summary import measured, ranking
 
     found = read([folder])
-    files = write(found, ranking(found.runs, monitor if monitor in measured(found.runs) else None), folder)
+    files = write(found, ranking(found.runs, monitor if monitor in measured(found.runs) else None), folder, alone=True)
     finished = study.get_trials(states=(_states().COMPLETE,))
     if not finished:
         raise failure or ConfigError(f"{folder} has no trial that finished; raise sweep.trials.")

@@ -22,8 +22,8 @@ def summarise(folders: Sequence[Path], output: Path, metric: str | None = None) 
     return write(found, ranking(found.runs, metric), output)
 
 
-def write(found: Found, ranked: Ranking, output: Path) -> list[Path]:
-    """The two files of what has been read and ranked."""
+def write(found: Found, ranked: Ranking, output: Path, alone: bool = False) -> list[Path]:
+    """The two files of what has been read and ranked; alone says that a lock keeps other writers from the folder."""
     again = sum(len(item.runs) - len(item.latest) for item in ranked.configurations)
     if again:
         runs = "run repeats" if again == 1 else "runs repeat"
@@ -32,4 +32,4 @@ def write(found: Found, ranked: Ranking, output: Path) -> list[Path]:
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
     texts = {"summary.csv": table(found.runs, ranked.keys), "report.html": page}
-    return [write_text(output / name, text, alone=False) for name, text in texts.items()]  # reports take no lock
+    return [write_text(output / name, text, alone=alone) for name, text in texts.items()]
