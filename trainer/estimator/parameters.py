@@ -28,6 +28,7 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n_iter_no_change": (_count, "an integer of at least 1"),
     "threads": (lambda n: n is None or _count(n), "None or an integer of at least 1"),
     "batch_size": (lambda n: n in (None, "auto") or _count(n), "None, 'auto' or an integer of at least 1"),
+    "fit_intercept": (lambda flag: isinstance(flag, bool | np.bool_), "True or False"),
     "validation_fraction": (lambda share: _number(share) and 0 < share < 1, "greater than 0 and less than 1"),
     "label_smoothing": (lambda epsilon: _number(epsilon) and 0 <= epsilon < 1, "at least 0 and less than 1"),
     "class_weight": (

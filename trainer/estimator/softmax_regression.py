@@ -63,6 +63,7 @@ class _Progress(NamedTuple):
 
     state: TrainState
     optimizer: Optimizer
+    intercept: bool
     seed: int
     rows: int  # that it has seen
 
@@ -90,6 +91,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     tol                 when a solver looks whether it is at the optimum, of the norm of its gradient, and no less than
                         2e-6 for float32
     batch_size          rows a step; "auto" is all for a solver and else 32
+    fit_intercept       whether there are biases; without they are zero, and z = x @ w[:-1]
     class_weight        None, "balanced" or {label: weight}, see data.for_training
     label_smoothing     epsilon in [0, 1), see data.Data
     early_stopping      holds out validation_fraction of the rows, stops after n_iter_no_change iterations in which
@@ -131,6 +133,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         max_iter: int = 200,
         tol: float = 1e-8,
         batch_size: int | str | None = "auto",
+        fit_intercept: bool = True,
         class_weight: Mapping[Any, float] | str | None = None,
         label_smoothing: float = 0.0,
         early_stopping: bool = False,
@@ -149,6 +152,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.max_iter = max_iter
         self.tol = tol
         self.batch_size = batch_size
+        self.fit_intercept = fit_intercept
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
         self.early_stopping = early_stopping
@@ -251,13 +255,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         seed = before.seed if before else self._seed()
         state = self._start(objective.activation, optimizer, train, known, seed, again)
-        if before and type(before.optimizer) is type(optimizer) and self.model_ is self._model:
+        same = before and type(before.optimizer) is type(optimizer) and before.intercept == self.fit_intercept
+        if before and same and self.model_ is self._model:
             state = before.state
         if before is None:
             self.loss_curve_, self.val_loss_curve_ = [], []
         last, w, _ = self._train(objective, optimizer, train, None, state, seed, state.epoch + 1)
         w = self._without_shift(w, objective)
-        self._progress = _Progress(last.state, optimizer, seed, rows)
+        self._progress = _Progress(last.state, optimizer, self.fit_intercept, seed, rows)
         self.n_iter_, self.converged_, self.gap_ = len(self.loss_curve_), False, None
         return self._keep(w, objective, known, train.features, {"train_rows": rows, "valid_rows": 0})
 
@@ -450,14 +455,16 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_targets(loss, train.y, train.smoothing)
         named = "none" if self.penalty is None else self.penalty
         penalty = component("penalty", PENALTIES, named, strength=1 / (self.C * total))
-        return Objective(activation, loss, strategy, penalty, self.threads or available_cores(), reduction)
+        threads = self.threads or available_cores()
+        return Objective(activation, loss, strategy, penalty, threads, reduction, intercept=bool(self.fit_intercept))
 
     def _start(
         self, activation: Activation, optimizer: Optimizer, data: Data, classes: Array, seed: int, again: bool
     ) -> TrainState:
         """The state before the first step: at the parameters of the fit before where it is to go on with them."""
         if not again:
-            return TrainState.start(optimizer, data, known(activation, "start_scale"), seed)
+            scale = known(activation, "start_scale")
+            return TrainState.start(optimizer, data, scale, seed, bool(self.fit_intercept))
         shape = (data.x.shape[1] + 1, len(classes))
         if self._model.w.shape != shape or not np.array_equal(self.classes_, classes):
             raise DataError(
@@ -465,6 +472,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"these data have {shape[0] - 1} and {shown(classes)}. Set warm_start=False to begin anew."
             )
         w = self._w().astype(data.x.dtype)
+        w[-1] = w[-1] if self.fit_intercept else 0.0
         return TrainState(0, w, optimizer.init(w))
 
     def _named_classes(self, classes: Any) -> Array:
