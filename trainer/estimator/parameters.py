@@ -1,16 +1,13 @@
-"""What the estimator is given, checked and turned into what ``fit`` takes: parameters, labels and weights."""
+"""The estimator's parameters, checked and turned into components."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_array
 
-from trainer.arrays import Array
-from trainer.data.rows import Data
-from trainer.errors import ConfigError, DataError, choose, listed, require, require_text
+from trainer.errors import ConfigError, choose, listed, require
 
 
 def _count(value: Any) -> bool:
@@ -63,90 +60,3 @@ def component(group: str, registry: Mapping[str, Any], choice: Any, **settings: 
     if isinstance(choice, type) or not hasattr(choice, "name"):
         raise ConfigError(f"{group} must be a name or an instance, got {choice!r}. Names: {listed(registry)}.")
     return choice
-
-
-def data_of(x: Array, labels: Array, classes: Array, features: Sequence[str], sample_weight: Any) -> Data:
-    """The rows with their weights, which are not negative, and names that a model file can hold.
-
-    >>> data_of(X, np.array([0, 1, 0, 1]), np.unique(y), ("x",), None).classes
-    ('no', 'yes')
-    """
-    if sample_weight is not None:
-        sample_weight = check_array(sample_weight, ensure_2d=False, dtype=x.dtype, input_name="sample_weight")
-        if sample_weight.shape != x.shape[:1]:
-            raise DataError(f"sample_weight has the shape {sample_weight.shape}; {x.shape[0]} rows need {x.shape[:1]}.")
-        if (sample_weight < 0).any():
-            raise DataError(f"sample_weight holds {sample_weight.min()}; give weights of at least 0.")
-    names = tuple(map(name_of, classes))
-    require_text(names, "The label")
-    return Data(x, labels, names, features, weight=sample_weight)
-
-
-def named_weights(class_weight: Any) -> dict[Any, float] | str | None:
-    """class_weight with the labels as they are called in Data.
-
-    >>> named_weights({0.0: 1.0, 2.5: 3.0})
-    {0: 1.0, '2.5': 3.0}
-    """
-    return (
-        {name_of(label): c for label, c in class_weight.items()} if isinstance(class_weight, Mapping) else class_weight
-    )
-
-
-def total_weight(data: Data) -> float:
-    """The sum of the weights; DataError unless rows of two classes have one, since E then has no minimum.
-
-    >>> total_weight(data)
-    8.0
-    """
-    if data.weight is None:
-        return float(len(data))
-    count = len(np.unique(data.y[data.weight > 0]))
-    if count < 2:
-        raise DataError(
-            f"Without the training rows whose weight is zero there are {count} classes; a classifier needs samples of "
-            "at least 2. Change sample_weight or class_weight."
-        )
-    return float(data.weight.sum(dtype=np.float64))
-
-
-def with_mean_one(data: Data) -> Data:
-    """Weights in proportion, with a mean of one over the rows: one of them then counts the same in every mini-batch.
-
-    >>> with_mean_one(data).weight
-    array([1., 2., 0., 1.])
-    """
-    return data if data.weight is None else replace(data, weight=data.weight / (data.weight.mean() or 1.0))
-
-
-def places_of(y: Array, classes: Array) -> Array:
-    """Labels (N,) -> places (N,) in the sorted classes.
-
-    >>> places_of(y, np.unique(y))
-    array([0, 1, 0, 1])
-    """
-    places = np.searchsorted(classes, y).clip(max=len(classes) - 1)
-    if (strange := classes[places] != y).any():
-        raise DataError(
-            f"The label {y[strange.argmax()]} is none of the classes {shown(classes)}. "
-            "Name all of them in the first call of partial_fit."
-        )
-    return places
-
-
-def name_of(label: Any) -> int | str:
-    """A label as a model file keeps it: an integer where it is one, also as 1.0 or True, else a text.
-
-    >>> name_of(True), name_of(2.0), name_of(2.5), name_of("a")
-    (1, 2, '2.5', 'a')
-    """
-    return str(label) if isinstance(label, str) or label != int(label) else int(label)
-
-
-def shown(classes: Array) -> str:
-    """The first classes, for a sentence.
-
-    >>> shown(np.arange(100))
-    '0, 1, 2, 3, 4, 5, 6, 7, ...'
-    """
-    return ", ".join(map(str, classes[:8])) + (", ..." if len(classes) > 8 else "")

@@ -7,6 +7,7 @@ It is one class, so that all that scikit-learn asks of an estimator can be read 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,27 +18,31 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, RANGES, Activation, NormalizedSigmoid
 from trainer.chain.known import has, known
 from trainer.chain.losses import LOSSES, Loss
-from trainer.chain.pairs import check_exact, check_smooth, check_targets, shift_invariant, strategy_of
+from trainer.chain.pairs import check_exact, check_smooth, check_targets, is_soft, strategy_of
 from trainer.chain.strategies import GradientChoice
 from trainer.data.features import is_sparse
 from trainer.data.rows import Data, Numbered, Standardizer, for_training, split
 from trainer.data.sparse_files import check_sparse
-from trainer.errors import ConfigError, DataError, require, require_text
-from trainer.estimator.parameters import (
-    check_ranges,
-    component,
+from trainer.errors import ConfigError, DataError, require_text
+from trainer.estimator.coefficients import of_raw_features, parameters_of, without_shift
+from trainer.estimator.parameters import check_ranges, component
+from trainer.estimator.targets import (
+    columns_of,
     data_of,
+    labels_of,
     name_of,
+    named_classes,
     named_weights,
-    places_of,
+    right,
+    rows_of,
     shown,
+    targets_of,
     total_weight,
     with_mean_one,
 )
@@ -103,7 +108,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     coef_ (K,D), intercept_ (K,)   w, of the features as they are given, and biases that sum to zero where their sum
                         means nothing; K rows for two classes too, whose decision function is their difference. What is
                         set here is what predicts, is saved and is gone on from
-    classes_ (K,), n_features_in_, feature_names_in_
+    classes_ (K,)       the labels that there are, sorted; of target rows the names of the columns of a DataFrame, or
+                        0..K-1
+    multi_label_        whether y were target rows and each class is a question of its own, as with activation=sigmoid
+    n_features_in_, feature_names_in_
     model_              the Model that save writes
     n_iter_, converged_ iterations done, and whether the solver ended at the optimum: certified to a millionth of E
                         where that can be proved (see gap_), or else by its own rule
@@ -111,6 +119,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                         pair that is not convex or whose gradient jumps; see trainer.objective.certificate
     loss_curve_, val_loss_curve_   the mean loss after each iteration without the penalty; val_loss_curve_ is empty
                         without early_stopping
+
+    Target rows y (N,K) are shares, or zeros and ones, that are not negative; which ones a loss takes is in the table of
+    trainer.pairs. Rows of the sum one are the probabilities of the classes.
 
     >>> SoftmaxRegression(C=10.0).fit(X, y).predict([[-3.0], [3.0]]).tolist()
     ['no', 'yes']
@@ -163,16 +174,15 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.threads = threads
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "SoftmaxRegression":
-        """Minimises E on X (N,D) and labels y (N,); a ConvergenceWarning where max_iter ends a solver too early."""
+        """Minimises E on X (N,D) and labels y (N,), or target rows (N,K), of at least two columns.
+
+        A ConvergenceWarning where max_iter ends a solver too early.
+        """
         check_ranges(self)
         again = self.warm_start and hasattr(self, "_model")
+        columns = columns_of(y)
         X, y = self._validated(X, y)
-        check_classification_targets(y)
-        classes, labels = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
-            raise DataError(
-                f"All labels are {classes[0]}, which is one class; a classifier needs samples of at least 2."
-            )
+        targets, classes = targets_of(y, columns)
         tol = max(self.tol, 16 * float(np.finfo(X.dtype).eps))  # no gradient is known more precisely than that
         optimizer = component("optimizer", OPTIMIZERS, self.optimizer, tol=tol)
         if optimizer.full_batch:
@@ -180,22 +190,24 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 optimizer.name,
                 component("activation", ACTIVATIONS, self.activation),
                 component("loss", LOSSES, self.loss),
-                self.label_smoothing > 0,
+                self.label_smoothing > 0 or is_soft(targets),
             )
             check_exact(optimizer.name, self.gradient if isinstance(self.gradient, str) else self.gradient.name)
         size = samples_a_step(self.batch_size, optimizer, Constant())
         all_at_once = size is None
-        data, seed = data_of(X, labels, classes, self._features(X), sample_weight), self._seed()
+        data, seed = data_of(X, targets, classes, self._features(X), sample_weight), self._seed()
         data, valid = split(data, self.validation_fraction, seed) if self.early_stopping else (data, None)
         train = for_training(data, self.label_smoothing, named_weights(self.class_weight))
-        objective = self._objective(train, total_weight(train), "weights" if all_at_once else "rows")
+        alone = columns is not None and self._answers_alone()
+        total = total_weight(train, least=1 if alone else 2)
+        objective = self._objective(train, total, "weights" if all_at_once else "rows")
         check_fit(Problem(objective, train), optimizer, train.x.dtype, size)
         if not all_at_once:
             train, valid = with_mean_one(train), None if valid is None else with_mean_one(valid)
         state = self._start(objective.activation, optimizer, train, classes, seed, again)
         self.loss_curve_, self.val_loss_curve_ = [], []
         last, w, stopped = self._train(objective, optimizer, train, valid, state, seed, self.max_iter)
-        fitted, w = w, self._without_shift(w, objective)
+        fitted, w = w, without_shift(w, objective)
         # In double precision the shift rounds nothing away that the proof could see.
         same = last.state.w is fitted and w.dtype == np.float64
         after = last.after if last.state.w is w else None
@@ -211,7 +223,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             end = last.stalled or f"max_iter={self.max_iter} is too little; {proof.why.rstrip('.')}. Raise it."
             warnings.warn(f"optimizer={optimizer.name} has not converged: {end}", ConvergenceWarning, stacklevel=2)
         rows = {"train_rows": len(train), "valid_rows": 0 if valid is None else len(valid)}
-        return self._keep(w, objective, classes, data.features, rows)
+        return self._keep(w, objective, classes, data.features, rows, alone)
 
     def _stepwise(self) -> Optimizer:
         """The optimiser of partial_fit; where it is a solver a ConfigError, and there is no such method."""
@@ -228,8 +240,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> "SoftmaxRegression":
         """One pass over X (N,D) by a first-order optimiser, whose state is kept; optimizer="auto" is adam here.
 
-        The first call names the classes, since a batch need not hold all. The sums are divided by numbers of rows, so
-        weights should have a mean of one, and the penalty's strength is 1 / (C rows), of the rows seen up to now.
+        The first call names the classes, since a batch need not hold all; target rows name them themselves. The sums
+        are divided by numbers of rows, so weights should have a mean of one, and the penalty's strength is
+        1 / (C rows), of the rows seen up to now.
         """
         check_ranges(self)
         for name, refused in (("early_stopping", True), ("class_weight", "balanced")):
@@ -239,12 +252,13 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 )
         optimizer = self._stepwise()
         again = hasattr(self, "_model")
+        columns = columns_of(y)
         X, y = self._validated(X, y, reset=not again)
-        check_classification_targets(y)
-        known = self._named_classes(classes)
+        known = named_classes(classes, columns, self.classes_ if again else None)
+        targets = labels_of(y, known) if columns is None else rows_of(y)
         before: _Progress | None = getattr(self, "_progress", None)
         train = for_training(
-            data_of(X, places_of(y, known), known, self._features(X), sample_weight),
+            data_of(X, targets, known, self._features(X), sample_weight),
             self.label_smoothing,
             named_weights(self.class_weight),
         )
@@ -261,26 +275,49 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if before is None:
             self.loss_curve_, self.val_loss_curve_ = [], []
         last, w, _ = self._train(objective, optimizer, train, None, state, seed, state.epoch + 1)
-        w = self._without_shift(w, objective)
+        w = without_shift(w, objective)
         self._progress = _Progress(last.state, optimizer, self.fit_intercept, seed, rows)
         self.n_iter_, self.converged_, self.gap_ = len(self.loss_curve_), False, None
-        return self._keep(w, objective, known, train.features, {"train_rows": rows, "valid_rows": 0})
+        alone = columns is not None and self._answers_alone()
+        return self._keep(w, objective, known, train.features, {"train_rows": rows, "valid_rows": 0}, alone)
 
     def decision_function(self, X: Any) -> Array:
         """The scores z (N,K), or z_1 - z_0 (N,) with two classes, as scikit-learn's metrics want it.
 
         Of a = f(z) / sum f(z), where f may fall, they are log f(z): the largest one is always that of the largest a.
+        Multi-label models have K scores for two classes too.
         """
         z = self._evidence(self._scores(X))
-        return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
+        return z[:, 1] - z[:, 0] if z.shape[1] == 2 and not self.multi_label_ else z
 
     def predict(self, X: Any) -> Array:
-        """The class of the largest a (N,), and among equal ones that of the largest score."""
+        """The class of the largest a (N,), and among equal ones that of the largest score.
+
+        Of a multi-label model, see multi_label_, rows (N,K) of ones where a >= 1/2 and zeros elsewhere: a row may have
+        several classes or none.
+        """
         z = self._scores(X)
         a = self._model.activation(z)
+        if self.multi_label_:
+            answers: Array = (a >= 0.5).astype(np.intp)
+            return answers
         best = np.where(a == a.max(axis=1, keepdims=True), self._evidence(z), -np.inf).argmax(axis=1)
         chosen: Array = self.classes_[best]
         return chosen
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of the rows that predict is right about, by their weights.
+
+        Of target rows y (N,K) one of the largest has to be met, as in metrics=accuracy, and by a multi-label model all
+        K answers, where y >= 1/2 is a yes.
+        """
+        if columns_of(y) is None:
+            return float(super().score(X, y, sample_weight))
+        return float(np.average(right(self.predict(X), y, self.classes_), weights=sample_weight))
+
+    def _answers_alone(self) -> bool:
+        """Whether each class is a question of its own, whose answer is a probability."""
+        return bool(component("activation", ACTIVATIONS, self.activation).range == "unit")
 
     def _distribution(self) -> Activation:
         """The activation whose rows are the probabilities; where there are none a ConfigError, and no such methods."""
@@ -288,7 +325,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self._model.activation if hasattr(self, "_model") else component("activation", ACTIVATIONS, self.activation)
         )
         if activation.range == "unit":
-            return NormalizedSigmoid()
+            return activation if getattr(self, "multi_label_", False) else NormalizedSigmoid()
         if activation.range not in DISTRIBUTIONS:
             able = [name for name, cls in ACTIVATIONS.items() if cls.range in PROBABILITIES]
             raise ConfigError(
@@ -301,8 +338,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, X: Any) -> Array:
         """Probabilities (N,K), the activation's own.
 
-        Those of sigmoid answer K questions and are divided by their sum. Where the activation gives none, neither this
-        method nor predict_log_proba exists.
+        Those of sigmoid answer K questions: they are divided by their sum, but not in a multi-label model. Where the
+        activation gives none, neither this method nor predict_log_proba exists.
         """
         z = self._scores(X)
         return self._distribution()(z)
@@ -312,6 +349,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Logarithms of predict_proba (N,K), exact where a probability underflows; -inf where it is zero."""
         z = self._scores(X)
         activation: Any = self._distribution()
+        if self.multi_label_:
+            return NormalizedSigmoid().log_f(z)
         with np.errstate(divide="ignore"):
             log_a: Array = activation.log(z) if has(activation, "log") else np.log(activation(z))
         return log_a
@@ -334,6 +373,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         estimator = cls(activation=model.activation, **parameters)
         estimator._set(model)
         estimator.classes_ = np.asarray(model.classes)
+        estimator.multi_label_ = model.split.get("multi_label") is True
         estimator.n_features_in_ = len(model.features)
         if model.features != Numbered(len(model.features)):
             estimator.feature_names_in_ = np.asarray(model.features, dtype=object)
@@ -345,30 +385,19 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if "_model" not in vars(self):  # an AttributeError, so that hasattr tells of it what it tells of attributes
             raise AttributeError("SoftmaxRegression has no model before fit, partial_fit or load.")
         w = self._w()
-        if np.array_equal(w, _of_raw_features(self._model)):
+        if np.array_equal(w, of_raw_features(self._model)):
             return self._model
         return replace(self._model, w=w, standardizer=Standardizer.none(len(w) - 1))
 
     def _set(self, model: Model) -> None:
         """Makes it the fitted model."""
         self._model = model
-        w = _of_raw_features(model)
+        w = of_raw_features(model)
         self.coef_, self.intercept_ = w[:-1].T, w[-1]
 
     def _w(self) -> Array:
         """w (D+1,K), of coef_ and intercept_ as they are now."""
-        coef, intercept = np.asarray(self.coef_), np.asarray(self.intercept_)
-        features, classes = self._model.w.shape[0] - 1, self._model.w.shape[1]
-        if coef.shape != (classes, features) or intercept.shape != (classes,):
-            raise DataError(
-                f"coef_ and intercept_ have the shapes {coef.shape} and {intercept.shape}; {classes} classes and "
-                f"{features} features need {(classes, features)} and {(classes,)}."
-            )
-        w = np.vstack([coef.T, intercept])
-        w = w if w.dtype in DTYPES else w.astype(np.float64)
-        if not np.isfinite(w).all():
-            raise DataError("coef_ or intercept_ holds numbers that are not finite. Set finite ones, or fit again.")
-        return w
+        return parameters_of(self.coef_, self.intercept_, self._model.w.shape)
 
     def _train(
         self,
@@ -402,21 +431,21 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return report, w, stopped
 
     def _keep(
-        self, w: Array, objective: Objective, classes: Array, features: Sequence[str], rows: dict[str, int]
+        self,
+        w: Array,
+        objective: Objective,
+        classes: Array,
+        features: Sequence[str],
+        rows: dict[str, int],
+        multi_label: bool,
     ) -> "SoftmaxRegression":
         """Makes w (D+1,K) the fitted model."""
         activation = objective.activation
-        self.classes_ = classes
+        self.classes_, self.multi_label_ = classes, multi_label
+        rows |= {"multi_label": True} if multi_label else {}
         plain = Standardizer.none(len(w) - 1)
         self._set(Model(w, plain, activation, tuple(map(name_of, classes)), features, None, rows))
         return self
-
-    def _without_shift(self, w: Array, objective: Objective) -> Array:
-        """w with biases of the sum zero where their sum means nothing."""
-        mean, rounding = w[-1].mean(), 4 * np.finfo(w.dtype).eps * np.abs(w[-1]).max()
-        if not shift_invariant(objective.activation, objective.loss) or abs(mean) <= rounding:
-            return w
-        return np.vstack([w[:-1], w[-1] - mean])
 
     def _features(self, X: Any) -> Sequence[str]:
         """The names (D,) of the columns of X, their numbers where they have none."""
@@ -430,7 +459,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """X (N,D), and y if given, as scikit-learn checks and converts them, which trusts the indices of a sparse X."""
         if issparse(X):
             check_sparse(X, "X")
-        checked = validate_data(self, X, *y, accept_sparse="csr", dtype=DTYPES, order="C" if y else None, reset=reset)
+        rows = {"multi_output": columns_of(y[0]) is not None, "order": "C"} if y else {}
+        checked = validate_data(self, X, *y, accept_sparse="csr", dtype=DTYPES, reset=reset, **rows)
         x = checked[0] if y else checked
         if is_sparse(x) and x is not X:
             check_sparse(x, "X")  # what was no CSR was not looked at in every form
@@ -475,32 +505,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         w[-1] = w[-1] if self.fit_intercept else 0.0
         return TrainState(0, w, optimizer.init(w))
 
-    def _named_classes(self, classes: Any) -> Array:
-        """The classes (K,) of this call of partial_fit, which are those of the call before."""
-        before: Array | None = self.classes_ if hasattr(self, "_model") else None
-        if classes is None:
-            if before is None:
-                raise ConfigError("The first call of partial_fit needs classes=, all labels that will ever occur.")
-            return before
-        named = np.unique(np.asarray(classes))
-        if before is not None and not np.array_equal(before, named):
-            raise ConfigError(
-                f"classes={shown(named)} are not those of the fit before, {shown(before)}. Leave them out."
-            )
-        require(len(named) >= 2, f"classes={shown(named)} is one class; a classifier needs at least 2 classes.")
-        return named
-
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        with suppress(ConfigError):  # of an activation that does not exist, which fit says
+            tags.classifier_tags.multi_label = self._answers_alone()
         return tags
-
-
-def _of_raw_features(model: Model) -> Array:
-    """w (D+1,K) of the features as they are given; a model of a run has it of standardised ones."""
-    w, (mean, scale) = model.w, model.standardizer
-    raw: Array = np.vstack([w[:-1] / scale[:, None], w[-1] - (mean / scale) @ w[:-1]])
-    return raw.astype(w.dtype)
