@@ -4,7 +4,6 @@ Labels of any kind become the places 0..K-1 of the sorted classes here, and scik
 It is one class, so that all that scikit-learn asks of an estimator can be read in one place.
 """
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,12 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse import issparse  # type: ignore[import-untyped]
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, RANGES, Activation, NormalizedSigmoid
@@ -26,12 +24,11 @@ from trainer.chain.known import has, known
 from trainer.chain.losses import LOSSES, Loss
 from trainer.chain.pairs import check_exact, check_smooth, check_targets, is_soft, strategy_of
 from trainer.chain.strategies import GradientChoice
-from trainer.data.features import is_sparse
 from trainer.data.rows import Data, Numbered, Standardizer, for_training, split
-from trainer.data.sparse_files import check_sparse
-from trainer.errors import ConfigError, DataError, require_text
+from trainer.errors import ConfigError, DataError
 from trainer.estimator.coefficients import of_raw_features, parameters_of, without_shift
-from trainer.estimator.parameters import check_ranges, component
+from trainer.estimator.features import names_of, validated
+from trainer.estimator.parameters import check_ranges, component, penalty_of, threads_of
 from trainer.estimator.targets import (
     columns_of,
     data_of,
@@ -46,21 +43,17 @@ from trainer.estimator.targets import (
     total_weight,
     with_mean_one,
 )
+from trainer.estimator.training import mean_loss, trained
 from trainer.objective.blocks import scores
 from trainer.objective.metrics import DISTRIBUTIONS, PROBABILITIES
 from trainer.objective.objective import Objective
-from trainer.objective.penalties import PENALTIES
 from trainer.objective.problem import Problem
-from trainer.objective.threads import available_cores, blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS, Optimizer
-from trainer.optimizers.fit import Report, TrainState, fit, proved, samples_a_step
+from trainer.optimizers.fit import TrainState, proved, samples_a_step
+from trainer.optimizers.proximal import check_penalty
 from trainer.optimizers.schedules import Constant
-from trainer.runs.callbacks.early_stopping import EarlyStopping
-from trainer.runs.callbacks.protocol import Context
 from trainer.runs.memory import check_fit
 from trainer.runs.model import Model
-
-DTYPES = [np.float64, np.float32]  # float32 features are trained on as they are, all others as float64
 
 
 class _Progress(NamedTuple):
@@ -71,11 +64,6 @@ class _Progress(NamedTuple):
     intercept: bool
     seed: int
     rows: int  # that it has seen
-
-
-def _mean_loss(objective: Objective, train: Data, w: Array) -> float:
-    with blas_on_one_thread():
-        return Problem(objective, train).evaluate(w, {}).loss
 
 
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -91,7 +79,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     activation, loss, optimizer, penalty   a name, or an instance such as Softmax(temperature=2.0), Adam(lr=0.01)
                         or L2(strength=0.1), which then stands in the place of C; penalty=None is none
     gradient            a name or a GradientChoice
-    C                   positive; a large one is a weak penalty
+    C                   positive; a large one is a weak penalty, and infinity is none
+    l1_ratio            the share of |w|_1 in the penalty, as in scikit-learn: 0 is l2, 1 is l1, and what is between
+                        elastic_net; None leaves it to penalty
     max_iter            iterations of a solver, passes over the data of another optimiser
     tol                 when a solver looks whether it is at the optimum, of the norm of its gradient, and no less than
                         2e-6 for float32
@@ -104,6 +94,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     warm_start          whether fit begins at the parameters of the fit before, with a fresh state of the optimiser
     random_state        of the split, the shuffling and a random start
     threads             None takes every core; the result does not depend on it
+    n_jobs              scikit-learn's name for threads: -1 is every core, -2 all but one; only one of the two is set
+    verbose             more than 0 shows a bar of the iterations of fit, with the loss
 
     coef_ (K,D), intercept_ (K,)   w, of the features as they are given, and biases that sum to zero where their sum
                         means nothing; K rows for two classes too, whose decision function is their difference. What is
@@ -141,6 +133,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         optimizer: str | Optimizer = "auto",
         penalty: Any = "l2",
         C: float = 1.0,
+        l1_ratio: float | None = None,
         max_iter: int = 200,
         tol: float = 1e-8,
         batch_size: int | str | None = "auto",
@@ -153,6 +146,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         warm_start: bool = False,
         random_state: Any = None,
         threads: int | None = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
     ) -> None:
         self.activation = activation
         self.loss = loss
@@ -160,6 +155,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.optimizer = optimizer
         self.penalty = penalty
         self.C = C
+        self.l1_ratio = l1_ratio
         self.max_iter = max_iter
         self.tol = tol
         self.batch_size = batch_size
@@ -172,6 +168,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.warm_start = warm_start
         self.random_state = random_state
         self.threads = threads
+        self.n_jobs = n_jobs
+        self.verbose = verbose
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "SoftmaxRegression":
         """Minimises E on X (N,D) and labels y (N,), or target rows (N,K), of at least two columns.
@@ -181,7 +179,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_ranges(self)
         again = self.warm_start and hasattr(self, "_model")
         columns = columns_of(y)
-        X, y = self._validated(X, y)
+        X, y = validated(self, X, y)
         targets, classes = targets_of(y, columns)
         tol = max(self.tol, 16 * float(np.finfo(X.dtype).eps))  # no gradient is known more precisely than that
         optimizer = component("optimizer", OPTIMIZERS, self.optimizer, tol=tol)
@@ -195,18 +193,23 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             check_exact(optimizer.name, self.gradient if isinstance(self.gradient, str) else self.gradient.name)
         size = samples_a_step(self.batch_size, optimizer, Constant())
         all_at_once = size is None
-        data, seed = data_of(X, targets, classes, self._features(X), sample_weight), self._seed()
+        data, seed = data_of(X, targets, classes, names_of(self, X), sample_weight), self._seed()
         data, valid = split(data, self.validation_fraction, seed) if self.early_stopping else (data, None)
         train = for_training(data, self.label_smoothing, named_weights(self.class_weight))
         alone = columns is not None and self._answers_alone()
         total = total_weight(train, least=1 if alone else 2)
         objective = self._objective(train, total, "weights" if all_at_once else "rows")
+        check_penalty(optimizer.name, objective.penalty)
         check_fit(Problem(objective, train), optimizer, train.x.dtype, size)
         if not all_at_once:
             train, valid = with_mean_one(train), None if valid is None else with_mean_one(valid)
         state = self._start(objective.activation, optimizer, train, classes, seed, again)
         self.loss_curve_, self.val_loss_curve_ = [], []
-        last, w, stopped = self._train(objective, optimizer, train, valid, state, seed, self.max_iter)
+        budget: dict[str, Any] = {"epochs": self.max_iter, "patience": self.n_iter_no_change, "verbose": self.verbose}
+        curves = self.loss_curve_, self.val_loss_curve_
+        last, w, stopped = trained(
+            objective, optimizer, train, valid, state, curves, batch_size=size, seed=seed, **budget
+        )
         fitted, w = w, without_shift(w, objective)
         # In double precision the shift rounds nothing away that the proof could see.
         same = last.state.w is fitted and w.dtype == np.float64
@@ -218,7 +221,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._progress: _Progress | None = None
         if optimizer.full_batch and not stopped:
             exact = proof.value - objective.penalty.value(w)  # the others are what a solver knew on its way
-            self.loss_curve_[-1] = exact if proof.gap is not None else _mean_loss(objective, train, w)
+            self.loss_curve_[-1] = exact if proof.gap is not None else mean_loss(objective, train, w)
         if optimizer.full_batch and not (self.converged_ or stopped):
             end = last.stalled or f"max_iter={self.max_iter} is too little; {proof.why.rstrip('.')}. Raise it."
             warnings.warn(f"optimizer={optimizer.name} has not converged: {end}", ConvergenceWarning, stacklevel=2)
@@ -253,20 +256,20 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         optimizer = self._stepwise()
         again = hasattr(self, "_model")
         columns = columns_of(y)
-        X, y = self._validated(X, y, reset=not again)
+        X, y = validated(self, X, y, reset=not again)
         known = named_classes(classes, columns, self.classes_ if again else None)
         targets = labels_of(y, known) if columns is None else rows_of(y)
         before: _Progress | None = getattr(self, "_progress", None)
         train = for_training(
-            data_of(X, targets, known, self._features(X), sample_weight),
+            data_of(X, targets, known, names_of(self, X), sample_weight),
             self.label_smoothing,
             named_weights(self.class_weight),
         )
         rows = len(train) + (before.rows if before else 0)
         objective = self._objective(train, rows, "rows")
-        check_fit(
-            Problem(objective, train), optimizer, train.x.dtype, samples_a_step(self.batch_size, optimizer, Constant())
-        )
+        size = samples_a_step(self.batch_size, optimizer, Constant())
+        check_penalty(optimizer.name, objective.penalty)
+        check_fit(Problem(objective, train), optimizer, train.x.dtype, size)
         seed = before.seed if before else self._seed()
         state = self._start(objective.activation, optimizer, train, known, seed, again)
         same = before and type(before.optimizer) is type(optimizer) and before.intercept == self.fit_intercept
@@ -274,7 +277,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             state = before.state
         if before is None:
             self.loss_curve_, self.val_loss_curve_ = [], []
-        last, w, _ = self._train(objective, optimizer, train, None, state, seed, state.epoch + 1)
+        curves = self.loss_curve_, self.val_loss_curve_
+        last, w, _ = trained(
+            objective, optimizer, train, None, state, curves, epochs=state.epoch + 1, batch_size=size, seed=seed
+        )
         w = without_shift(w, objective)
         self._progress = _Progress(last.state, optimizer, self.fit_intercept, seed, rows)
         self.n_iter_, self.converged_, self.gap_ = len(self.loss_curve_), False, None
@@ -399,37 +405,6 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """w (D+1,K), of coef_ and intercept_ as they are now."""
         return parameters_of(self.coef_, self.intercept_, self._model.w.shape)
 
-    def _train(
-        self,
-        objective: Objective,
-        optimizer: Optimizer,
-        train: Data,
-        valid: Data | None,
-        state: TrainState,
-        seed: int,
-        epochs: int,
-    ) -> tuple[Report, Array, bool]:
-        """The last report, the parameters to keep, and whether early stopping ended it; the curves grow with it."""
-        stop = None
-        if valid is not None:
-            context = Context(["loss", "val_loss"], objective, train, seed)
-            stop = EarlyStopping(patience=self.n_iter_no_change).start(context)
-        size = samples_a_step(self.batch_size, optimizer, Constant())
-        budget: dict[str, Any] = {"epochs": epochs, "batch_size": size, "seed": seed}
-        budget["metrics"] = None if optimizer.full_batch else {}
-        w, stopped = state.w, False
-        for report in fit(objective, optimizer, train, valid, state, **budget):
-            self.loss_curve_.append(report.metrics["loss"])
-            if stop is None:
-                w = report.state.w
-                continue
-            if report.metrics["val_loss"] < min(self.val_loss_curve_, default=math.inf):
-                w = report.state.w
-            self.val_loss_curve_.append(report.metrics["val_loss"])
-            if stopped := bool(stop(report).stop):
-                break
-        return report, w, stopped
-
     def _keep(
         self,
         w: Array,
@@ -447,29 +422,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._set(Model(w, plain, activation, tuple(map(name_of, classes)), features, None, rows))
         return self
 
-    def _features(self, X: Any) -> Sequence[str]:
-        """The names (D,) of the columns of X, their numbers where they have none."""
-        names = getattr(self, "feature_names_in_", None)
-        if names is None:
-            return Numbered(X.shape[1])
-        require_text(names, "The feature")
-        return tuple(map(str, names))
-
-    def _validated(self, X: Any, *y: Any, reset: bool = True) -> Any:
-        """X (N,D), and y if given, as scikit-learn checks and converts them, which trusts the indices of a sparse X."""
-        if issparse(X):
-            check_sparse(X, "X")
-        rows = {"multi_output": columns_of(y[0]) is not None, "order": "C"} if y else {}
-        checked = validate_data(self, X, *y, accept_sparse="csr", dtype=DTYPES, reset=reset, **rows)
-        x = checked[0] if y else checked
-        if is_sparse(x) and x is not X:
-            check_sparse(x, "X")  # what was no CSR was not looked at in every form
-        return checked
-
     def _scores(self, X: Any) -> Array:
         """z (N,K) of features as they are given."""
         check_is_fitted(self, "_model")
-        return scores(self._w(), self._validated(X, reset=False))
+        return scores(self._w(), validated(self, X, reset=False))
 
     def _evidence(self, z: Array) -> Array:
         """What says which class it is, the largest one (N,K): the scores z, or what they are to a softmax."""
@@ -483,9 +439,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         choice = GradientChoice(self.gradient) if isinstance(self.gradient, str) else self.gradient
         strategy = strategy_of(activation, loss, choice)[1]
         check_targets(loss, train.y, train.smoothing)
-        named = "none" if self.penalty is None else self.penalty
-        penalty = component("penalty", PENALTIES, named, strength=1 / (self.C * total))
-        threads = self.threads or available_cores()
+        penalty = penalty_of(self.penalty, self.l1_ratio, 1 / (self.C * total))
+        threads = threads_of(self.threads, self.n_jobs)
         return Objective(activation, loss, strategy, penalty, threads, reduction, intercept=bool(self.fit_intercept))
 
     def _start(
