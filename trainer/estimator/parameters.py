@@ -1,20 +1,23 @@
-"""What the estimator is given, checked and turned into what ``fit`` takes: parameters, labels and weights."""
+"""The estimator's parameters, checked and turned into components."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_array
 
-from trainer.arrays import Array
-from trainer.data.rows import Data
-from trainer.errors import ConfigError, DataError, choose, listed, require, require_text
+from trainer.errors import ConfigError, choose, listed, require
+from trainer.objective.penalties import L1, L2, PENALTIES, ElasticNet, Penalty
+from trainer.objective.threads import available_cores
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer)
 
 
 def _count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and bool(value >= 1)
+    return _whole(value) and bool(value >= 1)
 
 
 def _number(value: Any) -> bool:
@@ -23,11 +26,15 @@ def _number(value: Any) -> bool:
 
 LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "C": (lambda c: (_number(c) and c > 0) or c == math.inf, "a number greater than 0"),
+    "l1_ratio": (lambda r: r is None or (_number(r) and 0 <= r <= 1), "None or a number from 0 to 1"),
     "tol": (lambda tol: _number(tol) and tol > 0, "a finite number greater than 0"),
     "max_iter": (_count, "an integer of at least 1"),
     "n_iter_no_change": (_count, "an integer of at least 1"),
     "threads": (lambda n: n is None or _count(n), "None or an integer of at least 1"),
+    "n_jobs": (lambda n: n is None or (_whole(n) and n != 0), "None or an integer other than 0"),
+    "verbose": (lambda n: _whole(n) and n >= 0, "an integer of at least 0"),
     "batch_size": (lambda n: n in (None, "auto") or _count(n), "None, 'auto' or an integer of at least 1"),
+    "fit_intercept": (lambda flag: isinstance(flag, bool | np.bool_), "True or False"),
     "validation_fraction": (lambda share: _number(share) and 0 < share < 1, "greater than 0 and less than 1"),
     "label_smoothing": (lambda epsilon: _number(epsilon) and 0 <= epsilon < 1, "at least 0 and less than 1"),
     "class_weight": (
@@ -64,88 +71,33 @@ def component(group: str, registry: Mapping[str, Any], choice: Any, **settings: 
     return choice
 
 
-def data_of(x: Array, labels: Array, classes: Array, features: Sequence[str], sample_weight: Any) -> Data:
-    """The rows with their weights, which are not negative, and names that a model file can hold.
+def penalty_of(penalty: Any, l1_ratio: float | None, strength: float) -> Penalty:
+    """The penalty by its name, ours or scikit-learn's, or by its share of |w|_1; an instance has a strength of its own.
 
-    >>> data_of(X, np.array([0, 1, 0, 1]), np.unique(y), ("x",), None).classes
-    ('no', 'yes')
+    >>> penalty_of("l2", 1.0, 0.1), penalty_of("elasticnet", 0.2, 0.1), penalty_of(None, None, 0.1)
+    (L1(strength=0.1), ElasticNet(strength=0.1, l1_ratio=0.2), NoPenalty())
     """
-    if sample_weight is not None:
-        sample_weight = check_array(sample_weight, ensure_2d=False, dtype=x.dtype, input_name="sample_weight")
-        if sample_weight.shape != x.shape[:1]:
-            raise DataError(f"sample_weight has the shape {sample_weight.shape}; {x.shape[0]} rows need {x.shape[:1]}.")
-        if (sample_weight < 0).any():
-            raise DataError(f"sample_weight holds {sample_weight.min()}; give weights of at least 0.")
-    names = tuple(map(name_of, classes))
-    require_text(names, "The label")
-    return Data(x, labels, names, features, weight=sample_weight)
-
-
-def named_weights(class_weight: Any) -> dict[Any, float] | str | None:
-    """class_weight with the labels as they are called in Data.
-
-    >>> named_weights({0.0: 1.0, 2.5: 3.0})
-    {0: 1.0, '2.5': 3.0}
-    """
-    return (
-        {name_of(label): c for label, c in class_weight.items()} if isinstance(class_weight, Mapping) else class_weight
-    )
-
-
-def total_weight(data: Data) -> float:
-    """The sum of the weights; DataError unless rows of two classes have one, since E then has no minimum.
-
-    >>> total_weight(data)
-    8.0
-    """
-    if data.weight is None:
-        return float(len(data))
-    count = len(np.unique(data.y[data.weight > 0]))
-    if count < 2:
-        raise DataError(
-            f"Without the training rows whose weight is zero there are {count} classes; a classifier needs samples of "
-            "at least 2. Change sample_weight or class_weight."
+    name = "none" if penalty is None else penalty
+    name = "elastic_net" if isinstance(name, str) and name == "elasticnet" else name
+    if l1_ratio is None:
+        chosen: Penalty = component("penalty", PENALTIES, name, strength=strength)
+        return chosen
+    if not isinstance(name, str) or (name not in ("l2", "elastic_net") and (name, l1_ratio) != ("l1", 1)):
+        raise ConfigError(
+            f"l1_ratio={l1_ratio} says which penalty it is, and so does penalty={penalty!r}. Leave one of them out."
         )
-    return float(data.weight.sum(dtype=np.float64))
+    kinds: dict[float, Penalty] = {0.0: L2(strength), 1.0: L1(strength)}
+    return kinds.get(float(l1_ratio)) or ElasticNet(strength, float(l1_ratio))
 
 
-def with_mean_one(data: Data) -> Data:
-    """Weights in proportion, with a mean of one over the rows: one of them then counts the same in every mini-batch.
+def threads_of(threads: int | None, n_jobs: int | None) -> int:
+    """The number of threads by either of its names; a negative n_jobs counts down from all cores, as in joblib.
 
-    >>> with_mean_one(data).weight
-    array([1., 2., 0., 1.])
+    >>> threads_of(None, 3), threads_of(2, None), threads_of(None, -1) == available_cores()
+    (3, 2, True)
     """
-    return data if data.weight is None else replace(data, weight=data.weight / (data.weight.mean() or 1.0))
-
-
-def places_of(y: Array, classes: Array) -> Array:
-    """Labels (N,) -> places (N,) in the sorted classes.
-
-    >>> places_of(y, np.unique(y))
-    array([0, 1, 0, 1])
-    """
-    places = np.searchsorted(classes, y).clip(max=len(classes) - 1)
-    if (strange := classes[places] != y).any():
-        raise DataError(
-            f"The label {y[strange.argmax()]} is none of the classes {shown(classes)}. "
-            "Name all of them in the first call of partial_fit."
-        )
-    return places
-
-
-def name_of(label: Any) -> int | str:
-    """A label as a model file keeps it: an integer where it is one, also as 1.0 or True, else a text.
-
-    >>> name_of(True), name_of(2.0), name_of(2.5), name_of("a")
-    (1, 2, '2.5', 'a')
-    """
-    return str(label) if isinstance(label, str) or label != int(label) else int(label)
-
-
-def shown(classes: Array) -> str:
-    """The first classes, for a sentence.
-
-    >>> shown(np.arange(100))
-    '0, 1, 2, 3, 4, 5, 6, 7, ...'
-    """
-    return ", ".join(map(str, classes[:8])) + (", ..." if len(classes) > 8 else "")
+    if n_jobs is None:
+        return threads or available_cores()
+    if threads is not None:
+        raise ConfigError(f"threads={threads} and n_jobs={n_jobs} are the same setting. Leave one of them out.")
+    return n_jobs if n_jobs > 0 else max(1, available_cores() + 1 + n_jobs)

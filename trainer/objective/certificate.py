@@ -13,6 +13,8 @@ b* that is the best for these W, and G the derivative of the mean loss by W ther
     subgradient r of E by W it is E - min E <= |r|^2 / (2 ridge).
 (3) E(W, b) - E(W, b*) <= <dE/db, b - b*>, by convexity.
 
+Without an intercept (1) and (2) hold at any W, with b = b* = 0: there are no terms with b that would have to vanish.
+
 All of it is in float64 and in the weights as the problem states them, from the rows in centred coordinates, where a
 mean of many deviations costs no digits.
 """
@@ -94,7 +96,8 @@ def _bound(here: "_Scores", wanted: float) -> tuple[float, float]:
     """E(w), and a bound on E(w) - min E; see certify."""
     penalty = here.view.sums.objective.penalty
     ridge, lasso, w = penalty.ridge, penalty.lasso, here.view.leave(here.v)
-    shift, slack = here.best_bias(wanted)
+    intercept = here.view.intercept
+    shift, slack = here.best_bias(wanted) if intercept else (np.zeros(w.shape[1]), 0.0)
     g, weights = here.gradient(shift), w[:-1]  # (D,K), by the weights as the problem states them
     if here.view.sums.canonical:
         c = 1.0 if ridge > 0 else min(1.0, lasso / max(float(np.abs(g).max(initial=0.0)), 1e-300))

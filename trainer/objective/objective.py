@@ -32,6 +32,8 @@ class Objective:
 
     The weights are one each where the data have none, and then both are the mean over the rows. In mini-batches N and
     the sum are those of the batch. Rows that weigh nothing at all have the loss zero.
+
+    Without an intercept the last row of w is zero, and its derivative too, so that no optimiser ever moves it.
     """
 
     activation: Activation
@@ -41,6 +43,7 @@ class Objective:
     threads: int = 1
     reduction: str = "weights"
     progress: Callable[[int], object] = field(default=lambda rows: None, repr=False, compare=False)  # rows just done
+    intercept: bool = True
 
     @property
     def pair(self) -> tuple[Activation, Loss]:
@@ -87,12 +90,13 @@ def gradient_sums(objective: Objective, part: Data, w: Array, labels: bool) -> S
     y = part.y if labels else part.targets(w.dtype)
     with np.errstate(all="ignore"):  # what is not finite is seen in the sums
         loss, dl_dz = weighted(part, *objective.gradient(*objective.pair, scores(w, part.x), y))
-        return Sums(loss.sum(axis=-1, dtype=np.float64), pulled_back(part.x, dl_dz), count(objective, part))
+        return Sums(loss.sum(axis=-1, dtype=np.float64), pulled_back(objective, part.x, dl_dz), count(objective, part))
 
 
-def pulled_back(x: Array, dl_dz: Array) -> Array:
+def pulled_back(objective: Objective, x: Array, dl_dz: Array) -> Array:
     """dl_dw (...,D+1,K), summed over the rows."""
-    return np.concatenate([against(x, dl_dz), dl_dz.sum(axis=-2, keepdims=True)], axis=-2)
+    bias = objective.intercept * dl_dz.sum(axis=-2, keepdims=True)
+    return np.concatenate([against(x, dl_dz), bias], axis=-2)
 
 
 def metric_sums(
@@ -103,7 +107,7 @@ def metric_sums(
     with np.errstate(all="ignore"):
         # The exact strategy, whichever one trains: a reported loss must not suffer from its rounding.
         loss, dl_dz = auto(*objective.pair, z, part.y if labels else part.smooth(y))
-        dl_dw = pulled_back(part.x, weighted(part, loss, dl_dz).dl_dz) if slopes else 0.0
+        dl_dw = pulled_back(objective, part.x, weighted(part, loss, dl_dz).dl_dz) if slopes else 0.0
         a = objective.activation(z)
         weight = np.ones(len(part)) if part.weight is None else part.weight
         labelled = weight * (y.sum(axis=1) > 0)

@@ -100,7 +100,7 @@ def preconditioner(view: View, v: Array) -> Preconditioner:
     basis, curvatures = _of_classes(mean_hessian, view.sums_to_zero)
     u, ridge = view.sample.u[:, :-1], view.ridge[:-1, 0]
     groups = _groups(curvatures, u.shape)
-    mean, moment, rows = _moment(u, t)
+    mean, moment, rows = _moment(u, t, view.intercept)
     inverses = []
     for columns in groups:
         c = float(np.exp(np.log(curvatures[columns]).mean()))
@@ -147,8 +147,8 @@ def _groups(curvatures: Array, shape: tuple[int, int]) -> list[Array]:
     return [np.flatnonzero(step == name) for name in names]
 
 
-def _moment(u: Any, t: Array) -> tuple[Array, Array, Array | None]:
-    """The mean (D,) by t, and S about it: the matrix (D,D), or its diagonal (D,) with the rows (n,D) if they are few.
+def _moment(u: Any, t: Array, centred: bool) -> tuple[Array, Array, Array | None]:
+    """The mean (D,) by t or zero, and S about it: the matrix (D,D), or its diagonal (D,) with the rows (n,D) if few.
 
     The diagonal alone, about zero, where neither features nor rows are few, and of many sparse features.
     """
@@ -157,9 +157,9 @@ def _moment(u: Any, t: Array) -> tuple[Array, Array, Array | None]:
         if d > DENSE or u.nnz**2 > n << 28:
             return np.zeros(d), np.asarray(u.multiply(u).T @ t).ravel(), None
         u = u.astype(np.float64)
-        mean = t @ u
+        mean = centred * (t @ u)
         return mean, (u.T @ u.multiply(t[:, None])).toarray() - np.outer(mean, mean), None
-    mean = t @ u.astype(np.float64, copy=False) if d > DENSE else (t @ u).astype(np.float64)
+    mean = centred * (t @ u.astype(np.float64, copy=False) if d > DENSE else (t @ u).astype(np.float64))
     if d <= DENSE and not 2 * n < d:
         rows = (u - mean) * np.sqrt(t)[:, None]
         return mean, rows.T @ rows, None

@@ -57,7 +57,7 @@ class Problem:
         that mean nothing are made zero, which lowers an l2 penalty.
         """
         data = self.data
-        if w.any() or not self.sums.softmax_like:
+        if w.any() or not (self.sums.softmax_like and self.objective.intercept):
             return w - w.mean(axis=1, keepdims=True) if self.sums.shift_invariant and self.penalty.lasso == 0 else w
         weight = np.ones(len(data)) if data.weight is None else data.weight
         sums: Array = np.bincount(data.y, weight, w.shape[1]) if data.y.ndim == 1 else weight @ data.y
@@ -73,7 +73,7 @@ class Problem:
 
     @cached_property
     def _sample(self) -> Sample:
-        return Sample.of(self.data)
+        return Sample.of(self.data, self.objective.intercept)
 
     @cached_property
     def _double(self) -> View:

@@ -5,6 +5,9 @@
 A change of coordinates changes no minimum, but what rounding hides: in these, features of any scale and far from zero
 count alike, and the ridge is a diagonal. Mean and scale are those of a sample of the rows; sparse features keep the
 mean zero. Single precision takes half of the time and knows E to about 1e-7 of it.
+
+Without an intercept b is zero and is to stay so. In v it is zero as well only where mean = 0. So the mean is zero then,
+and the last column of u is 0 in the place of 1: E and its derivatives know nothing of v[-1], which no step moves.
 """
 
 from collections.abc import Callable
@@ -37,18 +40,18 @@ class Sample:
     scale: Array
 
     @classmethod
-    def of(cls, data: Data) -> "Sample":
+    def of(cls, data: Data, intercept: bool) -> "Sample":
         rows, width = data.x.shape
         sample = data.rows(np.arange(0, rows, max(1, rows // max(SAMPLE, 2 * width))))
-        mean, scale = _moments(sample.x)
+        mean, scale = _moments(sample.x, intercept)
         if (flat := scale == 0).any():  # in the sample; some row may tell
             scale[flat] = _largest(data, mean, flat)
         scale = np.where(scale > 0, scale, 1.0)
-        return cls(sample, standardised(sample.x, mean, scale, np.float32), mean, scale)
+        return cls(sample, standardised(sample.x, mean, scale, np.float32, intercept), mean, scale)
 
 
-def _moments(x: Any) -> tuple[Array, Array]:
-    """Mean and deviation (D,) of each column, of sparse ones zero and the root of the mean square.
+def _moments(x: Any, centred: bool) -> tuple[Array, Array]:
+    """Mean and deviation (D,) of each column; zero and the root of the mean square of sparse or uncentred ones.
 
     In units of a column's largest number, whose squares neither overflow nor underflow.
     """
@@ -60,7 +63,7 @@ def _moments(x: Any) -> tuple[Array, Array]:
         return np.zeros(x.shape[1]), unit * np.sqrt(np.asarray(scaled.power(2).sum(axis=0)).ravel() / x.shape[0])
     size = np.abs(x).max(axis=0).astype(np.float64)
     unit = np.where(size > 0, size, 1.0)
-    mean = unit * (x / unit).mean(axis=0)
+    mean = unit * (x / unit).mean(axis=0) if centred else np.zeros(len(unit))
     rest = x / unit - mean / unit
     spread = np.sqrt(np.mean(rest * rest, axis=0))
     spread[spread < 1e-14] = 0.0  # a constant, but for the rounding of its mean
@@ -79,14 +82,14 @@ def _largest(data: Data, mean: Array, columns: Array) -> Array:
     return found
 
 
-def standardised(x: Any, mean: Array, scale: Array, dtype: Any) -> Any:
+def standardised(x: Any, mean: Array, scale: Array, dtype: Any, intercept: bool) -> Any:
     """u (B,D+1) of features x (B,D)."""
     if is_sparse(x):
         from scipy.sparse import csr_array, hstack  # type: ignore[import-untyped]  # slow to import
 
         scaled = csr_array(x, dtype=np.float64, copy=True)
         scaled.data /= scale[scaled.indices]
-        return hstack([scaled.astype(dtype), csr_array(np.ones((x.shape[0], 1), dtype=dtype))], format="csr")
+        return hstack([scaled.astype(dtype), csr_array(np.full((x.shape[0], 1), intercept, dtype=dtype))], format="csr")
     u = np.empty((x.shape[0], x.shape[1] + 1), dtype=dtype)
     with np.errstate(over="ignore", under="ignore"):
         inverse = 1 / scale
@@ -95,7 +98,7 @@ def standardised(x: Any, mean: Array, scale: Array, dtype: Any) -> Any:
         else:
             np.subtract(x, mean, out=u[:, :-1], casting="same_kind")
             u[:, :-1] *= inverse.astype(dtype)
-    u[:, -1] = 1
+    u[:, -1] = intercept
     return u
 
 
@@ -124,7 +127,7 @@ class View:
         self.dtype = np.dtype(dtype)
         self.single = self.dtype == np.float32
         self.exact = exact or self
-        self.mean, self.scale = sample.mean, sample.scale
+        self.mean, self.scale, self.intercept = sample.mean, sample.scale, sums.objective.intercept
         penalty, x = sums.objective.penalty, sums.data.x
         self.ridge = np.append(np.minimum(self._by_scale(penalty.ridge, 2), LARGEST), 0.0)[:, None]  # (D+1,1)
         self.lasso = np.append(np.minimum(self._by_scale(penalty.lasso, 1), LARGEST), 0.0)[:, None]
@@ -184,7 +187,8 @@ class View:
             return times(self._features(block), v.astype(np.float32))
         weights = v[:-1] / self.scale[:, None]
         z = times(self._features(block), weights)
-        z += v[-1] - (self.mean - self._shift) @ weights
+        if self.intercept:
+            z += v[-1] - (self.mean - self._shift) @ weights
         return z
 
     def against(self, block: Block, q: Array) -> Array:
@@ -192,7 +196,7 @@ class View:
         product = against(self._features(block), q)
         if self.single:
             return product.astype(np.float64)
-        return np.concatenate([product, q.sum(axis=0, keepdims=True)])
+        return np.concatenate([product, self.intercept * q.sum(axis=0, keepdims=True)])
 
     def outer(self, sums: Array) -> Array:
         """u^T q (D+1,K) from the sum of ``against`` over the blocks."""
@@ -212,7 +216,7 @@ class View:
         return x.astype(np.float64, copy=False)
 
     def _standardised(self, block: Block) -> Any:
-        return standardised(self.sums.data.x[block.rows], self.mean, self.scale, np.float32)
+        return standardised(self.sums.data.x[block.rows], self.mean, self.scale, np.float32, self.intercept)
 
     def hessian(self, here: Evaluated) -> Callable[[Array], Array]:
         """d (D+1,K) -> H d, the Hessian of E's smooth part by v at what was evaluated, whose rows are made once."""

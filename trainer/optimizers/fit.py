@@ -34,11 +34,17 @@ class TrainState:
     optimizer: Any
 
     @classmethod
-    def start(cls, optimizer: Optimizer, data: Data, scale: float = 0.0, seed: int = 0) -> "TrainState":
-        """Parameters scale times a standard normal; zero is the usual scale, for a convex objective as good as any."""
+    def start(
+        cls, optimizer: Optimizer, data: Data, scale: float = 0.0, seed: int = 0, intercept: bool = True
+    ) -> "TrainState":
+        """Parameters scale times a standard normal; zero is the usual scale, for a convex objective as good as any.
+
+        Without an intercept the last row is zero whatever the scale.
+        """
         shape = (data.x.shape[1] + 1, len(data.classes))
         drawn = scale * np.random.default_rng(seed).normal(size=shape) if scale else np.zeros(shape)  # no -0.0
         w = drawn.astype(data.x.dtype)
+        w[-1] = w[-1] if intercept else 0.0
         return cls(0, w, optimizer.init(w))
 
 

@@ -344,12 +344,12 @@ class _Model:
         return float(np.sum((u - v) * (g + g_u))) / 2 + float(np.sum(self.view.lasso * np.abs(u)))
 
     def _solve(self, u: Array, g_u: Array) -> Array:
-        """u with its weights other than zero, and the bias, at the minimum for their signs; what crosses zero stays.
+        """u with its weights other than zero, and a bias, at the minimum for their signs; what crosses zero stays.
 
         A Newton step on the model where it is smooth; u itself where there are too many of them for a dense solution.
         """
         free = u != 0
-        free[-1] = True
+        free[-1] = self.view.intercept
         if free.sum() > SOLVED:
             return u
         r = (g_u + self.view.lasso * np.sign(u))[free]

@@ -1,0 +1,89 @@
+"""The loop of the estimator's fit: the curves, the bar, and which parameters are kept."""
+
+import math
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from trainer.arrays import Array
+from trainer.data.rows import Data
+from trainer.objective.metrics import Metric
+from trainer.objective.objective import Objective
+from trainer.objective.problem import Problem
+from trainer.objective.threads import blas_on_one_thread
+from trainer.optimizers import Optimizer
+from trainer.optimizers.fit import Report, TrainState, fit, samples_a_step
+from trainer.optimizers.schedules import Constant
+from trainer.runs.callbacks.early_stopping import EarlyStopping
+from trainer.runs.callbacks.protocol import Context
+
+
+class Ended(NamedTuple):
+    """The last report, the parameters to keep, and whether early stopping ended it.
+
+    >>> Ended(None, np.zeros((2, 2)), stopped=False).stopped
+    False
+    """
+
+    report: Report
+    w: Array
+    stopped: bool
+
+
+def trained(
+    objective: Objective,
+    optimizer: Optimizer,
+    train: Data,
+    valid: Data | None,
+    state: TrainState,
+    curves: tuple[list[float], list[float]],
+    *,
+    epochs: int,
+    batch_size: int | str | None,
+    seed: int,
+    patience: int = 1,
+    verbose: bool = False,
+) -> Ended:
+    """Trains up to so many epochs in all; the curves, of the loss and that of the rows held out, grow with it.
+
+    >>> from trainer.optimizers import Sgd
+    >>> state, curve = TrainState.start(Sgd(), data), []
+    >>> objective = SoftmaxRegression()._objective(data, 1.0, "rows")
+    >>> ended = trained(objective, Sgd(), data, None, state, (curve, []), epochs=3, batch_size=None, seed=0)
+    >>> len(curve), ended.report.state.epoch
+    (3, 3)
+    """
+    stop = None
+    if valid is not None:
+        stop = EarlyStopping(patience=patience).start(Context(["loss", "val_loss"], objective, train, seed))
+    size = samples_a_step(batch_size, optimizer, Constant())
+    metrics: dict[str, Metric] | None = None if optimizer.full_batch else {}
+    w, stopped = state.w, False
+    with tqdm(total=epochs - state.epoch, desc=optimizer.name, unit="iteration", disable=not verbose) as bar:
+        reports = fit(
+            objective, optimizer, train, valid, state, epochs=epochs, batch_size=size, seed=seed, metrics=metrics
+        )
+        for report in reports:
+            curves[0].append(report.metrics["loss"])
+            bar.set_postfix(loss=f"{curves[0][-1]:.4g}", refresh=False)
+            bar.update()
+            if stop is None:
+                w = report.state.w
+                continue
+            if report.metrics["val_loss"] < min(curves[1], default=math.inf):
+                w = report.state.w
+            curves[1].append(report.metrics["val_loss"])
+            if stopped := bool(stop(report).stop):
+                break
+        bar.total = bar.n  # it is over, be it before the last of the iterations
+    return Ended(report, w, stopped)
+
+
+def mean_loss(objective: Objective, train: Data, w: Array) -> float:
+    """The mean loss at w, without the penalty.
+
+    >>> round(mean_loss(SoftmaxRegression()._objective(data, 1.0, "rows"), data, np.zeros((2, 2))), 3)
+    1.386
+    """
+    with blas_on_one_thread():
+        return Problem(objective, train).evaluate(w, {}).loss
