@@ -24,11 +24,11 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.data.features import Features, Reader, parts
-from trainer.data.reading import INTEGER, check_names, listed, quoted
+from trainer.data.reading import INTEGER, NUMBER, check_names, listed, quoted
 from trainer.errors import ConfigError, DataError, is_text, require
 
 MISSING = ("error", "mean", "median", "indicator")
-NO_VALUE = frozenset(("", "?", "na", "n/a", "nan", "null"))  # what stands for a missing value, in small letters
+NO_VALUE = frozenset(("", "?", "na", "n/a", "nan", "nat", "null"))  # what stands for a missing value, in small letters
 UNKNOWN = -1.0
 RARE = 3  # training rows with fewer of a level do not tell it from chance
 MOST_LEVELS = 100  # features of a column, that of the rare levels included
@@ -210,6 +210,36 @@ class Encoding:
         """Features (N,D) of codes in memory or, block by block, of those in a file."""
         if isinstance(codes, Features):
             return codes if self.plain else replace(codes, reader=Encoded(codes.reader, self))
+        return self(codes)
+
+    def of_table(self, table: Any) -> Array:
+        """Features (N,D) of a table in memory whose columns have names, such as a DataFrame of pandas; fitted."""
+        names = [str(name) for name in getattr(table, "columns", ())]
+        if lost := [name for name in self.raw if name not in names]:
+            raise DataError(
+                f"The model makes its features of columns by their names, and there is no {listed(lost)}; give it a "
+                f"table with all of {listed(self.raw)}, such as a DataFrame of pandas."
+            )
+        coders = self.coders(fitted=True)
+        codes = np.empty((len(table), len(self.columns)))
+        for place, column in enumerate(self.columns):
+            cells = ["" if value is None else str(value) for value in table[column.name]]
+            for row, cell in enumerate(cells):
+                if column.kind == "number" and not is_missing(cell) and not NUMBER.fullmatch(cell):
+                    raise DataError(
+                        f"Row {row} of column {quoted(column.name)} has {quoted(cell)}, which is no number."
+                    )
+            coder = coders.get(place)
+            if coder is None:
+                codes[:, place] = [math.nan if is_missing(cell) else float(cell) for cell in cells]
+            else:
+                codes[:, place] = coder(cells)
+            wrong = np.isinf(codes[:, place]) | (np.isnan(codes[:, place]) & (self.missing == "error"))
+            if wrong.any():
+                row = int(wrong.argmax())
+                why = f"{quoted(cells[row])}, which is no date {DATES}" if np.isinf(codes[row, place]) else "no value"
+                raise DataError(f"Row {row} of column {quoted(column.name)} has {why}; correct it, or leave it out.")
+        warn_of_new("The table", coders)
         return self(codes)
 
     def fit(self, codes: Any, name: str = "The data") -> "Encoding":

@@ -323,14 +323,15 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def load(cls, path: str | Path, **parameters: Any) -> "SoftmaxRegression":
         """A fitted estimator from the model file of a run, or of save.
 
-        The file holds the activation; the other parameters are those given, or the defaults.
+        The file holds the activation; the other parameters are those given, or the defaults. A model that makes its
+        features of texts, dates or columns with gaps predicts on a table with their names, such as a DataFrame.
         """
         model = Model.load(Path(path))
         estimator = cls(activation=model.activation, **parameters)
         estimator._set(model)
         estimator.classes_ = np.asarray(model.classes)
         estimator.n_features_in_ = len(model.features)
-        if model.features != Numbered(len(model.features)):
+        if not _encodes(model) and model.features != Numbered(len(model.features)):
             estimator.feature_names_in_ = np.asarray(model.features, dtype=object)
         return estimator
 
@@ -423,6 +424,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _validated(self, X: Any, *y: Any, reset: bool = True) -> Any:
         """X (N,D), and y if given, as scikit-learn checks and converts them, which trusts the indices of a sparse X."""
+        if not reset and _encodes(self._model):
+            if y:
+                raise ConfigError(
+                    "partial_fit cannot go on with a model that makes its features of columns by their names. Use fit."
+                )
+            X = self._model.columns.of_table(X)  # type: ignore[union-attr]
         if issparse(X):
             check_sparse(X, "X")
         checked = validate_data(self, X, *y, accept_sparse="csr", dtype=DTYPES, order="C" if y else None, reset=reset)
@@ -489,6 +496,11 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _encodes(model: Model) -> bool:
+    """Whether its features are not the columns that they are made of."""
+    return model.columns is not None and not model.columns.plain
 
 
 def _of_raw_features(model: Model) -> Array:
