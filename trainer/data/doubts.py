@@ -43,7 +43,7 @@ class Seen:
         """A block of cells."""
         self.rows += len(cells)
         if len(self.words) < COUNTED:
-            self.words.update(cells)
+            self.words.update(cell for cell in cells if not is_missing(cell))
         for cell, place in zip(cells, places, strict=True):
             if NUMBER.fullmatch(cell):
                 self._number(float(cell))
@@ -130,6 +130,9 @@ def _of_texts(seen: Seen, kind: str) -> tuple[str, dict[str, str], str, tuple[in
         count = f"{len(seen.words):,}" + ("" if len(seen.words) < COUNTED else " and more")
         why = f"is no number, and differs from row to row, as an id does; {way}"
         return f"text, {count} different values", {"drop": name, "id": name}, why, first
+    if len(seen.words) == 1:
+        why = f"{number}, and is the same in all rows; remove the column by {setting('drop', [name])}"
+        return f"the text {quoted(cell)} throughout", {"drop": name}, why, first
     if seen.texts < SLIPS * seen.rows:
         why = f"{number}; correct it, or remove the column by {setting('drop', [name])}"
         return f"numbers, but {seen.texts:,} texts such as {quoted(cell)}", {"drop": name}, why, first
