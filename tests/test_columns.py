@@ -231,7 +231,7 @@ def test_words_for_what_is_missing(tmp_path):
 
 
 def test_a_model_without_such_columns_says_nothing_of_them(tmp_path):
-    (tmp_path / "plain.csv").write_text("a,b,y\n" + "".join(f"{n},{n * n % 7},{n % 2}\n" for n in range(60)))
+    (tmp_path / "plain.csv").write_text("a,b,y\n" + "".join(f"{n % 5},{n * n % 7},{n % 2}\n" for n in range(60)))
     data = {"name": "file", "path": str(tmp_path / "plain.csv"), "target": "y"}
     path = run(replace(SETTINGS, data=data), tmp_path / "run").folder / "model.npz"
     assert "columns" not in archive.load(path, "model", LARGEST)[0]
@@ -572,7 +572,10 @@ def test_a_column_that_is_empty_in_all_training_rows_is_refused():
         Encoding((Column("a"),), "mean").fit(np.full((3, 1), np.nan))
 
 
-@pytest.mark.parametrize("content", [b"a,y\n1,0\n", gzip.compress(b"a,y\n1,0\n2,1\n" * 99)[:-20], b"\x1f\x8b"])
+CUT = gzip.compress(b"a,y\n1,0\n2,1\n" * 99)[:-20]
+
+
+@pytest.mark.parametrize("content", [b"a,y\n1,0\n", CUT, b"\x1f\x8b"], ids=["text", "cut off", "two bytes"])
 def test_a_damaged_gz_is_refused(content, tmp_path):
     (tmp_path / "d.csv.gz").write_bytes(content)
     with pytest.raises(DataError, match=r"d\.csv\.gz is damaged or no \.gz file .*; write it again with gzip"):

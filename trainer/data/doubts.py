@@ -4,7 +4,8 @@ A look is taken only once a reading has failed, or where ``data.categorical=auto
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from trainer.arrays import Array
 from trainer.data.columns import SMALL, Columns, Encoding, days, is_missing
 from trainer.data.features import IDS, ROWS_OF_IDS
-from trainer.data.reading import NOT_FINITE, NUMBER, quoted, shown
+from trainer.data.reading import NOT_FINITE, NUMBER, NUMBER_BYTES, quoted, shown
 from trainer.errors import DataError
 
 COUNTED = 10_000  # different texts that are told apart
@@ -39,14 +40,17 @@ class Seen:
     words: set[str] = field(default_factory=set)
     numbers: set[float] = field(default_factory=set)  # SMALL of them and one, which is enough to know
 
-    def add(self, cells: Sequence[str], places: Iterable[int]) -> None:
-        """A block of cells."""
+    def add(self, cells: Sequence[str], places: Sequence[int]) -> None:
+        """A block of cells, at these lines or rows."""
+        if all(cells) and not ",".join(cells).encode().translate(None, NUMBER_BYTES):  # quicker, and mostly so
+            with suppress(ValueError):
+                return self.add_numbers(np.array([float(cell) for cell in cells]), places[0])
         self.rows += len(cells)
         if len(self.words) < COUNTED:
             self.words.update(cell for cell in cells if not is_missing(cell))
         for cell, place in zip(cells, places, strict=True):
             if NUMBER.fullmatch(cell):
-                self._number(float(cell))
+                self._add_values([float(cell)])
             elif is_missing(cell):
                 self.missing += 1
                 self.gap = self.gap or (place, cell)
@@ -55,6 +59,7 @@ class Seen:
                 self.first = self.first or (place, cell)
                 self.dates += DATE.fullmatch(cell) is not None
                 self.commas += WITH_COMMA.fullmatch(cell) is not None
+        return None
 
     def add_numbers(self, values: Array, start: int) -> None:
         """A block of numbers, nan for missing ones, of the rows from start on."""
@@ -63,14 +68,15 @@ class Seen:
         self.missing += int(gone.sum())
         if gone.any():
             self.gap = self.gap or (start + int(gone.argmax()), "")
-        for value in np.unique(values[~gone])[: SMALL + 1].tolist():
-            self._number(value)
-        self.whole = self.whole and bool((values[~gone] == np.rint(values[~gone])).all())
+        if self.whole and len(self.numbers) <= SMALL:
+            there = values[~gone]
+            self.whole = bool((there == np.rint(there)).all())
+            self._add_values(np.unique(there)[: SMALL + 1].tolist())
 
-    def _number(self, value: float) -> None:
-        self.whole = self.whole and value.is_integer()
-        if len(self.numbers) <= SMALL:
-            self.numbers.add(value)
+    def _add_values(self, values: Sequence[float]) -> None:
+        if self.whole and len(self.numbers) <= SMALL:
+            self.numbers.update(values)
+            self.whole = all(value.is_integer() for value in values)
 
     @property
     def kind(self) -> str:

@@ -52,6 +52,7 @@ from trainer.data.reading import (
     IN_PLACE,
     NOT_FINITE,
     NUMBER,
+    NUMBER_BYTES,
     TEXTS,
     Content,
     Raw,
@@ -75,7 +76,6 @@ Header = Callable[[str, list[str], str], tuple[list[str], bool]]  # names of the
 
 NAMED = (*TEXTS, ".parquet", ".arrow", ".feather")  # `target` is the name of a column
 BLOCK = 4096  # rows of a .csv held as text at a time
-NUMBER_BYTES = b"0123456789+-.eE \t,"  # of these, between commas, float() takes just what NUMBER takes
 
 
 class Rows(NamedTuple):

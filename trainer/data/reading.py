@@ -31,6 +31,7 @@ MOST_FEATURES = 1 << 24  # of a sparse matrix: the parameters are dense
 
 # each written so that there is one way to match: 100 000 digits and a letter must not take minutes
 NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
+NUMBER_BYTES = b"0123456789+-.eE \t,"  # of these, between commas, float() takes just what NUMBER takes
 INTEGER = re.compile(r"[ \t]*[+-]?[0-9]{1,600}[ \t]*")  # int() may refuse more than 640 digits
 NOT_FINITE = re.compile(r"[ \t]*[+-]?(nan|inf|infinity)[ \t]*", re.IGNORECASE)
 FINITE = "not finite; fill them in, or remove their rows"
