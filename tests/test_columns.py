@@ -466,6 +466,16 @@ def test_weights_that_are_none_are_refused(cells, said, tmp_path):
         read(str(tmp_path / "w.csv"), "y", asked=Columns(weight="w"))
 
 
+@pytest.mark.parametrize(("part", "held_out"), [("training", True), ("validation", False)])
+def test_a_part_without_any_weight_is_refused(part, held_out, tmp_path):
+    path = write(tmp_path / "w.csv", {"a": list(range(10)), "w": [0] * 9 + [1], "y": ["p", "q"] * 5})
+    data = read(path, "y")
+    seed = next(seed for seed in range(30) if (split(data, 0.2, seed)[1].x[:, 0].max() == 9) == held_out)
+    node = {"name": "file", "path": path, "target": "y", "weight": "w"}
+    with pytest.raises(DataError, match=f"All {part} rows weigh 0, so none counts"):
+        run(replace(SETTINGS, data=node, valid_fraction=0.2, batch_size=None, seed=seed), tmp_path / "run")
+
+
 def test_weights_of_arrays_are_as_many_as_the_rows(tmp_path):
     for weight, said in (([1.0], r"weight is float64 of shape \(1,\)"), ([1, -1], "the weight -1 is negative")):
         np.savez(tmp_path / "w.npz", x=np.ones((2, 1)), y=[0, 1], weight=weight)

@@ -219,8 +219,6 @@ def for_training(data: Data, label_smoothing: float, class_weight: Mapping[Any, 
     row counts with its weight, and a soft one with its shares y_nk / s_n.
     """
     data = replace(data, smoothing=label_smoothing)
-    if data.weight is not None and not data.weight.any():
-        raise DataError("Every training row weighs 0, so nothing can be learnt. Give some of them a weight.")
     if class_weight is None:
         return data
     c = _balanced(data) if isinstance(class_weight, str) else _by_name(class_weight, data.classes)

@@ -286,6 +286,9 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
                 f"Lower valid_fraction={settings.valid_fraction}, or remove what has too few rows.",
                 stacklevel=1,
             )
+    for name, part in (("training", data.train), ("validation", data.valid), ("test", test)):
+        if part is not None and part.weight is not None and not part.weight.any():
+            raise DataError(f"All {name} rows weigh 0, so none counts. Give some a weight, or split by another seed.")
     data = data._replace(train=for_training(data.train, settings.label_smoothing, settings.class_weight))
     for part in (data.train, data.valid):
         if part is not None:
