@@ -611,5 +611,37 @@ def test_a_cell_that_is_no_date_is_named(tmp_path):
         read(str(tmp_path / "d.parquet"), "y", asked=Columns(dates=["d"]))
 
 
+@pytest.mark.parametrize("asked", [Columns(), Columns(categorical=["d"]), Columns(categorical="auto")])
+def test_columns_of_other_types_are_refused(asked, tmp_path):
+    path = write(tmp_path / "d.parquet", {"a": [1, 2], "d": [[1], [2]], "e": [{"f": 1}, {"f": 2}], "y": [0, 1]})
+    said = (
+        r"d\.parquet: column 'd' is of type list<.*, which is no number; encode it, or remove it by data\.drop=\[d,e\]"
+    )
+    with pytest.raises(DataError, match=said):
+        read(path, "y", asked=asked)
+
+
+def test_texts_where_a_model_has_learnt_numbers_are_refused(tmp_path):
+    path = write(tmp_path / "a.parquet", {"a": ["1", "2"]})
+    with pytest.raises(DataError, match=r"column 'a' is of type string, and the model has learnt numbers; convert it"):
+        read_features(path, ("a",), None)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_gaps_of_parquet_that_a_model_does_not_know_are_refused(in_memory, tmp_path):
+    path = write(tmp_path / "a.parquet", {"a": [1.0, None], "c": ["p", None]})
+    for columns in ((Column("a"),), (Column("c", "level", ("p",), (True,)),)):
+        encoding = Encoding(columns, unused=("a", "c"))
+        name = columns[0].name
+        with pytest.raises(DataError, match=f"row 1 of column '{name}' is nan, .* not finite; fill them in, or remove"):
+            read_features(path, encoding.names, None, in_memory, encoding=encoding)
+
+
+def test_mini_batches_of_columns_in_the_file_train(tmp_path):
+    path = write(tmp_path / "p.parquet", people(2000))
+    done = run(replace(SETTINGS, data=source(path, in_memory=False), epochs=20), tmp_path / "run")
+    assert done.metrics["val_accuracy"] > 0.8
+
+
 def test_names_of_the_command_line_may_look_like_numbers():
     assert File("x.csv", drop=[1, 2], categorical=[3]).columns == Columns(drop=("1", "2"), categorical=("3",))

@@ -12,6 +12,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from trainer.data import reading
+from trainer.data.columns import Columns
 from trainer.data.files import read, read_features
 from trainer.errors import ConfigError, DataError, FileError
 
@@ -289,6 +290,15 @@ def test_the_advice_for_other_separators_works(csv, mark, escape):
     text = f"a{mark}b{mark}y\n1,5{mark}2{mark}0\n3{mark}4{mark}1\n"
     converted = subprocess.run(["tr", f",{escape}", ".,"], input=text.encode(), capture_output=True).stdout
     assert_array_equal(read(csv(converted), "y").x, [[1.5, 2], [3, 4]])
+
+
+def test_a_delimiter_is_a_letter_or_its_name(tmp_path):
+    for name, mark in (("semicolon", ";"), ("pipe", "|"), ("space", " "), ("tab", "\t"), ("~", "~"), ("comma", ",")):
+        path = tmp_path / "data.tsv"
+        path.write_text(GOOD.replace(",", mark))
+        assert_array_equal(read(str(path), "y", asked=Columns(delimiter=name)).x, [[1, 2], [3, 4]])
+    with pytest.raises(DataError, match=r"data\.tsv:1: the fields are separated by ',', not by '\\t'; set .*=comma\.$"):
+        read(str(path), "y")
 
 
 @pytest.mark.parametrize(

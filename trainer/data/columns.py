@@ -267,8 +267,6 @@ class Encoding:
                     column = replace(column, fill=float(np.nanmedian(codes[:, place])))
             fitted.append(column)
         encoding = replace(self, columns=tuple(fitted))
-        if not encoding.names:
-            raise DataError(f"{name}: no column has two levels that are not rare, so there is nothing to learn from.")
         check_names(encoding.names, name)
         return encoding
 

@@ -423,12 +423,12 @@ def _header(
     if any("\0" in name for name in names):
         raise DataError(f"{path}:1: not UTF-8, perhaps utf-16 (it has a NUL); convert it with: iconv")
     for name, other in DELIMITERS.items():
-        escape = {"\t": "\\t"}.get(other, other)
-        decimal = f", or, where numbers have decimal commas, convert it: tr ',{escape}' '.,' < FILE > NEW"
-        if len(names) == 1 and other != mark and other in names[0].strip() and name != "space":
-            raise DataError(
-                f"{path}:1: the fields are separated by {other!r}, not by {mark!r}; set data.delimiter={name}{decimal}."
-            )
+        if len(names) == 1 and other != mark and other in names[0] and name != "space":
+            way = f"set data.delimiter={name}"
+            if mark == ",":
+                escape = {"\t": "\\t"}.get(other, other)
+                way += f", or, where numbers have decimal commas, convert it: tr ',{escape}' '.,' < FILE > NEW"
+            raise DataError(f"{path}:1: the fields are separated by {other!r}, not by {mark!r}; {way}.")
     if header is False:
         if not any(kind.fullmatch(name) for kind in (NUMBER, NOT_FINITE, WITH_COMMA) for name in names):
             why = "is no row of data, as it has no number"

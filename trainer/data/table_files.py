@@ -74,21 +74,29 @@ class TableFile:
         """Takes these as the features, and learns their levels where no model has; DataError for doubtful ones."""
         self.columns = [self.names[place] for place in chosen.features]
         encoding = chosen.encoding
+        if other := [name for name in self.columns if self._is(name) == "other"]:
+            what = f"is of type {str(self.schema.field(other[0]).type)[:40]}, which is no number"
+            way = "" if fitted else f" by {setting('drop', [*asked.drop, *other])}"
+            raise DataError(f"{self.name}: column {quoted(other[0])} {what}; encode it, or remove it{way}.")
         if encoding is not None and any(column.kind == "auto" for column in encoding.columns):
             encoding = encoding.resolved([seen.kind for seen in self.look(encoding, asked)])
         kinds = ["number"] * len(self.columns) if encoding is None else [column.kind for column in encoding.columns]
         for name, kind in zip(self.columns, kinds, strict=True):
-            if self._is(name) not in ("number", *(("text", "time") if kind != "number" else ())):
+            if kind == "number" and self._is(name) != "number":
                 if not fitted:
                     self.look(encoding, asked)
-                what = f"is of type {str(self.schema.field(name).type)[:40]}, which is no number"
-                raise DataError(f"{self.name}: column {quoted(name)} {what}; encode it as numbers, or remove it.")
+                what = f"is of type {str(self.schema.field(name).type)[:40]}, and the model has learnt numbers"
+                raise DataError(f"{self.name}: column {quoted(name)} {what}; convert it.")
         if encoding is None:
             return None
         self.coders = encoding.coders(fitted)
         if self.coders and not fitted:
+            names = [self.columns[place] for place in self.coders]
             for group in range(len(self._groups.counts)):  # all levels are met before the first code is given
-                self._decode(group)
+                with damage(self.name, *self._what):
+                    read = self._groups.read(group, names)
+                for coder, column, name in zip(self.coders.values(), read, names, strict=True):
+                    self._coded(coder, column, name)
             encoding = encoding.learnt(self.coders, np.empty((0, len(self.columns))))
             self.coders = {place: Coder(encoding.columns[place], True) for place in self.coders}
         return encoding

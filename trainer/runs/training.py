@@ -264,7 +264,7 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
         )
     if raw.encoding is not None:
         known, _ = split(raw, settings.valid_fraction, seed)  # means and levels are those of the training rows alone
-        encoding = raw.encoding.fit(known.x)
+        encoding = raw.encoding.fit(known.x, str(settings.data.get("path")))
         memory.check(8 * len(raw) * len(encoding.names), "Encoding the columns", "Drop some, or convert to .parquet.")
         raw, test = raw.encoded(encoding), None if test is None else test.encoded(encoding)
     if isinstance(parts.source, File):
