@@ -12,6 +12,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from trainer.data import reading
+from trainer.data.columns import Columns
 from trainer.data.files import read, read_features
 from trainer.errors import ConfigError, DataError, FileError
 
@@ -173,7 +174,7 @@ def test_without_a_header_places_count_from_the_first_line(csv):
 @pytest.mark.parametrize("target", ["x2", "x0"])
 def test_features_are_found_without_a_header_with_and_without_the_target(csv, target):
     names = tuple(f"x{d}" for d in range(3) if f"x{d}" != target)
-    x, labels = read_features(csv("1,2,3\n4,5,6\n"), names, target, header=False)
+    x, labels, _ = read_features(csv("1,2,3\n4,5,6\n"), names, target, header=False)
     assert_array_equal(x, np.delete([[1, 2, 3], [4, 5, 6]], int(target[1]), axis=1))
     assert labels == [["1", "4"], None, ["3", "6"]][int(target[1])]
     assert_array_equal(read_features(csv("1,2\n4,5\n"), names, target, header=False)[0], [[1, 2], [4, 5]])
@@ -272,8 +273,8 @@ def test_csv_decimal_comma_is_named(csv, cell):
         ("a,a ,y\n1,2,0\n", "more than one column is named 'a'"),
         (",b,y\n0,2,0\n", r"data\.csv:1:1: name the column or remove it"),
         ("y\n0\n1\n", "has no column but 'y'; at least one feature is needed"),
-        ("a;b;y\n1,5;2;0\n", r"separated by ';', not by ','; convert it, .*: tr ',;' '\.,' <"),
-        ("a\tb\ty\n1\t2\t0\n", r"separated by '\\t', not by ','; convert it, .*: tr ',\\t' '\.,' <"),
+        ("a;b;y\n1,5;2;0\n", r"separated by ';', not by ','; set data\.delimiter=semicolon, .*: tr ',;' '\.,' <"),
+        ("a\tb\ty\n1\t2\t0\n", r"separated by '\\t', not by ','; set data\.delimiter=tab, .*: tr ',\\t' '\.,' <"),
         (GOOD.encode("utf-16"), r"not UTF-8 \(byte 0xff in line 1 or later\), perhaps utf-16; .*iconv -f utf-16"),
         (GOOD.encode("utf-16-le"), r"not UTF-8, perhaps utf-16"),
         ("a,é,y\n1,2,0\n".encode("latin1"), r"not UTF-8 \(byte 0xe9 in line 1 or later\), perhaps latin1"),
@@ -289,6 +290,15 @@ def test_the_advice_for_other_separators_works(csv, mark, escape):
     text = f"a{mark}b{mark}y\n1,5{mark}2{mark}0\n3{mark}4{mark}1\n"
     converted = subprocess.run(["tr", f",{escape}", ".,"], input=text.encode(), capture_output=True).stdout
     assert_array_equal(read(csv(converted), "y").x, [[1.5, 2], [3, 4]])
+
+
+def test_a_delimiter_is_a_letter_or_its_name(tmp_path):
+    for name, mark in (("semicolon", ";"), ("pipe", "|"), ("space", " "), ("tab", "\t"), ("~", "~"), ("comma", ",")):
+        path = tmp_path / "data.tsv"
+        path.write_text(GOOD.replace(",", mark))
+        assert_array_equal(read(str(path), "y", asked=Columns(delimiter=name)).x, [[1, 2], [3, 4]])
+    with pytest.raises(DataError, match=r"data\.tsv:1: the fields are separated by ',', not by '\\t'; set .*=comma\.$"):
+        read(str(path), "y")
 
 
 @pytest.mark.parametrize(
@@ -760,7 +770,7 @@ def test_a_file_that_is_not_there_is_looked_for_beside(csv, tmp_path, monkeypatc
     with pytest.raises(FileError, match=r"^zz\.csv cannot be read: .*; the working folder has 'data\.csv', 'flow"):
         read("zz.csv", "y")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileError, match=r"; the folder empty has no \.csv, \.npz, .* or \.feather\.$"):
+    with pytest.raises(FileError, match=r"; the folder empty has no \.csv, .* or \.feather\.$"):
         read("empty/zz.csv", "y")
 
 
@@ -790,10 +800,10 @@ def test_symlinks_to_files_are_followed(csv, tmp_path):
     assert read(str(tmp_path / "link.csv"), "y").classes == (0, 1)
 
 
-@pytest.mark.parametrize("name", ["data.tsv", "data.json", "data", "data.csv.gz"])
+@pytest.mark.parametrize("name", ["data.txt", "data.json", "data", "data.gz"])
 def test_other_kinds_of_files_are_refused(tmp_path, name):
     (tmp_path / name).write_text(GOOD)
-    with pytest.raises(ConfigError, match=r"unknown kind; convert it to \.csv, \.npz, \.npy, .* or \.feather"):
+    with pytest.raises(ConfigError, match=r"unknown kind; convert it to \.csv, .*\.npz, \.npy, .* or \.feather"):
         read(str(tmp_path / name), "y")
 
 
@@ -823,7 +833,7 @@ def test_messages_hold_no_escape_codes(tmp_path):
     ],
 )
 def test_features_are_found_by_name(csv, content, target, labels):
-    x, raw = read_features(csv(content), ("a", "b"), target)
+    x, raw, _ = read_features(csv(content), ("a", "b"), target)
     assert_array_equal(x, [[1, 2], [3, 4]])
     assert raw == labels
 
@@ -867,7 +877,7 @@ def test_features_may_have_no_rows(csv, npz, npy):
     empty = np.ones((0, 2))
     for path in csv("b,a\n"), npz(x=empty), npy("x", empty):
         assert read_features(path, ("a", "b"), None)[0].shape == (0, 2)
-    x, labels = read_features(csv("b,a,y\n"), ("a", "b"), "y")
+    x, labels, _ = read_features(csv("b,a,y\n"), ("a", "b"), "y")
     assert (x.shape, labels) == ((0, 2), [])
 
 

@@ -226,5 +226,6 @@ def test_a_training_says_once_which_column_looks_like_an_id(call):  # noqa: F811
         outcome = call("data=file", "data.path=shop.csv", "data.target=y", "epochs=2", "plots=false")
     assert outcome.code == 0
     told = [line for line in outcome.err.splitlines() if "looks like an id" in line]
-    why = "integers that differ in nearly all rows; remove what measures nothing"
+    why = "integers that differ in nearly all rows; remove what measures nothing, by "
+    why += "data.drop=[customer] or data.id=customer"
     assert told == [f"Warning: shop.csv: 'customer' looks like an id: {why}."]

@@ -18,7 +18,10 @@ from sklearn.linear_model import LogisticRegression
 from tests.test_command_line import call  # noqa: F401 - a fixture
 from trainer import SoftmaxRegression
 from trainer.commands import COMMANDS
+from trainer.data.columns import Columns
+from trainer.data.files import read
 from trainer.data.sources import Iris
+from trainer.errors import DataError
 from trainer.objective.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +30,11 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for
 README, VOCABULARY = PAGES["README.md"], PAGES["docs/vocabulary.md"]
 OPTIONS = [(path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml")]
 PLAIN_KEYS = re.findall(r"^(\w+): ([^#\n]+)", (ROOT / "conf/config.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+SHOP = "customer,joined,colour,age,w,churn\n" + "".join(
+    f"C{n:02},2020-{1 + n % 12:02}-01,{['red', 'green', 'blue'][n % 3]},{'' if n % 10 == 4 else n % 50},{1 + n % 2},"
+    f"{['no', 'yes'][n * n % 7 < 3]}\n"
+    for n in range(60)
+)
 
 
 def blocks(text, language):
@@ -46,8 +54,22 @@ def folder(tmp_path, monkeypatch):
     lines = [[f"part{d}" for d in range(4)] + ["species"], *rows]
     for name in ("flowers.csv", "new.csv"):
         (tmp_path / name).write_text("\n".join(",".join(map(str, line)) for line in lines))
+    (tmp_path / "shop.csv").write_text(SHOP)
     columns = dict(zip(lines[0], map(list, zip(*rows, strict=True)), strict=True))
     parquet.write_table(pyarrow.table(columns), tmp_path / "flowers.parquet")
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_is_said_of_columns_is_what_the_page_shows():
+    page = PAGES["docs/data.md"]
+    with pytest.raises(DataError) as refused:
+        read("shop.csv", "churn", asked=Columns(weight="w"))
+    assert f"{refused.value}\n" in blocks(page, "text")
+    for line in next(block for block in blocks(page, "text") if block.startswith("comma.csv")).splitlines():
+        name, cell = line.partition(":")[0], re.search("'(.*?)' in column", line)[1]
+        Path(name).write_text(f'a,y\n1,0\n"{cell}",1\n')
+        with pytest.raises(DataError, match=f"^{re.escape(line)}$"):
+            read(name, "y")
 
 
 @pytest.mark.processes

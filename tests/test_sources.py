@@ -22,6 +22,8 @@ from trainer.data.sources import (
     Wine,
 )
 from trainer.errors import ConfigError, FileError
+from trainer.runs.config import config_folder
+from trainer.runs.schema import build
 
 GENERATED = [
     (Blobs(), (600, 2), 4),
@@ -151,13 +153,13 @@ def test_classification_refuses_just_what_scikit_learn_would(classes, informativ
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_source_is_a_frozen_schema_that_omegaconf_takes(name):
+def test_every_source_is_a_frozen_schema_that_its_yaml_fills(name):
     source = SOURCES[name]
     assert source.__dataclass_params__.frozen
     given = {"path": "data.csv"} if source is File else {}
-    config = OmegaConf.merge(OmegaConf.structured(source), given)
-    assert OmegaConf.to_object(config) == source(**given)
-    assert set(config) == {field.name for field in dataclasses.fields(source)}
+    config = OmegaConf.merge(OmegaConf.load(config_folder() / "data" / f"{name}.yaml"), given)
+    assert build("data", SOURCES, OmegaConf.to_container(config)) == source(**given)
+    assert set(config) == {"name", *(field.name for field in dataclasses.fields(source))}
 
 
 def test_a_file_is_read_with_its_target(tmp_path):

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from trainer.commands.composing import perform
 from trainer.data.files import NAMED, read_known
+from trainer.data.reading import kind_of, stem_of
 from trainer.data.rows import Data, Source
 from trainer.data.sources import SOURCES, File
 from trainer.errors import ConfigError, DataError, counted, require
@@ -58,7 +59,7 @@ def evaluate(config: DictConfig) -> None:
     source: Source = build("data", SOURCES, settings.data)
     path = model_file(Path(settings.model))
     model = Model.load(path)
-    name = Path(source.path).stem if isinstance(source, File) else settings.data["name"]
+    name = stem_of(source.path) if isinstance(source, File) else settings.data["name"]
     folder = path.parent / f"{name}-evaluation" if settings.output is None else Path(settings.output)
     _check_free(folder, settings.overwrite)
     data = _rows(source, model)
@@ -90,9 +91,9 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 def _rows(source: Source, model: Model) -> Data:
     """The rows with their targets, as the model knows their features and classes."""
     if isinstance(source, File):
-        known = model.target if source.path.lower().endswith(NAMED) else None  # only where columns have names
-        target = source.target or known
-        return read_known(source.path, model.features, model.classes, target, source.in_memory, source.header)
+        known = model.target if kind_of(source.path) in NAMED else None  # only where columns have names
+        rest = (source.in_memory, source.header, source.columns, model.columns)
+        return read_known(source.path, model.features, model.classes, source.target or known, *rest)
     data = source(0)
     if data.features != model.features or data.classes != model.classes:
         raise DataError(

@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from trainer.commands.composing import perform
-from trainer.data.files import NAMED, read_features
+from trainer.data.files import NAMED, Rows, read_features
+from trainer.data.reading import kind_of, stem_of
 from trainer.data.rows import Data, Source
 from trainer.data.sources import SOURCES, File
 from trainer.errors import DataError, require
@@ -23,7 +24,7 @@ HELP = """Predicts with a trained model, and writes the predictions and probabil
 
 Keys:
   model=...         the folder of a run, or a file such as its model.npz
-  data=file         where the features come from, with data.path=...
+  data=file         where the features come from, with data.path=...; data.id=... names a column to be written beside
   output=null       the .csv, .parquet, .npz or .npy to write; null is <name of data>-predictions.csv beside the model
   overwrite=false   true writes over a file that is there, but never over the data or a model
   threads=null      null takes every core
@@ -56,34 +57,35 @@ def predict(config: DictConfig) -> None:
     source: Source = build("data", SOURCES, settings.data)
     path = model_file(Path(settings.model))
     model = Model.load(path)
-    name = Path(source.path).stem if isinstance(source, File) else settings.data["name"]
+    name = stem_of(source.path) if isinstance(source, File) else settings.data["name"]
     default = path.with_name(f"{name}-predictions.csv")
     output = default if settings.output is None else Path(settings.output)
     inputs = [path, *_files(source)]
     check_free(output, inputs, settings.overwrite)
-    x = _features(source, model)
-    rows, classes = x.shape[0], len(model.classes)
-    what = f"Predicting {classes:,} classes of {rows:,} rows"
-    memory.check(memory.of_predictions(rows, classes), what, "Predict fewer rows at once.")
-    a = model.predict(x, settings.threads or available_cores())
+    rows = _rows(source, model)
+    count, classes = rows.x.shape[0], len(model.classes)
+    what = f"Predicting {classes:,} classes of {count:,} rows"
+    memory.check(memory.of_predictions(count, classes), what, "Predict fewer rows at once.")
+    a = model.predict(rows.x, settings.threads or available_cores())
     check_free(output, inputs, settings.overwrite)  # again: somebody else may have written it meanwhile
-    write(output, model, a)
+    write(output, model, a, rows.ids)
     print(f"{len(a)} predictions in {shorter(output.absolute())}")
 
 
-def _features(source: Source, model: Model) -> Any:
-    """The rows x (N,D) to predict."""
+def _rows(source: Source, model: Model) -> Rows:
+    """The rows to predict, and what they are called."""
     if not isinstance(source, File):
-        return _checked(source(0), model)
-    known = model.target if source.path.lower().endswith(NAMED) else None  # only where columns have names
-    return read_features(source.path, model.features, source.target or known, source.in_memory, source.header)[0]
+        return Rows(_checked(source(0), model), None, None)
+    known = model.target if kind_of(source.path) in NAMED else None  # only where columns have names
+    rest = (source.in_memory, source.header, source.columns, model.columns)
+    return read_features(source.path, model.features, source.target or known, *rest)
 
 
 def _files(source: Source) -> list[Path]:
     """The files that a source reads."""
     if not isinstance(source, File):
         return []
-    second = source.target is not None and not source.path.lower().endswith(NAMED)  # which is then a path
+    second = source.target is not None and kind_of(source.path) not in NAMED  # which is then a path
     return [Path(source.path), *([Path(str(source.target))] if second else [])]
 
 

@@ -15,8 +15,10 @@ from trainer.data import reading
 from trainer.data.features import Features, check_finite
 from trainer.data.reading import (
     FINITE,
+    WEIGHTS,
     Content,
     check_table,
+    checked_weights,
     damage,
     features,
     listed,
@@ -119,7 +121,12 @@ def read_npz(file: IO[bytes], path: str, target: str | None, label_needed: bool)
         raise ConfigError(f"data.target has no use, as {name} holds the labels in y; leave it out.")
     x, y = features(arrays["x"], f"{name}: x"), arrays.get("y")
     _check_lengths(x.shape, y, name)
-    return Content(x, None, y, _targets_of(y, f"{name}: y"))
+    weight = arrays.get("weight")
+    if weight is not None:
+        if weight.shape != x.shape[:1] or weight.dtype.kind == "U":
+            raise DataError(f"{name}: weight is {weight.dtype} of shape {weight.shape}; {WEIGHTS}.")
+        weight = checked_weights(weight.astype(np.float64), lambda row: f"{name}: weight[{row}]")
+    return Content(x, None, y, _targets_of(y, f"{name}: y"), weight=weight)
 
 
 def labels(target: str, path: str, shape: tuple[int, int]) -> NDArray[Any]:
@@ -151,7 +158,7 @@ def _check_members(
     if sparse:
         if [key for key in keys if key != "_is_array"] != sorted(set(PARTS) - {"_is_array"}):
             raise DataError(f"{name} must hold what scipy.sparse.save_npz writes of a CSR matrix, not {listed(keys)}.")
-    elif keys != ["x", "y"] and (label_needed or keys != ["x"]):
+    elif keys not in (["x", "y"], ["weight", "x", "y"], *([] if label_needed else (["x"], ["weight", "x"]))):
         raise DataError(f"{name} must hold the arrays x and y, each once, not {listed(keys)}; {NPZ[1]}.")
 
 

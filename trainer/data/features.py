@@ -146,14 +146,17 @@ def ids(x: Any) -> list[int]:
     return found if len(found) <= max(3, x.shape[1] // 2) else []
 
 
-def check_finite(reader: Reader, why: str) -> None:
-    """One pass over the file; DataError for its first number that is not finite, with the count of all of them."""
+def check_finite(reader: Reader, why: str, missing: bool = False) -> None:
+    """One pass over the file; DataError for its first number that is not finite, with the count of all of them.
+
+    missing says that nan is none of these.
+    """
     first, value, count = None, 0.0, 0
     rows, columns = reader.shape
     step = max(1, READING // columns)
     for start in range(0, rows, step):
         x = reader(start, min(start + step, rows))
-        bad = ~np.isfinite(x)
+        bad = np.isinf(x) if missing else ~np.isfinite(x)
         if bad.any():
             if first is None:
                 row, column = map(int, np.unravel_index(bad.argmax(), bad.shape))

@@ -22,7 +22,8 @@ from trainer.errors import NO_TEXT, ConfigError, DataError, FileError, TrainerEr
 Raw = list[str] | NDArray[Any]  # labels as they stand in the file: texts of a .csv, an array of other kinds
 Classes = tuple[int | str, ...]
 
-KINDS = (".csv", ".npz", ".npy", ".svm", ".svmlight", ".libsvm", ".parquet", ".arrow", ".feather")
+TEXTS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+KINDS = (*TEXTS, ".npz", ".npy", ".svm", ".svmlight", ".libsvm", ".parquet", ".arrow", ".feather")
 IN_PLACE = (".npy", ".parquet", ".arrow", ".feather")  # may be larger, as they can be read in blocks
 MAX_BYTES = 4 * 2**30  # of a file that is read whole, of all that a .npz unpacks to, and of one array as float64
 WHOLE = 512 * 2**20  # bytes of features as float64 up to which a file is read whole unless the user says otherwise
@@ -30,16 +31,20 @@ MOST_FEATURES = 1 << 24  # of a sparse matrix: the parameters are dense
 
 # each written so that there is one way to match: 100 000 digits and a letter must not take minutes
 NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
+NUMBER_BYTES = b"0123456789+-.eE \t,"  # of these, between commas, float() takes just what NUMBER takes
 INTEGER = re.compile(r"[ \t]*[+-]?[0-9]{1,600}[ \t]*")  # int() may refuse more than 640 digits
 NOT_FINITE = re.compile(r"[ \t]*[+-]?(nan|inf|infinity)[ \t]*", re.IGNORECASE)
 FINITE = "not finite; fill them in, or remove their rows"
+FILLED = "not finite; fill them in, remove their rows, or set data.missing=mean"
+WEIGHTS = "give each row a number of 0 or more"
 NO_REGRESSION = "no integers; labels must be integers or names (for regression, cut the numbers into classes)"
 
 
 class Content(NamedTuple):
     """What a file holds: x (N,D), the D names if it has them, its labels as they stand there, and as targets.
 
-    target is the name of their column, where columns have names.
+    target is the name of their column, where columns have names; encoding the trainer.data.columns.Encoding for which x
+    holds codes, None where it holds the features.
     """
 
     x: Any
@@ -47,12 +52,26 @@ class Content(NamedTuple):
     raw: Raw | None
     targets: Callable[[], tuple[NDArray[Any], Classes]]
     target: str | None = None
+    ids: list[str] | None = None
+    weight: Array | None = None
+    encoding: Any = None
+
+
+def kind_of(path: str) -> str:
+    """The end of a file's name that says what it is."""
+    packed = next((kind for kind in TEXTS if kind.endswith(".gz") and path.lower().endswith(kind)), None)
+    return packed or Path(path).suffix.lower()
+
+
+def stem_of(path: str) -> str:
+    """A file's name without the end that says what it is."""
+    return Path(path).name.removesuffix(".gz").rpartition(".")[0] if kind_of(path) in TEXTS else Path(path).stem
 
 
 @contextmanager
 def opened(path: str) -> Iterator[tuple[IO[bytes], str]]:
     """A regular file and its kind."""
-    kind = Path(path).suffix.lower()
+    kind = kind_of(path)
     try:
         status = os.stat(path.replace("\0", "\\0"))  # a NUL is a ValueError; the text \0 is just not there
         if not stat.S_ISREG(status.st_mode):  # asked before, because opening a FIFO waits for ever
@@ -76,7 +95,7 @@ def _near(path: str) -> str:
     folder, name = os.path.split(path)
     try:
         with os.scandir(folder or ".") as entries:
-            there = sorted(entry.name for entry in islice(entries, 10_000) if Path(entry.name).suffix.lower() in KINDS)
+            there = sorted(entry.name for entry in islice(entries, 10_000) if kind_of(entry.name) in KINDS)
     except OSError:
         return f"; there is no folder {shown(folder)}"
     plain = {other.lower(): other for other in there}
@@ -220,3 +239,22 @@ def _label(text: str) -> int | float | str | None:
         value = float(text)
         return int(value) if value.is_integer() else value if math.isfinite(value) else None
     return text if text.strip() else None
+
+
+def text_weights(texts: list[str], place: Callable[[int], str]) -> Array:
+    """Sample weights (N,) as they stand in a .csv."""
+    for row, text in enumerate(texts):
+        if not NUMBER.fullmatch(text):
+            raise DataError(f"{place(row)}: the weight {quoted(text)} is no number; {WEIGHTS}.")
+    return checked_weights(np.array([float(text) for text in texts]), place)
+
+
+def checked_weights(weight: Array, place: Callable[[int], str]) -> Array:
+    """Sample weights (N,), finite, none negative, and not all zero."""
+    bad = ~(np.isfinite(weight) & (weight >= 0))
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(f"{place(row)}: the weight {weight[row]:g} is negative or not finite; {WEIGHTS}.")
+    if len(weight) and not weight.any():
+        raise DataError(f"{place(0)}: all weights are 0, so no row counts; {WEIGHTS}.")
+    return weight

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from trainer.arrays import Array, one_hot
+from trainer.data.columns import Encoding
 from trainer.data.features import Features, is_sparse, parts, shuffled_pools
 from trainer.errors import ConfigError, DataError, listed, subject, suggest
 
@@ -49,6 +50,7 @@ class Data:
     weight    (N,) non-negative sample weights; None means one each
     smoothing epsilon in [0, 1): targets are (1 - epsilon) y + epsilon s / K with s = y.sum(1), so the classes that are
               not the label get epsilon/K, not epsilon/(K - 1), and an all-zero row stays as it is
+    encoding  how x was made of the columns of a file; None where it has them as they are
     """
 
     x: Any
@@ -58,6 +60,7 @@ class Data:
     target: str | None = None
     weight: Array | None = None
     smoothing: float = 0.0
+    encoding: Encoding | None = None
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -75,7 +78,7 @@ class Data:
     def rows(self, index: Any) -> "Data":
         """The samples that a slice (a view) or an array of row numbers (a copy) selects; of a file they are read."""
         weight = None if self.weight is None else self.weight[index]
-        return Data(self.x[index], self.y[index], self.classes, self.features, self.target, weight, self.smoothing)
+        return replace(self, x=self.x[index], y=self.y[index], weight=weight)
 
     def only(self, index: Array) -> "Data":
         """The samples of these numbers, in rising order; those of a file stay there."""
@@ -83,6 +86,10 @@ class Data:
             return self.rows(index)
         weight = None if self.weight is None else self.weight[index]
         return replace(self, x=self.x.only(index), y=self.y[index], weight=weight)
+
+    def encoded(self, encoding: Encoding) -> "Data":
+        """The same rows, whose codes this encoding makes features of."""
+        return replace(self, x=encoding.features(self.x), features=encoding.names, encoding=encoding)
 
     def targets(self, dtype: Any) -> Array:
         """Target rows (N,K), F-ordered; labels become one-hot rows, and rows smooth, here and not before."""

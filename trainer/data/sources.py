@@ -5,13 +5,14 @@ is imported where it is used, because its import is slow and most of the command
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from trainer.data import files
-from trainer.data.reading import MAX_BYTES
+from trainer.data.columns import Columns
+from trainer.data.reading import MAX_BYTES, kind_of
 from trainer.data.rows import Data, Numbered, random_state
 from trainer.errors import ConfigError
 
@@ -198,6 +199,16 @@ class File:
                whenever they are needed; null holds what takes up to 512 MiB as float64
     header     whether a .csv begins with the names of its columns; false calls them x0, x1, ... and takes the last one
                as the target, true takes numbers for names, and null refuses them
+    delimiter  what stands between the fields of a .csv or .tsv: a letter, or its name; null is a comma, or a tab
+
+    Where columns have names, see trainer.data.columns:
+
+    features, drop  the columns that are features, or those that are none
+    id, weight      columns that are no features: what is written beside predictions, and the weights of the samples
+    categorical     columns whose values become a feature each; auto takes those with texts or few integers
+    dates           columns that become days since 1970-01-01
+    missing         what becomes of a missing value: mean and median stand for it, indicator is mean and a feature that
+                    says so, error refuses it
     """
 
     path: str
@@ -205,23 +216,49 @@ class File:
     test_path: str | None = None
     in_memory: bool | None = None
     header: bool | None = None
+    delimiter: str | None = None
+    features: list[str] | None = None
+    drop: list[str] | None = None
+    id: str | None = None
+    weight: str | None = None
+    categorical: list[str] | str | None = None
+    dates: list[str] | None = None
+    missing: str = "error"
+
+    @property
+    def columns(self) -> Columns:
+        """What is said of the columns; a name that looks like a number came as one."""
+        categorical = self.categorical if isinstance(self.categorical, str) else tuple(map(str, self.categorical or ()))
+        return Columns(
+            None if self.features is None else tuple(map(str, self.features)),
+            tuple(map(str, self.drop or ())),
+            self.id,
+            self.weight,
+            categorical,
+            self.missing,
+            tuple(map(str, self.dates or ())),
+            self.delimiter,
+        )
 
     def __post_init__(self) -> None:
-        if self.test_path is not None and not self.path.lower().endswith(files.NAMED) and self.target is not None:
+        self.columns  # noqa: B018  it checks the settings
+        if self.test_path is not None and kind_of(self.path) not in files.NAMED and self.target is not None:
             raise ConfigError(
                 f"data.test_path={self.test_path} would have the labels of data.target={self.target}. Put its x and y "
                 "into one .npz, or take a share of the rows by test_fraction."
             )
 
     def __call__(self, seed: int) -> Data:
-        return files.read(self.path, self.target, self.in_memory, self.header)
+        return files.read(self.path, self.target, self.in_memory, self.header, self.columns)
 
     def test(self, data: Data) -> Data | None:
         """The rows of test_path, if there is one, with the columns and the classes of these data."""
         if self.test_path is None:
             return None
+        asked = replace(self.columns, features=None, categorical=(), dates=(), missing="error")
         target = data.target or self.target
-        return files.read_known(self.test_path, data.features, data.classes, target, self.in_memory, self.header)
+        rest = (self.in_memory, self.header, asked, data.encoding)
+        return files.read_known(self.test_path, data.features, data.classes, target, *rest)
 
 
 SOURCES: dict[str, type] = {

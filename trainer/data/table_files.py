@@ -14,11 +14,27 @@ from numpy.typing import NDArray
 
 from trainer.arrays import Array
 from trainer.data import reading
+from trainer.data.columns import DATES, Chosen, Coder, Columns, Encoding, warn_of_new
+from trainer.data.doubts import Doubt, Seen, refuse_doubts, setting
 from trainer.data.features import READING, Features, check_finite
-from trainer.data.reading import FINITE, Classes, Content, check_names, damage, quoted, read_whole, shown, text_labels
+from trainer.data.reading import (
+    FILLED,
+    FINITE,
+    WEIGHTS,
+    Classes,
+    Content,
+    check_names,
+    checked_weights,
+    damage,
+    quoted,
+    read_whole,
+    shown,
+    text_labels,
+)
 from trainer.errors import ConfigError, DataError
 
 GROUP = 1 << 22  # numbers of a row group that stays in the file: 32 MiB, and the memory holds a few of them
+MICROSECONDS_A_DAY = 86_400e6
 KEPT = 3 * GROUP  # numbers that stay decoded: blocks come in order, but two threads read from several groups at once
 
 
@@ -42,6 +58,7 @@ class TableFile:
             way = "install it by pip install 'softmax-trainer[parquet]', or convert the file to .npy"
             raise ConfigError(f"{self.name} needs pyarrow; {way}.") from error
         self.columns: list[str] = []
+        self.coders: dict[int, Coder] = {}  # of columns that are no numbers
         if self.edges[-1] * 8 > reading.MAX_BYTES:
             raise DataError(f"{self.name} promises {self.edges[-1]:,} rows; use fewer, their labels must be in memory.")
 
@@ -53,17 +70,89 @@ class TableFile:
     def grain(self) -> int:
         return max(self._groups.counts, default=1)
 
-    def choose(self, columns: list[str]) -> None:
-        """Takes these columns as the features, which must be numbers."""
-        types = self._arrow.types
-        for name in columns:
-            kind = self.schema.field(name).type
-            if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
-                raise DataError(
-                    f"{self.name}: column {quoted(name)} is of type {str(kind)[:40]}, which is no number; encode it as "
-                    "numbers or remove it."
-                )
-        self.columns = columns
+    def choose(self, chosen: Chosen, asked: Columns, fitted: bool) -> Encoding | None:
+        """Takes these as the features, and learns their levels where no model has; DataError for doubtful ones."""
+        self.columns = [self.names[place] for place in chosen.features]
+        encoding = chosen.encoding
+        if other := [name for name in self.columns if self._is(name) == "other"]:
+            what = f"is of type {str(self.schema.field(other[0]).type)[:40]}, which is no number"
+            way = "" if fitted else f" by {setting('drop', [*asked.drop, *other])}"
+            raise DataError(f"{self.name}: column {quoted(other[0])} {what}; encode it, or remove it{way}.")
+        if encoding is not None and any(column.kind == "auto" for column in encoding.columns):
+            encoding = encoding.resolved([seen.kind for seen in self.look(encoding, asked)])
+        kinds = ["number"] * len(self.columns) if encoding is None else [column.kind for column in encoding.columns]
+        for name, kind in zip(self.columns, kinds, strict=True):
+            if kind == "number" and self._is(name) != "number":
+                if not fitted:
+                    self.look(encoding, asked)
+                what = f"is of type {str(self.schema.field(name).type)[:40]}, and the model has learnt numbers"
+                raise DataError(f"{self.name}: column {quoted(name)} {what}; convert it.")
+        if encoding is None:
+            return None
+        self.coders = encoding.coders(fitted)
+        if self.coders and not fitted:
+            names = [self.columns[place] for place in self.coders]
+            for group in range(len(self._groups.counts)):  # all levels are met before the first code is given
+                with damage(self.name, *self._what):
+                    read = self._groups.read(group, names)
+                for coder, column, name in zip(self.coders.values(), read, names, strict=True):
+                    self._coded(coder, column, name)
+            encoding = encoding.learnt(self.coders, np.empty((0, len(self.columns))))
+            self.coders = {place: Coder(encoding.columns[place], True) for place in self.coders}
+        return encoding
+
+    def _is(self, name: str) -> str:
+        """Whether a column holds numbers, texts, times or anything else."""
+        types, kind = self._arrow.types, self.schema.field(name).type
+        category = types.is_dictionary(kind)
+        kind = kind.value_type if category else kind
+        if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
+            return "text" if category else "number"
+        if types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind):
+            return "text"
+        return "time" if types.is_date(kind) or types.is_timestamp(kind) else "other"
+
+    def look(self, encoding: Encoding | None, asked: Columns) -> list[Seen]:
+        """What the columns hold, or a DataError for those that are doubtful."""
+        seen = [Seen(name) for name in self.columns]
+        for group, edge in enumerate(self.edges[:-1]):
+            with self._lock, damage(self.name, *self._what):
+                columns = self._groups.read(group, self.columns)
+            for one, values in zip(seen, columns, strict=True):
+                if self._is(one.name) == "number":
+                    one.add_numbers(_float64(values), edge)
+                else:
+                    cells = _texts(values)
+                    one.add(cells, range(edge, edge + len(cells)))
+
+        def sentence(one: Doubt) -> str:
+            name = one.seen.name
+            if self._is(name) == "number" or not one.seen.texts:
+                return f"{self.name}: row {one.at[0]} of column {quoted(name)} {one.why}"
+            kind = f"is of type {str(self.schema.field(name).type)[:40]}, which is no number"
+            way = " or ".join(setting(key, value if key == "id" else [value]) for key, value in one.settings.items())
+            return f"{self.name}: column {quoted(name)} {kind}; encode it, or remove it, by {way or one.why}"
+
+        refuse_doubts(self.name, seen, encoding, asked, sentence)
+        return seen
+
+    def texts(self, name: str) -> list[str]:
+        """A column (N,) as texts."""
+        found: list[str] = []
+        for group in range(len(self._groups.counts)):
+            with self._lock, damage(self.name, *self._what):
+                found += _texts(self._groups.read(group, [name])[0])
+        return found
+
+    def weights(self, name: str) -> Array:
+        """A column (N,) as sample weights."""
+        if self._is(name) != "number":
+            raise DataError(f"{self.name}: the weights {quoted(name)} are no numbers; {WEIGHTS}.")
+        groups = range(len(self._groups.counts))
+        with self._lock, damage(self.name, *self._what):
+            columns = [_float64(self._groups.read(group, [name])[0]) for group in groups]
+        found = np.concatenate([np.empty(0), *columns])
+        return checked_weights(found, lambda row: f"{self.name}: row {row} of column {quoted(name)}")
 
     def __call__(self, start: int, stop: int) -> Array:
         x = np.empty((stop - start, len(self.columns)))
@@ -142,7 +231,35 @@ class TableFile:
     def _decode(self, group: int) -> list[Array]:
         """The features of a group as D columns (B,) of float64; an empty cell becomes nan."""
         with damage(self.name, *self._what):
-            return [_float64(column) for column in self._groups.read(group, self.columns)]
+            read = self._groups.read(group, self.columns)
+            return [
+                self._coded(self.coders[place], column, self.columns[place])
+                if place in self.coders
+                else _float64(column)
+                for place, column in enumerate(read)
+            ]
+
+    def _coded(self, coder: Coder, column: Any, name: str) -> Array:
+        """The codes of a chunked array of dates or levels."""
+        if coder.column.kind == "date" and self._is(name) == "time":
+            moments = column.cast(self._arrow.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False)
+            return _float64(moments.cast("int64")) / MICROSECONDS_A_DAY
+        codes = [np.empty(0)]
+        for chunk in column.chunks:
+            known = chunk if self._arrow.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+            there = _texts(known.dictionary)
+            table = np.append(coder(there), np.nan)
+            places = known.indices.cast("int64").fill_null(len(there)).to_numpy(zero_copy_only=False)
+            if (bad := np.isinf(table[places])).any():
+                cell = quoted(there[places[int(bad.argmax())]])
+                raise DataError(f"{self.name}: {cell} in column {quoted(name)} is no date {DATES}; correct it.")
+            codes.append(table[places])
+        return np.concatenate(codes)
+
+
+def _texts(values: Any) -> list[str]:
+    """An array's values as a .csv would have them."""
+    return ["" if value is None else str(value) for value in values.to_pylist()]
 
 
 def _float64(column: Any) -> Array:
@@ -200,22 +317,37 @@ class _Ipc:
         return [self._arrow.chunked_array([batch.column(name)]) for name in columns]
 
 
-def read_table(path: str, kind: str, choose: Callable[[list[str]], Any], in_memory: bool | None) -> Content:
+def read_table(
+    path: str, kind: str, choose: Callable[[list[str]], Chosen], in_memory: bool | None, asked: Columns, fitted: bool
+) -> Content:
     """The columns that are chosen by name, in memory or left in the file."""
     file = TableFile(path, kind)
     check_names(file.names, file.name)
-    columns, label = choose(file.names)
-    file.choose([file.names[column] for column in columns])
+    chosen = choose(file.names)
+    encoding, label = file.choose(chosen, asked, fitted), chosen.label
     targets = (lambda: (np.empty(0), ())) if label is None else file.labels(file.names[label])
+    filled = encoding is not None and encoding.missing != "error"
     x: Any
     if file.shape[0] == 0 or read_whole(file.shape, in_memory, file.name):
         x = file.whole()
-        reading.refuse(~np.isfinite(x), x, file.place, FINITE)
+        bad = np.isinf(x) if filled else ~np.isfinite(x)
+        reading.refuse(bad, x, file.place, FINITE if fitted or np.isinf(x).any() else FILLED)
     else:
         rows = max(1, GROUP // file.shape[1])
         if file.grain > rows:
             way = f"write at most {rows:,} together, or set data.in_memory=true if the memory can hold them all"
             raise DataError(f"{file.name} has {file.grain:,} rows in one group, too many to be read in blocks; {way}.")
         x = Features(file)
-        check_finite(file, FINITE)
-    return Content(x, tuple(file.columns), None, targets, None if label is None else file.names[label])
+        check_finite(file, FINITE if fitted else FILLED, filled)
+    if fitted:
+        warn_of_new(file.name, file.coders)
+    return Content(
+        x,
+        tuple(file.columns),
+        None,
+        targets,
+        None if label is None else file.names[label],
+        None if chosen.id is None else file.texts(file.names[chosen.id]),
+        None if chosen.weight is None else file.weights(file.names[chosen.weight]),
+        encoding,
+    )

@@ -10,8 +10,9 @@ from sklearn.utils.validation import validate_data
 from trainer.data.features import is_sparse
 from trainer.data.rows import Numbered
 from trainer.data.sparse_files import check_sparse
-from trainer.errors import require_text
+from trainer.errors import ConfigError, require_text
 from trainer.estimator.targets import columns_of
+from trainer.runs.model import Model
 
 DTYPES = [np.float64, np.float32]  # float32 features are trained on as they are, all others as float64
 
@@ -22,6 +23,12 @@ def validated(estimator: Any, X: Any, *y: Any, reset: bool = True) -> Any:
     >>> validated(SoftmaxRegression(), [[1, 2]])
     array([[1., 2.]])
     """
+    if not reset and encodes(estimator._model):
+        if y:
+            raise ConfigError(
+                "partial_fit cannot go on with a model that makes its features of columns by their names. Use fit."
+            )
+        X = estimator._model.columns.of_table(X)
     if issparse(X):
         check_sparse(X, "X")
     rows = {"multi_output": columns_of(y[0]) is not None, "order": "C"} if y else {}
@@ -30,6 +37,15 @@ def validated(estimator: Any, X: Any, *y: Any, reset: bool = True) -> Any:
     if is_sparse(x) and x is not X:
         check_sparse(x, "X")  # what was no CSR was not looked at in every form
     return checked
+
+
+def encodes(model: Model) -> bool:
+    """Whether its features are not the columns that they are made of.
+
+    >>> encodes(SoftmaxRegression().fit(X, y).model_)
+    False
+    """
+    return model.columns is not None and not model.columns.plain
 
 
 def names_of(estimator: Any, X: Any) -> Sequence[str]:

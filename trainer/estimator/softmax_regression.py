@@ -27,7 +27,7 @@ from trainer.chain.strategies import GradientChoice
 from trainer.data.rows import Data, Numbered, Standardizer, for_training, split
 from trainer.errors import ConfigError, DataError
 from trainer.estimator.coefficients import of_raw_features, parameters_of, without_shift
-from trainer.estimator.features import names_of, validated
+from trainer.estimator.features import encodes, names_of, validated
 from trainer.estimator.parameters import check_ranges, component, penalty_of, threads_of
 from trainer.estimator.targets import (
     columns_of,
@@ -373,7 +373,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def load(cls, path: str | Path, **parameters: Any) -> "SoftmaxRegression":
         """A fitted estimator from the model file of a run, or of save.
 
-        The file holds the activation; the other parameters are those given, or the defaults.
+        The file holds the activation; the other parameters are those given, or the defaults. A model that makes its
+        features of texts, dates or columns with gaps predicts on a table with their names, such as a DataFrame.
         """
         model = Model.load(Path(path))
         estimator = cls(activation=model.activation, **parameters)
@@ -381,7 +382,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         estimator.classes_ = np.asarray(model.classes)
         estimator.multi_label_ = model.split.get("multi_label") is True
         estimator.n_features_in_ = len(model.features)
-        if model.features != Numbered(len(model.features)):
+        if not encodes(model) and model.features != Numbered(len(model.features)):
             estimator.feature_names_in_ = np.asarray(model.features, dtype=object)
         return estimator
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, Activation
+from trainer.data.columns import Encoding
 from trainer.data.rows import Standardizer
 from trainer.errors import NO_TEXT, DataError, FileError, first_line, is_text
 from trainer.objective.blocks import predict
@@ -38,6 +39,7 @@ class Model:
     activation    the very object that the training used
     classes       K names; features D names; target the target's name in the training file, if it had one
     split         how the training rows were chosen: seed, valid_fraction, and the number of rows on both sides
+    columns       how the features are made of the columns of a file; None where they are the columns
     """
 
     w: Array
@@ -47,6 +49,7 @@ class Model:
     features: Sequence[str]
     target: str | None
     split: Mapping[str, Any]
+    columns: Encoding | None = None
 
     def predict(self, x: Any, threads: int = 1) -> Array:
         """The prediction a (N,K) for raw features x (N,D): an array, a CSR matrix or Features."""
@@ -69,6 +72,7 @@ class Model:
             "features": list(self.features),
             "target": self.target,
             "split": dict(self.split),
+            **({} if self.columns is None else {"columns": self.columns.to_header()}),
         }
         mean, scale = self.standardizer
         arrays = {"w": self.w, "mean": mean, "scale": scale}
@@ -113,6 +117,7 @@ class _Head(NamedTuple):
     features: tuple[str, ...]
     target: str | None
     split: Mapping[str, Any]
+    columns: Encoding | None
 
     @classmethod
     def of(cls, header: Mapping[str, Any]) -> "_Head":
@@ -133,7 +138,11 @@ class _Head(NamedTuple):
         if not isinstance(header["target"], str | None) or not isinstance(header["split"], dict):
             raise ValueError("target is no text, or split no node")
         activation = build("activation", ACTIVATIONS, header["activation"])
-        return cls(activation, tuple(header["classes"]), tuple(header["features"]), header["target"], header["split"])
+        columns = Encoding.from_header(header["columns"]) if "columns" in header else None  # older files have none
+        if columns is not None and columns.names != tuple(header["features"]):
+            raise ValueError("its columns do not become its features")
+        names = (tuple(header["classes"]), tuple(header["features"]), header["target"])
+        return cls(activation, *names, header["split"], columns)
 
     def check(self, arrays: Mapping[str, Array]) -> None:
         """ValueError, with its reason, for arrays of another kind or shape than a model of this header has."""

@@ -4,6 +4,8 @@
 .parquet   the same columns (needs pyarrow)
 .npz       the arrays `prediction` (N,), `classes` (K,) and the numbers (N,K), by the name that .csv gives them
 .npy       the numbers (N,K)
+
+Where the rows have ids these come first, under the name of their column; an .npz has them as the array `id`.
 """
 
 import os
@@ -17,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from trainer.arrays import Array
-from trainer.errors import ConfigError, FileError
+from trainer.errors import ConfigError, FileError, require
 from trainer.runs.model import Model
 from trainer.runs.outputs import write_whole
 from trainer.runs.text import csv_text
@@ -56,39 +58,54 @@ def check_free(output: Path, inputs: Iterable[Path], overwrite: bool) -> None:
         raise ConfigError(f"output={output} exists; give the predictions another name, or set overwrite=true.")
 
 
-def write(output: Path, model: Model, a: Array) -> None:
+Ids = tuple[str, list[str]] | None  # the name of their column, and N texts
+
+
+def write(output: Path, model: Model, a: Array, ids: Ids = None) -> None:
     """Writes the predictions a (N,K), whole or not at all."""
     encode = FORMATS[output.suffix.lower()]
-    write_whole(output, lambda file: encode(file, model, a))
+    if ids is not None and output.suffix.lower() in (".csv", ".parquet"):
+        require(
+            ids[0] not in _header(model),
+            f"data.id={ids[0]} is what a column of the predictions is called; rename the column of ids.",
+        )
+    write_whole(output, lambda file: encode(file, model, a, ids))
 
 
-def table(model: Model, a: Array) -> str:
-    """The CSV text: a header, then for each row of a (N,K) its class and its K numbers."""
+def table(model: Model, a: Array, ids: Ids = None) -> str:
+    """The CSV text: a header, then for each row of a (N,K) its id, its class and its K numbers."""
     rows = ([model.classes[best], *values] for values, best in zip(a.tolist(), a.argmax(axis=1), strict=True))
-    return csv_text(chain([_header(model)], rows))
+    if ids is None:
+        return csv_text(chain([_header(model)], rows))
+    name, texts = ids
+    return csv_text(chain([[name, *_header(model)]], ([text, *row] for text, row in zip(texts, rows, strict=True))))
 
 
-def _csv(file: BinaryIO, model: Model, a: Array) -> None:
-    file.write(table(model, a).encode())
+def _csv(file: BinaryIO, model: Model, a: Array, ids: Ids) -> None:
+    file.write(table(model, a, ids).encode())
 
 
-def _parquet(file: BinaryIO, model: Model, a: Array) -> None:
-    columns = [_classes(model)[a.argmax(axis=1)], *a.T]
-    content = import_module("pyarrow").Table.from_arrays([*map(_arrow, columns)], names=_header(model))
+def _parquet(file: BinaryIO, model: Model, a: Array, ids: Ids) -> None:
+    columns, names = [_classes(model)[a.argmax(axis=1)], *a.T], _header(model)
+    if ids is not None:
+        columns, names = [np.array(ids[1]), *columns], [ids[0], *names]
+    content = import_module("pyarrow").Table.from_arrays([*map(_arrow, columns)], names=names)
     import_module("pyarrow.parquet").write_table(content, file)
 
 
-def _npz(file: BinaryIO, model: Model, a: Array) -> None:
+def _npz(file: BinaryIO, model: Model, a: Array, ids: Ids) -> None:
     classes = _classes(model)
     arrays: dict[str, Any] = {"prediction": classes[a.argmax(axis=1)], "classes": classes, _kind(model): a}
+    if ids is not None:
+        arrays["id"] = np.array(ids[1])
     np.savez(file, allow_pickle=False, **arrays)
 
 
-def _npy(file: BinaryIO, model: Model, a: Array) -> None:
+def _npy(file: BinaryIO, model: Model, a: Array, ids: Ids) -> None:
     np.save(file, a, allow_pickle=False)
 
 
-FORMATS: dict[str, Callable[[BinaryIO, Model, Array], None]] = {
+FORMATS: dict[str, Callable[[BinaryIO, Model, Array, Ids], None]] = {
     ".csv": _csv,
     ".parquet": _parquet,
     ".npz": _npz,

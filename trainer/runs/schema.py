@@ -40,10 +40,15 @@ def structured(path: str, cls: type[T], node: Mapping[str, Any]) -> T:
         kind = known[key].type
         if not _fits(value, kind):
             wanted = kind.__name__ if isinstance(kind, type) else str(kind)
-            hint = f" Write {inside}{key}=[{value}]." if get_origin(kind) is list else ""
+            hint = f" Write {inside}{key}=[{value}]." if any(get_origin(part) is list for part in _parts(kind)) else ""
             got = f"{value!r} of type {type(value).__name__}"
             raise ConfigError(f"{inside}{key} must be of type {wanted}, got {got}.{hint}")
     return cls(**{key: float(value) if _is_float(value, known[key].type) else value for key, value in node.items()})
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -51,7 +56,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
     Stricter than OmegaConf's own rule, which reads '0.1' as a number and true as 1; an integer may stand for a float.
     """
-    parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    parts = _parts(kind)
     classes = tuple(get_origin(part) or part for part in parts)
     if isinstance(value, bool):
         return bool in classes
@@ -60,5 +65,5 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def _is_float(value: Any, kind: Any) -> bool:
     """Whether a value that fits a field is to be stored as a float: an integer where float | list[float] is asked."""
-    parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    parts = _parts(kind)
     return float in parts and int not in parts and isinstance(value, int)

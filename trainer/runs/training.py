@@ -184,7 +184,8 @@ class Training:
             "class_rows": np.bincount(train.labels, minlength=len(train.classes)).tolist(),
         }
         names = (train.classes, train.features, train.target)
-        return Model(state.w, standardizer, self.parts.objective.activation, *names, split=chosen | rows)
+        activation = self.parts.objective.activation
+        return Model(state.w, standardizer, activation, *names, split=chosen | rows, columns=train.encoding)
 
     def proof(self, state: TrainState, converged: bool) -> Certificate:
         """How far a state is from the minimum on the training rows."""
@@ -261,6 +262,12 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
         require(
             not (test and parts.source.test_path), "test_fraction and data.test_path are two test sets; leave one out."
         )
+    if raw.encoding is not None:
+        known, _ = split(raw, settings.valid_fraction, seed)  # means and levels are those of the training rows alone
+        encoding = raw.encoding.fit(known.x, str(settings.data.get("path")))
+        memory.check(8 * len(raw) * len(encoding.names), "Encoding the columns", "Drop some, or convert to .parquet.")
+        raw, test = raw.encoded(encoding), None if test is None else test.encoded(encoding)
+    if isinstance(parts.source, File):
         test = test or parts.source.test(raw)
     beside = memory.of_run(raw, len(parts.path))
     memory.check_fit(Problem(parts.objective, raw), parts.optimizer, settings.dtype, parts.batch_size, beside)
@@ -279,6 +286,9 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
                 f"Lower valid_fraction={settings.valid_fraction}, or remove what has too few rows.",
                 stacklevel=1,
             )
+    for name, part in (("training", data.train), ("validation", data.valid), ("test", test)):
+        if part is not None and part.weight is not None and not part.weight.any():
+            raise DataError(f"All {name} rows weigh 0, so none counts. Give some a weight, or split by another seed.")
     data = data._replace(train=for_training(data.train, settings.label_smoothing, settings.class_weight))
     for part in (data.train, data.valid):
         if part is not None:
