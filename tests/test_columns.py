@@ -128,6 +128,14 @@ def test_gaps_are_filled_as_scikit_learn_fills_them(missing):
     assert_allclose(found, peer.transform(x), rtol=1e-13)
 
 
+def test_a_gap_among_texts_that_the_training_did_not_have_counts_as_a_new_level():
+    gap = np.array([[np.nan]])
+    for codes, features in (([0, 0, 0, 1, 1, 1], [[0, 0]]), ([0, 0, 0, 1, 1, 1, 2], [[0, 0, 1]])):
+        encoding = Encoding((Column("c", "level", ("p", "q", "r")),), "mean").fit(np.array(codes, float)[:, None])
+        assert_array_equal(encoding(gap), features)
+        assert_array_equal(encoding(np.array([[UNKNOWN]])), features)
+
+
 def test_numbers_without_gaps_are_the_very_same_array():
     x = np.random.default_rng(0).normal(size=(20, 2))
     encoding = Encoding((Column("a"), Column("b"))).fit(x)
