@@ -342,6 +342,15 @@ def test_predict_brings_the_ids_along_in_any_order_of_the_columns(shop):
     )
 
 
+def test_the_card_of_a_model_says_what_the_columns_are(shop):
+    card = Path("shop/model.md").read_text()
+    said = "2 numbers; 1 date; 2 with levels; id customer; weight w; not used: note; gaps: indicator"
+    assert f"| columns | {said} |" in card
+    assert "colour=red" in card
+    outcome = shop("data.path=people.csv", "data.sep=semicolon")
+    assert (outcome.code, "did you mean data.delimiter?" in outcome.err) == (2, True)
+
+
 def test_any_column_may_be_the_id_of_predictions(shop):
     new = people(20, rare="red")
     write(Path("new.csv"), {"row": list(range(20)), **new})

@@ -25,7 +25,7 @@ import numpy as np
 from trainer.arrays import Array
 from trainer.data.features import Features, Reader, parts
 from trainer.data.reading import INTEGER, NUMBER, check_names, listed, quoted
-from trainer.errors import ConfigError, DataError, is_text, require
+from trainer.errors import ConfigError, DataError, counted, is_text, require
 
 MISSING = ("error", "mean", "median", "indicator")
 NO_VALUE = frozenset(("", "?", "na", "n/a", "nan", "nat", "null"))  # what stands for a missing value, in small letters
@@ -162,6 +162,16 @@ class Encoding:
     def names(self) -> tuple[str, ...]:
         """The names (D,) of the features."""
         return tuple(name for column in self.columns for name in column.names)
+
+    @property
+    def summary(self) -> str:
+        """What the columns are, in a line."""
+        counts = Counter(column.kind for column in self.columns)
+        said = [counted(counts[kind], kind) for kind in ("number", "date") if counts[kind]]
+        said += [f"{counts['level']} with levels"] * bool(counts["level"])
+        said += [f"{key} {name}" for key, name in (("id", self.id), ("weight", self.weight)) if name is not None]
+        said += [f"not used: {', '.join(self.unused)}"] * bool(self.unused)
+        return "; ".join([*said, "gaps refused" if self.missing == "error" else f"gaps: {self.missing}"])
 
     @property
     def plain(self) -> bool:

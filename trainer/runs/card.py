@@ -34,6 +34,7 @@ def write(
         ("rows", rows + (f", {found['test'].of:,} for the test" if "test" in found else "")),
         ("split", f"by seed {split['seed']}, each class with its share"),
         ("features", f"{len(train.features):,}: {_some(train.features, 12)}"),
+        *([] if train.encoding is None else [("columns", _plain(train.encoding.summary))]),
         ("classes", f"{len(train.classes):,}, with their training rows: {_some(_shares(train, split), SHOWN)}"),
         ("ended", f"{record['status']} after {record['epochs']} epochs. {record['reason']}"),
         ("distance to the minimum", record["gap_reason"]),
