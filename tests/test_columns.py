@@ -638,6 +638,40 @@ def test_columns_of_other_types_are_refused(asked, tmp_path):
         read(path, "y", asked=asked)
 
 
+def test_numbers_that_a_table_has_as_categories_or_texts_are_levels_where_that_is_said(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    for name, cells in (("c", pyarrow.array([3, 1, None, 1]).dictionary_encode()), ("c", ["3", "1", "NA", "1"])):
+        path = write(tmp_path / "c.arrow", {name: cells, "a": [1.5, 2, 3, 4], "y": [0, 1, 0, 1]})
+        with pytest.raises(
+            DataError, match=r"row 2 of column 'c' is (empty|a missing value); .* set data\.missing=mean"
+        ):
+            read(path, "y")
+        with pytest.raises(
+            DataError, match=r"column 'c' is of type .*, which is no number; encode it by data\.cat.*=\[c\]"
+        ):
+            read(path, "y", asked=Columns(missing="mean"))
+        for categorical in (["c"], "auto"):
+            data = read(path, "y", asked=Columns(missing="mean", categorical=categorical))
+            assert data.encoding.columns[0].levels == ("1", "3")
+            assert_array_equal(data.x, [[1, 1.5], [0, 2], [np.nan, 3], [0, 4]])
+
+
+def test_times_of_parquet_are_days_of_utc(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    noon = [datetime(1970, 1, 1 + day, 12) for day in range(3)]
+    columns = {
+        "ns": pyarrow.array(noon, "timestamp[ns]"),
+        "tz": pyarrow.array(noon, pyarrow.timestamp("s", tz="Europe/Berlin")),
+        "date": pyarrow.array([moment.date() for moment in noon]),
+        "text": [str(moment) for moment in noon],
+        "gap": pyarrow.array([noon[0], None, noon[2]]),
+        "y": [0, 1, 0],
+    }
+    path = write(tmp_path / "d.parquet", columns)
+    data = read(path, "y", asked=Columns(missing="mean", dates=["ns", "tz", "date", "text", "gap"]))
+    assert_array_equal(data.x, [[0.5, 0.5, 0, 0.5, 0.5], [1.5, 1.5, 1, 1.5, np.nan], [2.5, 2.5, 2, 2.5, 2.5]])
+
+
 def test_texts_where_a_model_has_learnt_numbers_are_refused(tmp_path):
     path = write(tmp_path / "a.parquet", {"a": ["1", "2"]})
     with pytest.raises(DataError, match=r"column 'a' is of type string, and the model has learnt numbers; convert it"):

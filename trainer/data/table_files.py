@@ -79,14 +79,19 @@ class TableFile:
             way = "" if fitted else f" by {setting('drop', [*asked.drop, *other])}"
             raise DataError(f"{self.name}: column {quoted(other[0])} {what}; encode it, or remove it{way}.")
         if encoding is not None and any(column.kind == "auto" for column in encoding.columns):
-            encoding = encoding.resolved([seen.kind for seen in self.look(encoding, asked)])
+            seen = self.look(encoding, asked)
+            encoding = encoding.resolved([one.kind if self._is(one.name) == "number" else "level" for one in seen])
         kinds = ["number"] * len(self.columns) if encoding is None else [column.kind for column in encoding.columns]
         for name, kind in zip(self.columns, kinds, strict=True):
             if kind == "number" and self._is(name) != "number":
                 if not fitted:
                     self.look(encoding, asked)
-                what = f"is of type {str(self.schema.field(name).type)[:40]}, and the model has learnt numbers"
-                raise DataError(f"{self.name}: column {quoted(name)} {what}; convert it.")
+                what = f"is of type {str(self.schema.field(name).type)[:40]}"
+                why = ", and the model has learnt numbers; convert it"
+                if not fitted:  # of numbers that are written as texts, or are names of categories
+                    given = [] if isinstance(asked.categorical, str) else asked.categorical
+                    why = f", which is no number; encode it by {setting('categorical', [*given, name])}, or convert it"
+                raise DataError(f"{self.name}: column {quoted(name)} {what}{why}.")
         if encoding is None:
             return None
         self.coders = encoding.coders(fitted)
