@@ -15,6 +15,7 @@ from trainer.sweeps.report.values import MINUS, short
 
 Numbers = NDArray[np.float64]
 POINTS = 60
+CELL = 120, 64  # width and height of a cell of the grid
 TINY = 1e-100  # less is drawn as zero
 COLOURS = 6  # classes c1 ... c6 of the style sheet, each with dashes of its own; c0 is grey
 
@@ -249,9 +250,17 @@ def _apart(ends: list[tuple[float, Line]], room: float, tall: float) -> list[tup
     return [(place, found) for place, (_, found) in zip(places.tolist(), ends, strict=True)]
 
 
-def small(lines: Sequence[Line], y: Axis, x: Axis, label: str, width: float = 120, height: float = 64) -> Markup:
+def cell_axes(metric: str, lines: Sequence[Line]) -> tuple[Axis, Axis]:
+    """The axes x and y that all cells of the grid have in common."""
+    width, height = CELL
+    x = axis(np.concatenate([found.x for found in lines]), 3, width - 3, log=False, pad=0)
+    return x, axis(np.concatenate([found.mean for found in lines]), height - 4, 4, logarithmic(metric))
+
+
+def small(lines: Sequence[Line], x: Axis, y: Axis, label: str) -> Markup:
     """A cell of the grid: no numbers, the same axes in every cell."""
-    parts = [stroke(f"M0 {height:g}h{width:g}", "g"), f'<svg width="{width:g}" height="{height:g}">']
+    width, height = CELL
+    parts = [stroke(f"M0 {height}h{width}", "g"), f'<svg width="{width}" height="{height}">']
     for found in sorted(lines, key=lambda found: (found.colour > 0, -found.colour)):
         parts += [stroke(path(x(found.x), y(found.mean)), f"l c{found.colour}"), _point(found, x, y)]
     return svg(width, height, label, [*parts, "</svg>"])

@@ -67,6 +67,10 @@ class Run:
     written: float = math.nan  # when run.json was, by the clock of the file system
     record: Mapping[str, Any] = field(default_factory=dict)  # the rest of run.json
 
+    def metric(self, name: str) -> float:
+        """One of the metrics at the end; nan where it has none."""
+        return self.metrics.get(name, math.nan)
+
 
 @dataclass
 class Found:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,6 +51,7 @@ class Configuration:
     runs: list[Run]
     rank: int = 0  # from 1 on; 0 is unranked
     mark: str = ""  # best, or close: within one standard error of the best
+    colour: int = 0  # of its curves and its rank on the page; 0 is grey
 
     @cached_property
     def latest(self) -> list[Run]:
@@ -72,11 +74,13 @@ class Configuration:
         return "" if not count else "not certified" if count == runs else f"{count} of {runs} not certified"
 
     @property
-    def broken(self) -> int:
-        return sum(run.status in BROKEN for run in self.latest)
+    def broken(self) -> str:
+        """How many of its seeds ended badly, and how; empty if none."""
+        found = Counter(run.status for run in self.latest if run.status in BROKEN)
+        return ", ".join(f"{count} {status}" for status, count in found.items())
 
     def numbers(self, metric: str) -> list[float]:
-        found = [run.seconds if metric == "seconds" else run.metrics.get(metric, math.nan) for run in self.done]
+        found = [run.seconds if metric == "seconds" else run.metric(metric) for run in self.done]
         return [value for value in found if math.isfinite(value)]
 
     def mean(self, metric: str) -> float:
