@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import NoReturn
 
 
@@ -64,12 +65,13 @@ def signals() -> Iterator[None]:
         _arrived.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
-        if before and not _leaves_quietly:
-            _leaves_quietly.append(True)
-            atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # or its end would be a traceback
+        if before:
+            _leave_quietly()
 
 
-_leaves_quietly: list[bool] = []
+@cache
+def _leave_quietly() -> None:
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # or Ctrl-C at the very end would be a traceback
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from trainer.sweeps.report.reading import DONE, Run
+from trainer.sweeps.record import GOOD
+from trainer.sweeps.report.reading import Run
 from trainer.sweeps.report.summary import LOWER
 from trainer.sweeps.report.values import MINUS, short
 
@@ -121,7 +122,7 @@ def curve(run: Run, name: str) -> tuple[Numbers, Numbers]:
 
 def line(runs: Sequence[Run], name: str, points: int = POINTS, colour: int = 0, label: str = "") -> Line | None:
     """The mean of the runs, plus and minus one standard deviation; one that stopped early keeps its last value."""
-    done = [run for run in runs if run.status in DONE] or list(runs)
+    done = [run for run in runs if run.status in GOOD] or list(runs)
     curves = [found for found in (curve(run, name) for run in done) if len(found[0])]
     if not curves:
         return None
@@ -129,7 +130,7 @@ def line(runs: Sequence[Run], name: str, points: int = POINTS, colour: int = 0, 
     if len(x) > points:
         x = x[np.unique(np.linspace(0, len(x) - 1, points).round().astype(int))]
     values = np.stack([np.interp(x, *found) for found in curves])
-    if not all(run.status in DONE for run in done):  # nothing is said of a run beyond its end
+    if not all(run.status in GOOD for run in done):  # nothing is said of a run beyond its end
         values = np.where([x <= found[0][-1] for found in curves], values, np.nan)
     count = np.isfinite(values).sum(axis=0)
     x, values, count = x[count > 0], values[:, count > 0], count[count > 0]

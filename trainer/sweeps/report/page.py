@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -16,11 +16,12 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from trainer.sweeps.record import GOOD, STATUSES
 from trainer.sweeps.report import charts
-from trainer.sweeps.report.reading import DONE, KNOWN, Found, Run
+from trainer.sweeps.report.reading import Found, Run
 from trainer.sweeps.report.repeat import command
 from trainer.sweeps.report.summary import LOSSES, Configuration, Goal, Ranking, data_of, measured, minimised
-from trainer.sweeps.report.values import DASH, MINUS, plain, short
+from trainer.sweeps.report.values import DASH, MINUS, number, plain, short
 
 FIRST_ROWS, ALL_ROWS = 30, 1000
 GREY_LINES = 240
@@ -45,7 +46,7 @@ def render(found: Found, ranking: Ranking, output: Path) -> str:
         runs=len(found.runs),
         configurations=len(ranked),
         keys=keys,
-        counts=[(status, counts[status]) for status in (*KNOWN, "unknown") if counts[status]],
+        counts=[(status, counts[status]) for status in (*STATUSES, "unknown") if counts[status]],
         varied=_varied(found.runs, keys),
         shared=_shared(found.runs, keys),
         aim=aim,
@@ -75,7 +76,7 @@ def value(mean: float, deviation: float = math.nan) -> str:
 def _values(runs: Sequence[Run], key: str) -> dict[str, Any]:
     """The values of a key by their text, in order: numbers by size, words as they come."""
     found = {plain(run.flat[key]): run.flat[key] for run in runs if key in run.flat}
-    if all(_number(raw) for raw in found.values()):
+    if _numbers(found.values()):
         found = dict(sorted(found.items(), key=lambda item: float(item[1])))
     return found
 
@@ -83,13 +84,13 @@ def _values(runs: Sequence[Run], key: str) -> dict[str, Any]:
 def _few(values: Mapping[str, Any]) -> list[str]:
     """The values as texts; of many numbers, as a search draws them, the range."""
     numbers = list(values.values())
-    if len(numbers) <= FEW or not all(map(_number, numbers)):
+    if len(numbers) <= FEW or not _numbers(numbers):
         return list(values)
     return [f"{short(numbers[0])} to {short(numbers[-1])}, {len(numbers)} values"]
 
 
-def _number(raw: Any) -> bool:
-    return isinstance(raw, int | float) and not isinstance(raw, bool) and abs(raw) < 1e100  # false for nan too
+def _numbers(values: Iterable[Any]) -> bool:
+    return all(math.isfinite(number(value)) for value in values)
 
 
 def _varied(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -254,7 +255,7 @@ def _grid(runs: Sequence[Run], ranked: Sequence[Configuration], aim: Goal | None
     reasons: dict[tuple[str, str], tuple[str, str]] = {}
     for run in runs:
         pair = plain(run.flat.get(row_key)), plain(run.flat.get(column_key))
-        if run.status not in DONE:
+        if run.status not in GOOD:
             reasons.setdefault(pair, (run.status, run.reason))
     cells = []
     for row in rows:
@@ -288,7 +289,7 @@ def _grid(runs: Sequence[Run], ranked: Sequence[Configuration], aim: Goal | None
 
 def _trials(found: Found, aim: Goal | None) -> list[tuple[str, Markup]]:
     """The trials of each search in their order."""
-    known = {run.folder: run for run in found.runs if run.status in DONE}
+    known = {run.folder: run for run in found.runs if run.status in GOOD}
     panels: list[tuple[str, Markup]] = []
     if aim is None:
         return panels
@@ -317,7 +318,7 @@ def _parameters(
         means = [item.mean(aim.metric) for item in items]
         best = next((place for place, item in enumerate(items) if item.mark == "best"), 0)
         title = plain(key, 60)
-        if all(_number(item.raw[key]) for item in items):
+        if _numbers(item.raw[key] for item in items):
             xs = [float(item.raw[key]) for item in items]
             left = 0
             picture = charts.scatter(title, aim.metric, xs, means, best, aim.lower, lines)
@@ -337,11 +338,11 @@ def _failures(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, str, 
     """Status, reason and names of runs that did not come to their end; reasons that differ by numbers only are one."""
     groups: dict[tuple[str, str], tuple[str, str, list[str]]] = {}
     for run in runs:
-        if run.status not in (*DONE, "pending"):
+        if run.status not in (*GOOD, "pending"):
             values = ", ".join(f"{key}={plain(run.flat[key], 60)}" for key in keys if key in run.flat)
             seed = "" if run.seed is None else f"seed={plain(run.seed, 40)}"
             told = f"{values}, {seed}".strip(", ") if run.flat else ""
             kind = run.status, re.sub(r"[-+]?[0-9][0-9.e+-]*", "0", run.reason)
             *_, names = groups.setdefault(kind, (run.status, run.reason, []))
             names.append(f"{run.folder}: {told}" if told else run.folder)
-    return sorted(groups.values(), key=lambda group: ((*KNOWN, "unknown").index(group[0]), -len(group[2])))
+    return sorted(groups.values(), key=lambda group: ((*STATUSES, "unknown").index(group[0]), -len(group[2])))

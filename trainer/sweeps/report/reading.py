@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from trainer.errors import FileError
 from trainer.runs.outputs import TABLES, content_sha256
 from trainer.runs.text import written
+from trainer.sweeps.record import GOOD, STATUSES
 from trainer.sweeps.report.values import flatten, natural, number, overridden, plain, sound
 
 Curve = NDArray[np.float64]
@@ -31,20 +32,7 @@ DEEPEST = 6  # levels below a given folder
 DEEPEST_VALUE = 100  # lists and dictionaries inside one another
 LARGEST = {"run.json": 4 << 20, "metrics.csv": 32 << 20, "path.csv": 32 << 20, "sweep.json": 32 << 20}  # bytes
 KEPT_POINTS = 240  # of a curve; pages draw at most 60 of them
-KNOWN = (
-    "finished",
-    "stopped",
-    "running",
-    "interrupted",
-    "diverged",
-    "failed",
-    "timeout",
-    "killed",
-    "skipped",
-    "pending",
-)
 ALTERED = "is not what the run wrote: its SHA-256 differs"
-DONE = ("finished", "stopped")  # a run that came to its end counts in the means
 
 
 @dataclass(frozen=True)
@@ -109,9 +97,9 @@ def read(folders: Sequence[Path]) -> Found:
 
 def _corrected(run: Run, status: str, reason: str) -> Run:
     """The sweep knows of a job's end what a run that was killed could not write."""
-    if run.status in ("running", "unknown") and status in KNOWN:
+    if run.status in ("running", "unknown") and status in STATUSES:
         return replace(run, status=status, reason=reason or run.reason)
-    return replace(run, reason=run.reason or reason) if reason and run.status not in DONE else run
+    return replace(run, reason=run.reason or reason) if reason and run.status not in GOOD else run
 
 
 def shown(place: Path) -> str:
@@ -232,7 +220,7 @@ def _run(place: Path, problems: list[str]) -> Run:
         content = _bytes(place / file)
         if file in sums and sums[file] != hashlib.sha256(content).hexdigest():
             say(file, ALTERED)
-        elif file not in sums and signed and record.get("status") in DONE:
+        elif file not in sums and signed and record.get("status") in GOOD:
             say(file, "has no SHA-256 in run.json, so a change of it cannot be seen")
         return content.decode("utf-8", "replace")
 
@@ -260,7 +248,7 @@ def _run(place: Path, problems: list[str]) -> Run:
     status = plain(record.pop("status", "unknown"), 20)
     return Run(
         folder=name,
-        status=status if status in KNOWN else "unknown",
+        status=status if status in STATUSES else "unknown",
         reason=plain(record.pop("reason", None) or "", 500),
         config=config,
         flat=flat,
@@ -290,26 +278,14 @@ def _columns(text: str) -> tuple[dict[str, Curve], int]:
     head = [plain(name, 60) for name in next(csv.reader([first]), [])]
     if "epoch" not in head or len(head) > 200:
         raise ValueError("is empty" if not text.strip() else "has no header of ours")
-    # A run without validation data leaves two fields of every row empty.
-    body = body.replace(",,", ",nan,").replace(",,", ",nan,").replace(",\n", ",nan\n")
-    full = [line for line in body.split("\n") if line.strip()]
-    torn = 0
-    if full and not text.endswith("\n"):
-        full.pop()  # the last number may lack digits
-        torn = 1
-    try:  # the usual case, in C
-        values = np.loadtxt(full, delimiter=",", comments=None, ndmin=2) if full else np.empty((0, len(head)))
-        if values.shape[1] != len(head):
-            raise ValueError
-    except ValueError:  # a line of another length, or a word
-        cells = [line.rstrip("\r").split(",") for line in full]
-        rows = [[_float(cell) for cell in row] for row in cells if len(row) == len(head)]
-        torn += len(cells) - len(rows)
-        values = np.array(rows) if rows else np.empty((0, len(head)))
+    lines = [line for line in body.split("\n") if line.strip()]
+    whole = lines if text.endswith("\n") else lines[:-1]  # the last number of the others may lack digits
+    cells = [line.rstrip("\r").split(",") for line in whole]
+    rows = [[_float(cell) for cell in row] for row in cells if len(row) == len(head)]
+    values = np.array(rows).reshape(-1, len(head))
     values = np.where(np.abs(values) < 1e100, values, np.nan)
-    known = np.isfinite(values[:, head.index("epoch")])
-    torn, values = torn + int((~known).sum()), values[known]
-    return dict(zip(head, np.ascontiguousarray(values.T), strict=True)), torn
+    values = values[np.isfinite(values[:, head.index("epoch")])]
+    return dict(zip(head, np.ascontiguousarray(values.T), strict=True)), len(lines) - len(values)
 
 
 def _float(cell: str) -> float:
@@ -348,5 +324,5 @@ def _sweep(place: Path, found: Found) -> None:
         if not folder or not any((target / name).exists() for name in ("run.json", "metrics.csv")):
             overrides = job.get("overrides")
             flat = overridden(overrides if isinstance(overrides, list) else [])
-            status = status if status in KNOWN else "unknown"
+            status = status if status in STATUSES else "unknown"
             found.runs.append(Run(shown(target), status, reason, flat=flat, seed=flat.get("seed")))

@@ -12,14 +12,14 @@ import numpy as np
 
 from trainer.errors import ConfigError
 from trainer.runs.text import csv_text, inert, written
-from trainer.sweeps.report.reading import DONE, Run
+from trainer.sweeps.record import BAD, GOOD
+from trainer.sweeps.report.reading import Run
 from trainer.sweeps.report.values import number, plain
 
 LOWER = ("loss", "log_loss", "brier", "ece")  # the better, the lower; of the others the higher is the better
 HIGHER = ("accuracy", "top_k")
 LOSSES = ("val_loss", "loss")
 SILENT = ("seed", "plots", "resume", "loggers", "logger", "name", "sweep")  # they change no number
-BROKEN = ("diverged", "failed", "timeout", "killed")
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Configuration:
         found: dict[str, Run] = {}
         for place, run in enumerate(self.runs):
             seed = f"unknown {place}" if run.seed is None else _exact(run.seed)
-            if run.status in DONE or seed not in found or found[seed].status not in DONE:
+            if run.status in GOOD or seed not in found or found[seed].status not in GOOD:
                 found[seed] = run
         return list(found.values())
 
     @cached_property
     def done(self) -> list[Run]:
-        return [run for run in self.latest if run.status in DONE]
+        return [run for run in self.latest if run.status in GOOD]
 
     @property
     def doubt(self) -> str:
@@ -76,7 +76,7 @@ class Configuration:
     @property
     def broken(self) -> str:
         """How many of its seeds ended badly, and how; empty if none."""
-        found = Counter(run.status for run in self.latest if run.status in BROKEN)
+        found = Counter(run.status for run in self.latest if run.status in BAD)
         return ", ".join(f"{count} {status}" for status, count in found.items())
 
     def numbers(self, metric: str) -> list[float]:
@@ -101,11 +101,6 @@ def uncertified(run: Run) -> bool:
     return gap > wanted or (math.isnan(gap) and not str(run.record.get("gap_reason", "")).startswith("no proof"))
 
 
-def parent(key: str) -> str:
-    """The choice that a key belongs to: loss of loss.gamma."""
-    return key.rpartition(".")[0]
-
-
 def varied(runs: Sequence[Run]) -> list[str]:
     """The keys in which the runs differ, the seed left out.
 
@@ -119,7 +114,7 @@ def varied(runs: Sequence[Run]) -> list[str]:
         by_option: dict[str, set[str]] = {}
         for text in texts:
             if key in text:
-                by_option.setdefault(text.get(parent(key), ""), set()).add(text[key])
+                by_option.setdefault(text.get(key.rpartition(".")[0], ""), set()).add(text[key])
         if any(len(values) > 1 for values in by_option.values()):
             found.append(key)
     full = [text for text, run in zip(texts, runs, strict=True) if run.config]  # skipped jobs have but their overrides
@@ -177,7 +172,7 @@ def goal(runs: Sequence[Run], wished: str | None = None) -> Goal | None:
     The first of metrics=, that is: by default the accuracy. The loss ranks by itself where there is no metric, and
     always only where all runs minimise the same one.
     """
-    counted = [run for run in runs if run.status in DONE]
+    counted = [run for run in runs if run.status in GOOD]
     names = measured(counted)
     everywhere = [name for name in names if all(name in run.metrics for run in counted)] or names
     losses = [name for name in LOSSES if name in everywhere and len({minimised(run, name) for run in counted}) == 1]
