@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from trainer.sweeps.worker import Ended, Job
 
 log = logging.getLogger("sweep")
-MLFLOW = "mlflow"  # the callback whose store jobs may share
 
 
 class SweepFailed(TrainerError):
@@ -167,10 +166,10 @@ class Sweep:
 
     def share(self, settings: Settings, folder: Path) -> None:
         """Makes what jobs of several processes write to, before the first of them runs."""
-        if MLFLOW in settings.callbacks:
+        if "mlflow" in settings.callbacks:
             from trainer.runs.callbacks.loggers import MLflow
 
-            logger = structured("callbacks.mlflow", MLflow, settings.callbacks[MLFLOW] or {})
+            logger = structured("callbacks.mlflow", MLflow, settings.callbacks["mlflow"] or {})
             store = logger.file(folder)
             if store.parent != folder and store not in self.stores:
                 self.stores.add(store)

@@ -166,7 +166,7 @@ def _note(record: Record, study: Any, folder: Path) -> None:
 
 
 def _proposed(trial: Any) -> list[str]:
-    return [f"{key}={written(value)}" for key, value in trial.params.items()]
+    return [f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in trial.params.items()]
 
 
 def _states() -> Any:
@@ -215,8 +215,3 @@ def space_of(overrides: list[Override], distributions: Any) -> Space:
             raise ConfigError(f"{override.input_line} cannot be searched; write interval(low,high) or a list a,b,c.")
     require(bool(axes), "sweep=optuna has nothing to search: sweep.space is empty, and no key has several values.")
     return Space(fixed, axes)
-
-
-def written(value: Any) -> str:
-    """A proposal as the value of an override; a choice is one already."""
-    return value if isinstance(value, str) else repr(value)

@@ -237,7 +237,6 @@ def _grid(runs: Sequence[Run], ranked: Sequence[Configuration], aim: Goal | None
     if aim is None or len(sides) < 2:
         return None
     row_key, column_key, colour_key = (*sides, "")[:3]
-    rows, columns = list(_values(runs, row_key))[:24], list(_values(runs, column_key))[:24]
     colours = list(_values(runs, colour_key))[: charts.COLOURS] if colour_key else [""]
     best: dict[tuple[str, str, str], Configuration] = {}
     for item in ranked:
@@ -252,34 +251,25 @@ def _grid(runs: Sequence[Run], ranked: Sequence[Configuration], aim: Goal | None
     if not lines:
         return None
     x, y = charts.cell_axes(aim.metric, list(lines.values()))
+    cells = {}
+    for pair in {place[:2] for place in lines}:
+        here = [place for place in lines if place[:2] == pair]
+        label = f"{row_key}={pair[0]}, {column_key}={pair[1]}: {aim.metric}"
+        mean = min((best[place].mean(aim.metric) for place in here), key=lambda mean: aim.sign * mean)
+        picture = charts.small([lines[place] for place in here], x, y, label)
+        cells[pair] = picture, short(mean), any(best[place].mark == "best" for place in here)
     reasons: dict[tuple[str, str], tuple[str, str]] = {}
     for run in runs:
-        pair = plain(run.flat.get(row_key)), plain(run.flat.get(column_key))
         if run.status not in GOOD:
+            pair = plain(run.flat.get(row_key)), plain(run.flat.get(column_key))
             reasons.setdefault(pair, (run.status, run.reason))
-    cells = []
-    for row in rows:
-        of_row: list[dict[str, Any]] = []
-        for column in columns:
-            here = [(best[place], lines[place]) for place in lines if place[:2] == (row, column)]
-            mean = min((item.mean(aim.metric) * aim.sign for item, _ in here), default=math.nan) * aim.sign
-            label = f"{row_key}={row}, {column_key}={column}"
-            status, reason = reasons.get((row, column), ("", ""))
-            of_row.append(
-                {
-                    "svg": charts.small([found for _, found in here], x, y, f"{label}: {aim.metric}") if here else "",
-                    "number": short(mean),
-                    "best": any(item.mark == "best" for item, _ in here),
-                    "status": "" if here else status,
-                    "reason": reason,
-                }
-            )
-        cells.append((row, of_row))
     low, high = (10**y.low, 10**y.high) if y.log else (y.low, y.high)
     return {
         "sides": (row_key, column_key, colour_key),
-        "columns": columns,
-        "rows": cells,
+        "columns": list(_values(runs, column_key))[:24],
+        "rows": list(_values(runs, row_key))[:24],
+        "cells": cells,
+        "reasons": reasons,
         "colours": colours if colour_key else [],
         "low": short(float(f"{low:.3g}")),
         "high": short(float(f"{high:.3g}")),
