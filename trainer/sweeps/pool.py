@@ -20,7 +20,7 @@ from typing import Any
 
 from trainer.errors import FileError
 from trainer.runs.interrupts import held
-from trainer.sweeps.worker import Ended, Job, note, serve
+from trainer.sweeps.worker import IMPORTED, Ended, Job, note, serve
 
 TICK = 0.1  # seconds between two looks at the clock
 GRACE = 1.0  # seconds that an interrupted run has to keep what it has learnt
@@ -65,7 +65,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.sweeps.preloaded"])
+    context.set_forkserver_preload(list(IMPORTED))
     return context
 
 

@@ -13,6 +13,7 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +24,7 @@ from trainer.runs.config import Settings
 from trainer.runs.outputs import LogFile, open_log
 
 LOG = "trainer.log"
+IMPORTED = ("trainer.runs.run", "sklearn.datasets", "sklearn.model_selection")  # what nearly every run needs
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,11 @@ def serve(connection: Connection) -> None:
     warnings.showwarning = lambda message, *_: logging.getLogger("trainer").warning(f"Warning: {message}")
     logging.getLogger().setLevel(logging.INFO)
     try:
-        preload()
+        for name in IMPORTED:  # as the server has done, where there is one
+            import_module(name)
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a worker that is killed leaves
         connection.send("ready")
         while True:
             job = connection.recv()
@@ -70,19 +76,6 @@ def serve(connection: Connection) -> None:
                 return
     except (EOFError, OSError, KeyboardInterrupt):  # the pool has no more jobs, or is no more
         return
-
-
-def preload() -> None:
-    """Imports what nearly every run needs, and asks once for what is the same for all of them."""
-    import sklearn.datasets
-    import sklearn.model_selection  # noqa: F401
-    from tqdm import tqdm
-
-    from trainer.runs.outputs import git_commit, versions
-
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a worker that is killed leaves there
-    versions()
-    git_commit()
 
 
 def perform(job: Job) -> Ended:

@@ -180,7 +180,7 @@ def _table(ranked: Sequence[Configuration], aim: Goal | None) -> dict[str, Any]:
             (item, charts.interval(mean, apart, x, f"c{item.colour}") if item.rank else "")
             for item, mean, apart in first
         ],
-        "more": ranked[FIRST_ROWS:ALL_ROWS],
+        "more": [(item, "") for item in ranked[FIRST_ROWS:ALL_ROWS]],
         "left": len(ranked) - ALL_ROWS,
         "uncertified": any(item.doubt for item in ranked[:ALL_ROWS]),
     }

@@ -278,12 +278,8 @@ def _known(name: str) -> bool:
 
 def cell(value: Any) -> str:
     """A number as it is, what is not finite as an empty field, and text that no spreadsheet computes."""
-    if value is None:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if isinstance(value, float) and not math.isfinite(value):
-            return ""
-        return (
-            str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else written(value)
-        )
-    return str(inert(plain(value, 1000)))
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return written(value) if isinstance(value, int | float) else str(inert(plain(value, 1000)))
