@@ -98,10 +98,9 @@ class Sweep:
                 error,
             ) from None
         self.end()
-        bad = sum(line.status in BAD for line in record.jobs)
         self.conclude()
-        if bad:
-            raise SweepFailed(self.sentence(bad))
+        if wrong := [line for line in record.jobs if line.status in BAD]:
+            raise SweepFailed(self.sentence(wrong))
         return []
 
     def begin(self) -> None:
@@ -251,12 +250,11 @@ class Sweep:
         for name in (NAME, "summary.csv", "report.html"):
             log.info(f"  {shorter(self.folder / name)}")
 
-    def sentence(self, bad: int) -> str:
+    def sentence(self, wrong: Sequence[Line]) -> str:
         """Which jobs did not end well, in a few lines."""
-        record = self.record
-        wrong = [line for line in record.jobs if line.status in BAD]
-        left = sum(line.status in ("pending", "interrupted") for line in record.jobs)
-        lines = [f"{bad} of {len(record.jobs)} jobs did not end well{f'; {left} were not run' if left else ''}:"]
+        jobs = self.record.jobs
+        left = sum(line.status in ("pending", "interrupted") for line in jobs)
+        lines = [f"{len(wrong)} of {len(jobs)} jobs did not end well{f'; {left} were not run' if left else ''}:"]
         for line in wrong[:3]:
             first = line.reason.strip().split("\n")[0]
             lines.append(printable(f"  {line.folder}  {line.status}  {' '.join(line.overrides)}  {first}"))

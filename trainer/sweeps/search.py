@@ -122,8 +122,8 @@ def _try(study: Any, space: Space, monitor: str, folder: Path, single: Single) -
         place = quoted(str(folder / str(trial.number)))
         study.tell(trial, measure([*space.fixed, *proposed, f"hydra.run.dir={place}"], monitor, single))
     except (Diverged, ConfigError) as error:
-        kinds = {Diverged: "diverged", Incompatible: "skipped"}
-        trial.set_user_attr("status", next((kinds[kind] for kind in kinds if isinstance(error, kind)), "failed"))
+        refused = "skipped" if isinstance(error, Incompatible) else "failed"
+        trial.set_user_attr("status", "diverged" if isinstance(error, Diverged) else refused)
         trial.set_user_attr("reason", str(error))
         study.tell(trial, state=_states().PRUNED)  # a failed one teaches the sampler nothing, a pruned one is bad
         log.info(f"Trial {trial.number} ({' '.join(proposed)}) failed: {error}")

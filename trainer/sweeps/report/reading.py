@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.errors import FileError
+from trainer.errors import FileError, counted
 from trainer.runs.outputs import TABLES, content_sha256
 from trainer.runs.text import written
 from trainer.sweeps.record import GOOD, STATUSES
@@ -155,6 +155,15 @@ def _take(place: Path, found: Found) -> None:
         _sweep(place, found)
 
 
+def _teller(place: Path, problems: list[str]) -> Callable[[str, object], None]:
+    """What adds a problem with a file of a folder."""
+    return lambda file, what: problems.append(f"{shown(place)}: {file} {plain(str(what))}.")
+
+
+def _node(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _bytes(path: Path) -> bytes:
     """A regular file of bounded size; ValueError with the reason for all else."""
     most = LARGEST[path.name]
@@ -203,17 +212,13 @@ def _depth(value: Any) -> int:
 
 
 def _run(place: Path, problems: list[str]) -> Run:
-    name, record = shown(place), dict[str, Any]()
-
-    def say(file: str, what: object) -> None:
-        problems.append(f"{name}: {file} {plain(str(what))}.")
-
+    name, say, record = shown(place), _teller(place, problems), dict[str, Any]()
     try:
         record = _json(place / "run.json", say)
     except ValueError as error:
         say("run.json", error)
-    signed, sums = record.pop("sha256", None) is not None, record.pop("table_sha256", None)
-    sums = sums if isinstance(sums, dict) else {}
+    signed = record.pop("sha256", None) is not None
+    sums, config, metrics = (_node(record.pop(key, None)) for key in ("table_sha256", "config", "metrics"))
 
     def table(file: str) -> str:
         """Its text, after a look at whether it is what the run left; one that is still written has no SHA-256."""
@@ -232,17 +237,12 @@ def _run(place: Path, problems: list[str]) -> Run:
             if file == "metrics.csv":
                 columns, torn = _columns(text)
                 if torn:
-                    say(file, f"has {torn} {'line' if torn == 1 else 'lines'} that cannot be read")
+                    say(file, f"has {counted(torn, 'line')} that cannot be read")
         except ValueError as error:
             if record.get("status") not in ("running", "diverged", "failed"):  # they may have ended before a row
                 say(file, error)
-    config = record.pop("config", {})
-    config = config if isinstance(config, dict) else {}
-    flat = flatten(config)
-    metrics = record.pop("metrics", None)
-    last = {key: number(value) for key, value in metrics.items()} if isinstance(metrics, dict) else {}
-    if not last and columns:
-        last = {key: float(values[-1]) for key, values in columns.items() if len(values)}
+    last = {key: number(value) for key, value in metrics.items()}
+    last = last or {key: float(values[-1]) for key, values in columns.items() if len(values)}
     finite = {key: values[np.isfinite(values)] for key, values in columns.items()}
     keep = np.unique(np.linspace(0, max(len(columns.get("epoch", ())) - 1, 0), KEPT_POINTS).round().astype(int))
     status = plain(record.pop("status", "unknown"), 20)
@@ -251,7 +251,7 @@ def _run(place: Path, problems: list[str]) -> Run:
         status=status if status in STATUSES else "unknown",
         reason=plain(record.pop("reason", None) or "", 500),
         config=config,
-        flat=flat,
+        flat=flatten(config),
         seed=record.get("seed", config.get("seed")),
         metrics={plain(key, 60): value for key, value in last.items()},
         curves={key: values[keep] for key, values in columns.items()} if len(columns.get("epoch", ())) else {},
@@ -297,10 +297,7 @@ def _float(cell: str) -> float:
 
 def _sweep(place: Path, found: Found) -> None:
     """Adds the jobs of sweep.json that left no run, and tells why a run did not come to its end."""
-
-    def say(file: str, what: object) -> None:
-        found.problems.append(f"{shown(place)}: {file} {plain(str(what))}.")
-
+    say = _teller(place, found.problems)
     try:
         content = _json(place / "sweep.json", say)
         jobs = content.get("jobs")
