@@ -118,19 +118,15 @@ def varied(runs: Sequence[Run]) -> list[str]:
         if any(len(values) > 1 for values in by_option.values()):
             found.append(key)
     full = [text for text, run in zip(texts, runs, strict=True) if run.config]  # skipped jobs have but their overrides
-    while len({tuple(sorted(text.items())) for text in full}) > len({_identity(text, found) for text in full}):
+    while True:
         groups: dict[tuple[str | None, ...], list[dict[str, str]]] = {}
         for text in full:
             groups.setdefault(_identity(text, found), []).append(text)
-        more = [
-            key
-            for key in keys
-            if key not in found and any(len({text.get(key) for text in group}) > 1 for group in groups.values())
-        ]
-        if not more:
-            break
-        found.append(more[0])
-    return sorted(found, key=lambda key: keys.index(key))
+        apart = (key for key in keys if any(len({text.get(key) for text in same}) > 1 for same in groups.values()))
+        more = next(apart, None)
+        if more is None:
+            return sorted(found, key=keys.index)
+        found.append(more)
 
 
 def _exact(value: Any) -> str:
@@ -150,9 +146,9 @@ def configurations(runs: Sequence[Run], keys: Sequence[str]) -> list[Configurati
     """Runs of equal values in these keys, together; a run of which nothing is known belongs to none."""
     groups: dict[tuple[str | None, ...], Configuration] = {}
     for run in (run for run in runs if run.flat and run.status != "skipped"):
-        identity = _identity({key: _exact(run.flat[key]) for key in keys if key in run.flat}, keys)
+        raw = {key: run.flat[key] for key in keys if key in run.flat}
+        identity = _identity({key: _exact(value) for key, value in raw.items()}, keys)
         if identity not in groups:
-            raw = {key: run.flat[key] for key in keys if key in run.flat}
             groups[identity] = Configuration({key: plain(value) for key, value in raw.items()}, raw, [])
         groups[identity].runs.append(run)
     return list(groups.values())
