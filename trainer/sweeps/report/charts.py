@@ -363,10 +363,8 @@ def interval(mean: float, deviation: float, x: Axis, css: str) -> Markup:
     """A mean and its standard deviation, as a point on a line, for a cell of the table."""
     around = mean + np.array([-1, 0, 1]) * (deviation if math.isfinite(deviation) else 0.0)
     a, at, b = np.clip(x(around), -50, 150)
-    line = f'<path class="i" d="M{a:.1f} 8H{b:.1f}"/>' if b > a else ""
-    return Markup(
-        f'<svg class="v {css}" viewBox="0 0 100 16" aria-hidden="true">{line}<path class="p" d="M{at:.1f} 8h0"/></svg>'
-    )
+    drawn = stroke(f"M{a:.1f} 8H{b:.1f}" if b > a else "", "i") + stroke(f"M{at:.1f} 8h0", "p")
+    return Markup(f'<svg class="v {css}" viewBox="0 0 100 16" aria-hidden="true">{drawn}</svg>')
 
 
 def _dots(x: Numbers, y: Numbers, best: int, between: Sequence[str] = ()) -> list[str]:

@@ -305,22 +305,21 @@ def _parameters(
         texts = list(dict.fromkeys(item.values[key] for item in items))
         if len(texts) < 2:
             continue
+        words = not _numbers(item.raw[key] for item in items)
+        if words:
+            tops = {t: min(aim.sign * i.mean(aim.metric) for i in items if i.values[key] == t) for t in texts}
+            order = sorted(texts, key=lambda text: (tops[text], text))[:30]
+            items = [item for item in items if item.values[key] in order]
         means = [item.mean(aim.metric) for item in items]
         best = next((place for place, item in enumerate(items) if item.mark == "best"), 0)
         title = plain(key, 60)
-        if _numbers(item.raw[key] for item in items):
-            xs = [float(item.raw[key]) for item in items]
-            left = 0
-            picture = charts.scatter(title, aim.metric, xs, means, best, aim.lower, lines)
+        if words:
+            which = [order.index(item.values[key]) for item in items]
+            picture = charts.strip(title, aim.metric, order, which, means, best, aim.lower)
         else:
-            pick, left = (min if aim.lower else max), max(len(texts) - 30, 0)
-            tops = {t: pick(m for m, i in zip(means, items, strict=True) if i.values[key] == t) for t in texts}
-            order = sorted(texts, key=lambda text: (aim.sign * tops[text], text))[:30]
-            kept = [place for place, item in enumerate(items) if item.values[key] in order]
-            which = [order.index(items[place].values[key]) for place in kept]
-            at = kept.index(best) if best in kept else 0
-            picture = charts.strip(title, aim.metric, order, which, [means[p] for p in kept], at, aim.lower)
-        found.append((title, picture, left))
+            given = [float(item.raw[key]) for item in items]
+            picture = charts.scatter(title, aim.metric, given, means, best, aim.lower, lines)
+        found.append((title, picture, len(texts) - 30 if words else 0))
     return found[:MOST_PANELS]
 
 
