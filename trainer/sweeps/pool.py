@@ -154,7 +154,7 @@ class Pool:
                     "that there is memory for each."
                 )
             return None
-        return self._lost(worker.job, "killed", f"Its process {_ending(code)}.", worker.began)
+        return self._lost(worker.job, "killed", f"Its process {_ending(code)}.")
 
     def _overdue(self) -> Iterator[Ended]:
         if self._timeout is None:
@@ -165,12 +165,12 @@ class Pool:
                 worker.process.kill()
                 self._drop(worker)
                 reason = f"It took longer than sweep.timeout={self._timeout:g} seconds."
-                yield self._lost(worker.job, "timeout", reason, worker.began)
+                yield self._lost(worker.job, "timeout", reason)
 
-    def _lost(self, job: Job, status: str, reason: str, began: float) -> Ended:
+    def _lost(self, job: Job, status: str, reason: str) -> Ended:
         self.running.discard(job.number)
         note(job.folder, reason)
-        return Ended(job.number, status, reason, {}, time.monotonic() - began)
+        return Ended(job.number, status, reason)
 
     def _drop(self, worker: _Worker) -> None:
         worker.pipe.close()

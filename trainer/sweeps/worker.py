@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -49,7 +48,6 @@ class Ended:
     status: str
     reason: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
     folder: Path | None = None  # of its files, where it says so
 
 
@@ -86,14 +84,12 @@ def perform(job: Job) -> Ended:
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
-    began = time.monotonic()
     trace = ""
     try:
         result = (resume if job.goes_on else run)(job.settings, job.folder, recorded=job.recorded)
         if result is None:  # an experiment
-            return Ended(job.number, "finished", seconds=time.monotonic() - began)
-        seconds = time.monotonic() - began
-        return Ended(job.number, result.status, "", dict(result.metrics), seconds, result.folder)
+            return Ended(job.number, "finished")
+        return Ended(job.number, result.status, "", dict(result.metrics), result.folder)
     except Diverged as error:
         status, reason = "diverged", str(error)
     except KeyboardInterrupt:
@@ -113,7 +109,7 @@ def perform(job: Job) -> Ended:
         root.removeHandler(handler)
         handler.close()
     note(job.folder, trace + reason)
-    return Ended(job.number, status, reason, {}, time.monotonic() - began)
+    return Ended(job.number, status, reason)
 
 
 def note(folder: Path, text: str) -> None:
