@@ -34,10 +34,10 @@ def importing() -> Iterator[None]:
 
 
 class Terminated(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or SIGHUP, as an exception to tidy up after; number is the signal's, code the exit code."""
+    """Ctrl-C, SIGTERM or SIGHUP, as an exception to tidy up after, with the exit code."""
 
     def __init__(self, number: int) -> None:
-        self.number, self.code = number, 128 + number
+        self.code = 128 + number
         self.sentence = "Interrupted." if number == signal.SIGINT else "Terminated."
         self.args = (f"Ended by {signal.Signals(number).name}.",)
 
