@@ -2,7 +2,7 @@
 
 import os
 import re
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -44,7 +44,10 @@ def perform(
         if not any(word.startswith("-") for word in words):
             return single(task, config_name, words)
         parser = _parser()
-        given = check_given(parser.parse_intermixed_args(words))  # flags may stand anywhere
+        given = parser.parse_intermixed_args(words)  # flags may stand anywhere
+        check_flags(given)
+        if not given.shell_completion:
+            check_overrides(given.overrides, options())
         if given.multirun:
             given.overrides = register(given.overrides)
         hydra.version.setbase("1.3")
@@ -74,14 +77,6 @@ def _parser() -> ArgumentParser:
     parser: ArgumentParser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
     return parser
-
-
-def check_given(given: Namespace) -> Namespace:
-    """The flags and overrides; ConfigError for what may not be, or not together."""
-    check_flags(given)
-    if not given.shell_completion:
-        check_overrides(given.overrides, options())
-    return given
 
 
 def single(task: Task, config_name: str, overrides: list[str]) -> None:

@@ -317,15 +317,8 @@ def _heat_map(figure: Figure, box: tuple[float, ...], table: Table, peers: list[
         axes.text(column, row, number(value), ha="center", va="center_baseline", color=color, fontsize=size)
     for axis, count, name in ((axes.yaxis, n, letters[0]), (axes.xaxis, k, letters[1])):
         axis.set_ticks(range(count), [f"{name}={i}" for i in range(count)])
-    axes.tick_params(
-        length=0,
-        labelsize=min(13, 0.85 * letter, 27 * wide),
-        pad=2,
-        top=True,
-        labeltop=True,
-        bottom=False,
-        labelbottom=False,
-    )
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelsize=min(13, 0.85 * letter, 27 * wide), pad=2)
     axes.spines[:].set_visible(False)
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, counted
 from trainer.sweeps.report.files import write
 from trainer.sweeps.report.reading import read, shown
 from trainer.sweeps.report.summary import ranking
@@ -51,7 +51,7 @@ def main(words: list[str]) -> None:
     written = write(found, ranked, Path(options["output"]) if "output" in options else folders[0])
     counts = Counter(run.status for run in found.runs)
     told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    print(f"{len(found.runs)} {'run' if len(found.runs) == 1 else 'runs'}{': ' * bool(told)}{told}")
+    print(f"{counted(len(found.runs), 'run')}{': ' * bool(told)}{told}")
     for problem in found.problems[:10]:
         print(f"  Problem: {plain(problem, 300)}")
     if len(found.problems) > 10:

@@ -15,8 +15,6 @@ their checkpoints, or are run again without one.
 Keys of the sweep itself may be given anew, as sweep.timeout=60 or sweep.workers=1. Others are compared with those that
 the sweep began with, and refused with the difference where they would change its jobs."""
 
-CHOICES = ("hydra/launcher=", "hydra/sweeper=")
-
 
 def main(words: list[str]) -> None:
     """Calls the command line of trainer with the arguments of the sweep."""
@@ -37,7 +35,7 @@ def arguments(given: list[str]) -> list[str]:
     keys = {_key(word) for word in new}
     kept = [word for word in record.arguments if _key(word) not in keys]
     for word in kept:  # a file must not choose what is imported or where is written
-        plain = word.startswith(CHOICES) and word.partition("=")[2].isidentifier()
+        plain = word.startswith(("hydra/launcher=", "hydra/sweeper=")) and word.partition("=")[2].isidentifier()
         if word.startswith("-") or (_key(word).startswith("hydra") and not plain):
             raise ConfigError(
                 f"{folder} asks for {word!r}, which is not taken from a file. Give it on the command line."

@@ -53,7 +53,9 @@ def main(words: list[str]) -> None:
     resumed = [word for word in words if word.startswith("resume=")]
     if "sweep=optuna" in words and not {"--help", "-h"} & set(words):
         with explained("config", words):
-            _search(words)
+            from trainer.sweeps.search import search
+
+            search([word for word in words if word not in ("-m", "--multirun")], composed, single)
     elif resumed and not any(word.startswith("-") for word in words):
         with explained("config", words):
             check_overrides(words, options())
@@ -70,12 +72,6 @@ def train(config: DictConfig) -> None:
 
     unresolved = OmegaConf.to_container(config, resolve=False)  # ${oc.env:SECRET} stays unread in what is kept
     run(settings, Path(HydraConfig.get().runtime.output_dir), recorded=unresolved)  # type: ignore[arg-type]
-
-
-def _search(words: list[str]) -> None:
-    from trainer.sweeps.search import search
-
-    search([word for word in words if word not in ("-m", "--multirun")], composed, single)
 
 
 def _register(overrides: list[str]) -> list[str]:

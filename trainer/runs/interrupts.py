@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import NoReturn
 
 
@@ -33,10 +34,10 @@ def importing() -> Iterator[None]:
 
 
 class Terminated(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or SIGHUP, as an exception to tidy up after; number is the signal's, code the exit code."""
+    """Ctrl-C, SIGTERM or SIGHUP, as an exception to tidy up after, with the exit code."""
 
     def __init__(self, number: int) -> None:
-        self.number, self.code = number, 128 + number
+        self.code = 128 + number
         self.sentence = "Interrupted." if number == signal.SIGINT else "Terminated."
         self.args = (f"Ended by {signal.Signals(number).name}.",)
 
@@ -64,12 +65,13 @@ def signals() -> Iterator[None]:
         _arrived.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
-        if before and not _leaves_quietly:
-            _leaves_quietly.append(True)
-            atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # or its end would be a traceback
+        if before:
+            _leave_quietly()
 
 
-_leaves_quietly: list[bool] = []
+@cache
+def _leave_quietly() -> None:
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # or Ctrl-C at the very end would be a traceback
 
 
 @contextmanager

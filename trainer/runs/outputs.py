@@ -325,10 +325,8 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result can depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

@@ -27,6 +27,3 @@ class Grid:
         require(ok, f"sweep.timeout must be finite and greater than 0, or null for no limit, got {limit}.")
         require(count is None or count >= 1, f"sweep.workers must be at least 1, or null for every core, got {count}.")
         require(self.max_jobs >= 1, f"sweep.max_jobs must be at least 1, got {self.max_jobs}.")
-
-
-SWEEPS: dict[str, type] = {"grid": Grid}

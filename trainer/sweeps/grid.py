@@ -12,7 +12,7 @@ tests/test_sweep.py holds the result against Hydra's own composition.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,6 +23,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, RangeSweep, ValueType
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from trainer.errors import ConfigError, Incompatible
@@ -120,15 +121,21 @@ def special(axes: Sequence[Axis], plan: Plan) -> list[str]:
 
 def plan(axes: Sequence[Axis], composer: "Composer", skip_illegal: bool) -> list[Plan]:
     """The jobs in the order of Hydra's sweeper, each checked; ConfigError where one is wrong, or none can be run."""
-    different = list(product(*(axis.choices[:1] if axis.alone else axis.choices for axis in axes)))
-    reasons = {_seen(axes, choices): composer.without_place(choices) for choices in different}
-    if all(reasons.values()):
-        composer.require_place(different)
-    whole = [choices for choices in different if not reasons[_seen(axes, choices)]]
-    if whole:
-        _try_each_value(axes, whole[0], composer)
-    for choices in whole:
-        reasons[_seen(axes, choices)] = _incompatible(composer(choices)[0])
+    jobs = product(*(axis.choices[:1] if axis.alone else axis.choices for axis in axes))
+    different = {_seen(axes, choices): choices for choices in jobs}
+    reasons: dict[tuple[str, ...], str] = {}
+    homeless = list[Homeless]()
+    for seen, choices in different.items():
+        try:
+            settings, _ = composer(choices)
+            if len(homeless) == len(reasons):  # the first that is not
+                _try_each_value(axes, choices, composer)
+            reasons[seen] = _incompatible(settings)
+        except Homeless as error:
+            homeless.append(error)
+            reasons[seen] = str(error)
+    if len(homeless) == len(different):
+        composer.require(choices, set.intersection(*(error.keys for error in homeless)))
     wrong = [reason for reason in reasons.values() if reason]
     if wrong and (not skip_illegal or len(wrong) == len(reasons)):
         raise ConfigError(wrong[0])
@@ -145,9 +152,8 @@ def _try_each_value(axes: Sequence[Axis], firsts: Sequence[Override], composer: 
     """Composes every value beside those of one job: a wrong one is found before a large grid is."""
     for place, axis in enumerate(axes):
         for choice in axis.choices if len(axis.choices) > 1 else ():
-            choices = [*firsts[:place], choice, *firsts[place + 1 :]]
-            if not composer.without_place(choices):
-                settings, _ = composer(choices)
+            with suppress(Homeless):
+                settings, _ = composer([*firsts[:place], choice, *firsts[place + 1 :]])
                 if not axis.alone:
                     _incompatible(settings)
 
@@ -173,6 +179,18 @@ def _sure(condition: bool) -> None:
         raise _Unsure
 
 
+class Homeless(Incompatible):
+    """A job has values for keys that the options which it chooses do not have."""
+
+    def __init__(self, keys: Sequence[str], node: Node) -> None:
+        self.keys = set(keys)
+        group, dot, _ = keys[0].partition(".")
+        chosen = node.get(group)
+        name = chosen.get("name") if dot and isinstance(chosen, dict) else None
+        owner = f"{group}={name} has" if name else "This job has"
+        super().__init__(f"{owner} no key {keys[0]}, so it cannot be set there; leave one of the two out.")
+
+
 class Composer:
     """The settings of a job and its configuration as run.json keeps it, from one choice an axis."""
 
@@ -181,14 +199,20 @@ class Composer:
         self._first: tuple[Sequence[Override], Node | None] | None = None  # what is spliced, and its options
         self._is_group = cache(loader.repository.group_exists)
         self._option = cache(self._read_option)
-        self._chosen: dict[tuple[str, ...], Node] = {}  # configurations of options alone
 
     def __call__(self, choices: Sequence[Override], number: int = 0, folder: str = "") -> tuple[Settings, Node]:
         if self._fast:
             with suppress(_Unsure):
                 node = self._spliced(choices)
                 return structured("", Settings, node), node
-        config = self.whole(choices, number, folder)
+        try:
+            config = self.whole(choices, number, folder)
+        except ConfigCompositionException as error:
+            options, values = self._parted(choices)
+            key = re.match(r"Could not override '(.*)'", str(error))
+            if key is None or key[1] not in {choice.key_or_group for choice in values}:
+                raise
+            raise Homeless([key[1]], _without_hydra(self.whole(options))) from None
         HydraConfig.instance().set_config(config)  # for ${hydra:...}
         recorded = _without_hydra(config)
         return read_settings(config, Settings), recorded
@@ -201,44 +225,12 @@ class Composer:
             config.hydra.runtime.output_dir = folder
         return config
 
-    def require_place(self, jobs: Sequence[Sequence[Override]]) -> None:
-        """Raises what Hydra says of a key that none of the jobs has."""
-        nowhere = set.intersection(*({choice.key_or_group for choice in self._homeless(job)} for job in jobs))
-        for choice in jobs[0]:
-            if choice.key_or_group in nowhere:
-                options, _ = self._parted(jobs[0])
-                self.whole([*options, choice])
-
-    def without_place(self, choices: Sequence[Override]) -> str:
-        """Why a job cannot have one of its values: the options that it chooses have no such key; empty if they do."""
-        for choice in self._homeless(choices):
-            key, *_ = parts = choice.key_or_group.split(".")
-            node = self._of_options(self._parted(choices)[0]).get(key)
-            name = node.get("name") if isinstance(node, dict) else None
-            owner = f"{key}={name} has" if name and len(parts) > 1 else "This job has"
-            return f"{owner} no key {choice.key_or_group}, so it cannot be set there; leave one of the two out."
-        return ""
-
-    def _homeless(self, choices: Sequence[Override]) -> list[Override]:
-        """The values whose keys are not there with the options of the job, so that Hydra would refuse them."""
+    def require(self, choices: Sequence[Override], keys: set[str]) -> None:
+        """Raises what Hydra says of a key that no job has."""
         options, values = self._parted(choices)
-        return [
-            choice
-            for choice in values
-            if _changes(choice)
-            and not any(choice is not other and _above(other, choice) for other in values)
-            and _lacks(self._of_options(options), choice.key_or_group.split("."))
-        ]
-
-    def _of_options(self, options: Sequence[Override]) -> Node:
-        """The configuration with these options and no values."""
-        words = tuple(map(word, options))
-        if words not in self._chosen:
-            try:
-                self._chosen[words] = self._with_options(options)
-            except _Unsure:
-                self._chosen[words] = _without_hydra(self.whole(options))
-        return self._chosen[words]
+        for choice in values:
+            if choice.key_or_group in keys:
+                self.whole([*options, choice])
 
     def _parted(self, choices: Sequence[Override]) -> tuple[list[Override], list[Override]]:
         """Options and values, by the rule of Hydra's defaults list."""
@@ -253,9 +245,11 @@ class Composer:
         options, values = self._parted(choices)
         replaced = [_replaced(choice) for choice in values]
         node = self._with_options(options)
+        if homeless := [".".join(path) for path, _ in replaced if _lacks(node, path)]:
+            raise Homeless(homeless, node)
         for path, value in replaced:
             node = _with(node, path, value)
-        _sure(not _holds(node, "???"))
+        _sure("???" not in repr(node))
         return node
 
     def _with_options(self, options: Sequence[Override]) -> Node:
@@ -286,7 +280,7 @@ class Composer:
                 if name is not None:
                     self._option(group, name)
         node = _without_hydra(config)
-        _sure(not _holds(node, "${"))
+        _sure("${" not in repr(node))
         return node
 
     def _read_option(self, group: str, name: str) -> Node:
@@ -295,7 +289,7 @@ class Composer:
         if found is None or found.header.get("package") or found.defaults_list:
             raise _Unsure
         content: Any = OmegaConf.to_container(found.config, resolve=False)
-        _sure(isinstance(content, dict) and not _holds(content, "${"))
+        _sure(isinstance(content, dict) and "${" not in repr(content))
         return content  # type: ignore[no-any-return]
 
 
@@ -308,11 +302,6 @@ def _without_hydra(config: DictConfig) -> Node:
 def _changes(override: Override) -> bool:
     """Whether the override neither adds, deletes nor moves."""
     return override.type == OverrideType.CHANGE and override.package is None
-
-
-def _above(override: Override, other: Override) -> bool:
-    """Whether one could make the place of the other's key."""
-    return f"{other.key_or_group}.".startswith(f"{override.key_or_group}.")
 
 
 def _lacks(node: Any, path: Sequence[str]) -> bool:
@@ -332,21 +321,12 @@ def _replaced(override: Override) -> tuple[list[str], Any]:
     parts = value if isinstance(value, list) else [value]
     _sure(_changes(override) and PLAIN_KEY.fullmatch(override.key_or_group) is not None)
     _sure(all(part is None or isinstance(part, bool | int | float | str) for part in parts))
-    _sure(not _holds(parts, "${") and not _holds(parts, "???"))
+    _sure("${" not in repr(parts) and "???" not in repr(parts))
     return override.key_or_group.split("."), value
 
 
 def _with(node: Node, path: Sequence[str], value: Any) -> Node:
     """The node with a value in the place of another, which is no dictionary."""
     key, *rest = path
-    _sure(key in node and isinstance(node[key], dict) == bool(rest))
+    _sure(isinstance(node[key], dict) == bool(rest))
     return {**node, key: _with(node[key], rest, value) if rest else value}
-
-
-def _holds(node: Any, mark: str) -> bool:
-    """Whether a text anywhere below the node holds the mark."""
-    if isinstance(node, Mapping):
-        return any(_holds(value, mark) for value in node.values())
-    if isinstance(node, list):
-        return any(_holds(value, mark) for value in node)
-    return isinstance(node, str) and mark in node

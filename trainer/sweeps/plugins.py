@@ -28,8 +28,8 @@ from omegaconf import DictConfig, OmegaConf
 from trainer.errors import ConfigError
 from trainer.runs.lock import hold
 from trainer.runs.overrides import check_folder
-from trainer.runs.schema import build, structured
-from trainer.sweeps.config import SWEEPS, Grid
+from trainer.runs.schema import structured
+from trainer.sweeps.config import Grid
 from trainer.sweeps.grid import Axis, Composer, Plan, plan, read_axes, special
 from trainer.sweeps.pool import warm
 from trainer.sweeps.record import DONE, Line, Record, check_free, read
@@ -201,11 +201,10 @@ def _folder(config: DictConfig) -> Path:
 
 def _options(config: DictConfig) -> Grid:
     node: Any = OmegaConf.to_container(config.sweep, resolve=True)
-    if node.get("name") in SWEEPS:
-        options: Grid = build("sweep", SWEEPS, node)
-        return options
     # Another kind of search has fields of its own; of those of the grid it has as many as it likes.
-    return structured("sweep", Grid, {key: node[key] for key in Grid.__dataclass_fields__ if key in node})
+    if node.pop("name", None) != "grid":
+        node = {key: node[key] for key in Grid.__dataclass_fields__ if key in node}
+    return structured("sweep", Grid, node)
 
 
 def _recorded(config: DictConfig, arguments: Sequence[str], axes: Sequence[Axis], plans: Sequence[Plan]) -> Record:

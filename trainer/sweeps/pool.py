@@ -20,9 +20,9 @@ from typing import Any
 
 from trainer.errors import FileError
 from trainer.runs.interrupts import held
-from trainer.sweeps.worker import Ended, Job, note, serve
+from trainer.sweeps.worker import IMPORTED, Ended, Job, note, serve
 
-TICK = 0.5  # seconds between two looks at the clock
+TICK = 0.1  # seconds between two looks at the clock
 GRACE = 1.0  # seconds that an interrupted run has to keep what it has learnt
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -65,7 +65,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.sweeps.preloaded"])
+    context.set_forkserver_preload(list(IMPORTED))
     return context
 
 
@@ -87,16 +87,14 @@ class Pool:
         if first is None:  # as of a sweep that has ended: no worker is to be started
             return
         try:
-            with _lean():
-                for _ in range(self._count):
-                    self._start()
+            self._start(self._count)
             waiting = deque([first, *jobs])  # which are made while the workers import
             while waiting or self.running:
                 for worker in self._workers:
                     if waiting and worker.ready and worker.job is None:
                         self._send(worker, waiting.popleft())
                 by_pipe: dict[Any, _Worker] = {worker.pipe: worker for worker in self._workers}
-                heard = wait(list(by_pipe), self._patience())
+                heard = wait(list(by_pipe), TICK)
                 if not heard:
                     yield None
                 for pipe in heard:
@@ -106,21 +104,22 @@ class Pool:
                 yield from self._overdue()
                 missing = min(self._count, len(waiting) + len(self.running)) - len(self._workers)
                 if missing > 0:
-                    with _lean():
-                        for _ in range(missing):
-                            self._start()
+                    self._start(missing)
         finally:
             self._end()
 
-    def _start(self) -> None:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(theirs,), daemon=True)
-        try:
-            process.start()
-        except (OSError, EOFError) as error:
-            raise FileError(f"No process can be started for the sweep: {error}. Set sweep.workers=1.") from error
-        theirs.close()
-        self._workers.append(_Worker(process, ours))
+    def _start(self, number: int) -> None:
+        with _lean():
+            for _ in range(number):
+                ours, theirs = self._context.Pipe()
+                process = self._context.Process(target=serve, args=(theirs,), daemon=True)
+                try:
+                    process.start()
+                except (OSError, EOFError) as error:
+                    way = "Set sweep.workers=1."
+                    raise FileError(f"No process can be started for the sweep: {error}. {way}") from error
+                theirs.close()
+                self._workers.append(_Worker(process, ours))
 
     def _send(self, worker: _Worker, job: Job) -> None:
         worker.job, worker.began = job, time.monotonic()
@@ -155,7 +154,7 @@ class Pool:
                     "that there is memory for each."
                 )
             return None
-        return self._lost(worker.job, "killed", f"Its process {_ending(code)}.", worker.began)
+        return self._lost(worker.job, "killed", f"Its process {_ending(code)}.")
 
     def _overdue(self) -> Iterator[Ended]:
         if self._timeout is None:
@@ -166,24 +165,16 @@ class Pool:
                 worker.process.kill()
                 self._drop(worker)
                 reason = f"It took longer than sweep.timeout={self._timeout:g} seconds."
-                yield self._lost(worker.job, "timeout", reason, worker.began)
+                yield self._lost(worker.job, "timeout", reason)
 
-    def _lost(self, job: Job, status: str, reason: str, began: float) -> Ended:
+    def _lost(self, job: Job, status: str, reason: str) -> Ended:
         self.running.discard(job.number)
         note(job.folder, reason)
-        return Ended(job.number, status, reason, {}, time.monotonic() - began)
+        return Ended(job.number, status, reason)
 
     def _drop(self, worker: _Worker) -> None:
         worker.pipe.close()
         self._workers.remove(worker)
-
-    def _patience(self) -> float:
-        """Seconds until something must be looked at though nothing was heard."""
-        if self._timeout is None:
-            return TICK
-        now = time.monotonic()
-        left = [worker.began + self._timeout - now for worker in self._workers if worker.job is not None]
-        return max(0.0, min([TICK, *left]))
 
     def _end(self) -> None:
         """Idle workers leave when their pipe closes; a running job is asked to keep what it has, and then killed."""

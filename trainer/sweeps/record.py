@@ -14,19 +14,10 @@ from trainer.runs.outputs import check_plain, shorter, write_json
 
 FORMAT = "softmax-trainer sweep 1"
 NAME = "sweep.json"
-STATUSES = (
-    "finished",
-    "stopped",
-    "diverged",
-    "failed",
-    "timeout",
-    "killed",
-    "interrupted",
-    "skipped",
-    "pending",
-)
-DONE = ("finished", "stopped", "skipped")  # what a resumed sweep leaves as it is
+GOOD = ("finished", "stopped")  # a run that came to its end counts in the means
 BAD = ("diverged", "failed", "timeout", "killed")
+STATUSES = (*GOOD, "running", "interrupted", *BAD, "skipped", "pending")
+DONE = (*GOOD, "skipped")  # what a resumed sweep leaves as it is
 
 
 @dataclass

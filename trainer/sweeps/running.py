@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from trainer.errors import ConfigError, TrainerError
+from trainer.errors import ConfigError, TrainerError, counted
 from trainer.runs.config import Settings
 from trainer.runs.outputs import shorter
 from trainer.runs.overrides import tamed
@@ -26,10 +26,9 @@ from trainer.sweeps.resumed import left
 
 if TYPE_CHECKING:
     from trainer.sweeps.report.summary import Ranking
+    from trainer.sweeps.worker import Ended, Job
 
 log = logging.getLogger("sweep")
-MLFLOW = "mlflow"  # the callback whose store jobs may share
-PLAIN_SUBDIR = "${hydra.job.num}"
 
 
 class SweepFailed(TrainerError):
@@ -62,11 +61,9 @@ class Sweep:
         self.composer = composer
         self.metrics: dict[int, Mapping[str, float]] = {}
         raw: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-        self.plain_folders = raw["subdir"] == PLAIN_SUBDIR
+        self.plain_folders = raw["subdir"] == "${hydra.job.num}"
         self.began = time.monotonic()
         self.stores = set[Path]()  # that several jobs write to, and are there
-        self.written = 0.0
-        self.ended = 0
 
     def run(self, launcher: Launcher | None) -> list[JobReturn]:
         """Runs what is to be done, by our workers or by one of Hydra's other launchers, and sums up."""
@@ -101,10 +98,9 @@ class Sweep:
                 error,
             ) from None
         self.end()
-        bad = sum(line.status in BAD for line in record.jobs)
         self.conclude()
-        if bad:
-            raise SweepFailed(self.sentence(bad))
+        if wrong := [line for line in record.jobs if line.status in BAD]:
+            raise SweepFailed(self.sentence(wrong))
         return []
 
     def begin(self) -> None:
@@ -119,65 +115,60 @@ class Sweep:
         self.record.write(self.folder)
 
     def by_workers(self, todo: Sequence[int]) -> None:
-        record = self.record
-        with closing(self.in_workers(todo)) as events:
-            for line in events:
-                now = time.monotonic()
-                if line is not None:
-                    self.ended += 1
-                    log.info(f"[{self.ended}/{len(todo)}] {self.said(line)}")
-                if now - self.written > 0.8:
-                    record.write(self.folder)
-                    self.written = time.monotonic()
-                if line is not None and line.status in BAD and self.options.fail_fast:
-                    return
-
-    def in_workers(self, todo: Sequence[int]) -> Any:
-        """Runs these jobs and gives the line of each as it ends, and None now and then."""
+        """Runs these jobs in processes of ours; each end goes into the record and to the terminal."""
         from trainer.objective.threads import available_cores
         from trainer.sweeps.pool import Pool
-        from trainer.sweeps.worker import Job
 
         cores = available_cores()
         workers = min(self.options.workers or cores, max(1, len(todo)))
-        threads = max(1, cores // workers)
-
-        def jobs() -> Any:
-            for place in todo:
-                line, plan = self.record.jobs[place], self.plans[place]
-                folder = self.folder / line.folder if plan.goes_on else self.folder_of(plan, line)
-                settings, recorded = self.composer(plan.choices, line.number, str(folder))
-                self.share(settings, folder)
-                if settings.threads is None:
-                    settings = replace(settings, threads=threads)
-                yield Job(line.number, folder, settings, recorded, plan.goes_on)
-            if not self.plain_folders:  # killed before the next writing, the sweep would not find them again
-                self.record.write(self.folder)
-
         pool = Pool(workers, self.options.timeout)
+        ended, written = 0, 0.0
         try:
-            with closing(pool.run(jobs())) as ends:
+            with closing(pool.run(self.jobs(todo, threads=max(1, cores // workers)))) as ends:
                 for end in ends:
-                    if end is None:
-                        yield None
-                        continue
-                    line = self.record.jobs[end.number]
-                    line.status, line.reason = end.status, end.reason
-                    if end.folder is not None:  # another than was meant, if that had a run in it already
-                        line.folder = Path(os.path.relpath(end.folder, self.folder)).as_posix()
-                    self.metrics[end.number] = end.metrics
-                    yield line
+                    if end is not None:
+                        ended += 1
+                        log.info(f"[{ended}/{len(todo)}] {self.said(self.take(end))}")
+                    if time.monotonic() - written > 0.8:
+                        self.record.write(self.folder)
+                        written = time.monotonic()
+                    if end is not None and end.status in BAD and self.options.fail_fast:
+                        return
         finally:
             for number in pool.running:
                 line = self.record.jobs[number]
                 line.status, line.reason = "interrupted", "The sweep ended before it did."
 
+    def jobs(self, todo: Sequence[int], threads: int) -> "Iterator[Job]":
+        """The jobs as workers take them, each of so many threads unless it says otherwise."""
+        from trainer.sweeps.worker import Job
+
+        for place in todo:
+            line, plan = self.record.jobs[place], self.plans[place]
+            folder = self.folder / line.folder if plan.goes_on else self.folder_of(plan, line)
+            settings, recorded = self.composer(plan.choices, line.number, str(folder))
+            self.share(settings, folder)
+            if settings.threads is None:
+                settings = replace(settings, threads=threads)
+            yield Job(line.number, folder, settings, recorded, plan.goes_on)
+        if not self.plain_folders:  # killed before the next writing, the sweep would not find them again
+            self.record.write(self.folder)
+
+    def take(self, end: "Ended") -> Line:
+        """The line of a job, with how it ended."""
+        line = self.record.jobs[end.number]
+        line.status, line.reason = end.status, end.reason
+        if end.folder is not None:  # another than was meant, if that had a run in it already
+            line.folder = Path(os.path.relpath(end.folder, self.folder)).as_posix()
+        self.metrics[end.number] = end.metrics
+        return line
+
     def share(self, settings: Settings, folder: Path) -> None:
         """Makes what jobs of several processes write to, before the first of them runs."""
-        if MLFLOW in settings.callbacks:
+        if "mlflow" in settings.callbacks:
             from trainer.runs.callbacks.loggers import MLflow
 
-            logger = structured("callbacks.mlflow", MLflow, settings.callbacks[MLFLOW] or {})
+            logger = structured("callbacks.mlflow", MLflow, settings.callbacks["mlflow"] or {})
             store = logger.file(folder)
             if store.parent != folder and store not in self.stores:
                 self.stores.add(store)
@@ -259,12 +250,11 @@ class Sweep:
         for name in (NAME, "summary.csv", "report.html"):
             log.info(f"  {shorter(self.folder / name)}")
 
-    def sentence(self, bad: int) -> str:
+    def sentence(self, wrong: Sequence[Line]) -> str:
         """Which jobs did not end well, in a few lines."""
-        record = self.record
-        wrong = [line for line in record.jobs if line.status in BAD]
-        left = sum(line.status in ("pending", "interrupted") for line in record.jobs)
-        lines = [f"{bad} of {len(record.jobs)} jobs did not end well{f'; {left} were not run' if left else ''}:"]
+        jobs = self.record.jobs
+        left = sum(line.status in ("pending", "interrupted") for line in jobs)
+        lines = [f"{len(wrong)} of {len(jobs)} jobs did not end well{f'; {left} were not run' if left else ''}:"]
         for line in wrong[:3]:
             first = line.reason.strip().split("\n")[0]
             lines.append(printable(f"  {line.folder}  {line.status}  {' '.join(line.overrides)}  {first}"))
@@ -281,6 +271,5 @@ def best(ranked: "Ranking", most: int) -> list[str]:
     for item in ranked.first(most):
         values = " ".join(f"{key}={text}" for key, text in item.values.items())
         numbers = [f"{name} {item.mean(name):.4g}" for name in (aim.metric, aim.tie) if name]
-        runs = f"{len(item.done)} {'run' if len(item.done) == 1 else 'runs'}"
-        rows.append([*numbers, runs, values, item.doubt])
+        rows.append([*numbers, counted(len(item.done), "run"), values, item.doubt])
     return [f"best by {aim.rule}:", *map(printable, aligned(rows))] if rows else []

@@ -122,8 +122,8 @@ def _try(study: Any, space: Space, monitor: str, folder: Path, single: Single) -
         place = quoted(str(folder / str(trial.number)))
         study.tell(trial, measure([*space.fixed, *proposed, f"hydra.run.dir={place}"], monitor, single))
     except (Diverged, ConfigError) as error:
-        kinds = {Diverged: "diverged", Incompatible: "skipped"}
-        trial.set_user_attr("status", next((kinds[kind] for kind in kinds if isinstance(error, kind)), "failed"))
+        refused = "skipped" if isinstance(error, Incompatible) else "failed"
+        trial.set_user_attr("status", "diverged" if isinstance(error, Diverged) else refused)
         trial.set_user_attr("reason", str(error))
         study.tell(trial, state=_states().PRUNED)  # a failed one teaches the sampler nothing, a pruned one is bad
         log.info(f"Trial {trial.number} ({' '.join(proposed)}) failed: {error}")
@@ -166,7 +166,7 @@ def _note(record: Record, study: Any, folder: Path) -> None:
 
 
 def _proposed(trial: Any) -> list[str]:
-    return [f"{key}={written(value)}" for key, value in trial.params.items()]
+    return [f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in trial.params.items()]
 
 
 def _states() -> Any:
@@ -215,8 +215,3 @@ def space_of(overrides: list[Override], distributions: Any) -> Space:
             raise ConfigError(f"{override.input_line} cannot be searched; write interval(low,high) or a list a,b,c.")
     require(bool(axes), "sweep=optuna has nothing to search: sweep.space is empty, and no key has several values.")
     return Space(fixed, axes)
-
-
-def written(value: Any) -> str:
-    """A proposal as the value of an override; a choice is one already."""
-    return value if isinstance(value, str) else repr(value)

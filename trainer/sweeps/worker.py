@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +23,7 @@ from trainer.runs.config import Settings
 from trainer.runs.outputs import LogFile, open_log
 
 LOG = "trainer.log"
+IMPORTED = ("trainer.runs.run", "sklearn.datasets", "sklearn.model_selection")  # what nearly every run needs
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,6 @@ class Ended:
     status: str
     reason: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
     folder: Path | None = None  # of its files, where it says so
 
 
@@ -60,7 +60,11 @@ def serve(connection: Connection) -> None:
     warnings.showwarning = lambda message, *_: logging.getLogger("trainer").warning(f"Warning: {message}")
     logging.getLogger().setLevel(logging.INFO)
     try:
-        preload()
+        for name in IMPORTED:  # as the server has done, where there is one
+            import_module(name)
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a worker that is killed leaves
         connection.send("ready")
         while True:
             job = connection.recv()
@@ -72,19 +76,6 @@ def serve(connection: Connection) -> None:
         return
 
 
-def preload() -> None:
-    """Imports what nearly every run needs, and asks once for what is the same for all of them."""
-    import sklearn.datasets
-    import sklearn.model_selection  # noqa: F401
-    from tqdm import tqdm
-
-    from trainer.runs.outputs import git_commit, versions
-
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a worker that is killed leaves there
-    versions()
-    git_commit()
-
-
 def perform(job: Job) -> Ended:
     """Runs one job; whatever it raises ends in its log and in the answer, and nowhere else."""
     from trainer.runs.run import resume, run
@@ -93,14 +84,12 @@ def perform(job: Job) -> Ended:
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
-    began = time.monotonic()
     trace = ""
     try:
         result = (resume if job.goes_on else run)(job.settings, job.folder, recorded=job.recorded)
         if result is None:  # an experiment
-            return Ended(job.number, "finished", seconds=time.monotonic() - began)
-        seconds = time.monotonic() - began
-        return Ended(job.number, result.status, "", dict(result.metrics), seconds, result.folder)
+            return Ended(job.number, "finished")
+        return Ended(job.number, result.status, "", dict(result.metrics), result.folder)
     except Diverged as error:
         status, reason = "diverged", str(error)
     except KeyboardInterrupt:
@@ -120,7 +109,7 @@ def perform(job: Job) -> Ended:
         root.removeHandler(handler)
         handler.close()
     note(job.folder, trace + reason)
-    return Ended(job.number, status, reason, {}, time.monotonic() - began)
+    return Ended(job.number, status, reason)
 
 
 def note(folder: Path, text: str) -> None:

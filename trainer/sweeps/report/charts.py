@@ -9,12 +9,14 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from trainer.sweeps.report.reading import DONE, Run
+from trainer.sweeps.record import GOOD
+from trainer.sweeps.report.reading import Run
 from trainer.sweeps.report.summary import LOWER
 from trainer.sweeps.report.values import MINUS, short
 
 Numbers = NDArray[np.float64]
 POINTS = 60
+CELL = 120, 64  # width and height of a cell of the grid
 TINY = 1e-100  # less is drawn as zero
 COLOURS = 6  # classes c1 ... c6 of the style sheet, each with dashes of its own; c0 is grey
 
@@ -120,7 +122,7 @@ def curve(run: Run, name: str) -> tuple[Numbers, Numbers]:
 
 def line(runs: Sequence[Run], name: str, points: int = POINTS, colour: int = 0, label: str = "") -> Line | None:
     """The mean of the runs, plus and minus one standard deviation; one that stopped early keeps its last value."""
-    done = [run for run in runs if run.status in DONE] or list(runs)
+    done = [run for run in runs if run.status in GOOD] or list(runs)
     curves = [found for found in (curve(run, name) for run in done) if len(found[0])]
     if not curves:
         return None
@@ -128,7 +130,7 @@ def line(runs: Sequence[Run], name: str, points: int = POINTS, colour: int = 0, 
     if len(x) > points:
         x = x[np.unique(np.linspace(0, len(x) - 1, points).round().astype(int))]
     values = np.stack([np.interp(x, *found) for found in curves])
-    if not all(run.status in DONE for run in done):  # nothing is said of a run beyond its end
+    if not all(run.status in GOOD for run in done):  # nothing is said of a run beyond its end
         values = np.where([x <= found[0][-1] for found in curves], values, np.nan)
     count = np.isfinite(values).sum(axis=0)
     x, values, count = x[count > 0], values[:, count > 0], count[count > 0]
@@ -198,9 +200,9 @@ class Frame:
         return [head, *parts, "</svg>"]
 
 
-def panel(name: str, lines: Sequence[Line], title: str, width: float = 400, height: float = 280) -> Markup:
+def panel(name: str, lines: Sequence[Line], title: str) -> Markup:
     """Lines over epochs: the grey ones first, then bands, then the coloured means with their labels at the end."""
-    frame = Frame(50.0, 12.0, width - 76, height - 46)
+    frame = Frame(50.0, 12.0, 324.0, 234.0)
     front = [found for found in lines if found.colour] or lines
     x = axis(np.concatenate([found.x for found in lines]), 0, frame.inner, log=False, pad=0)
     means = [found.mean for found in front] + [y for found in front for _, y in found.single]
@@ -220,8 +222,8 @@ def panel(name: str, lines: Sequence[Line], title: str, width: float = 400, heig
     labels = [text(beside, top + place + 4, found.label, f"k c{found.colour}") for place, found in ends]
     whole = [tick for tick in x.ticks(4) if tick == round(tick)]
     epochs = [frame.below(x.at(tick), short(tick) if tick < 1e4 else f"{tick:,.0f}") for tick in whole]
-    around = [*frame.rules(y), *epochs, frame.caption(height - 4, "epoch", x)]
-    return svg(width, height, f"{title} over the epochs", [*around, *frame.inside(drawn), *labels])
+    around = [*frame.rules(y), *epochs, frame.caption(276, "epoch", x)]
+    return svg(400, 280, f"{title} over the epochs", [*around, *frame.inside(drawn), *labels])
 
 
 def _band(line: Line, x: Axis, y: Axis, few: bool) -> list[str]:
@@ -249,12 +251,23 @@ def _apart(ends: list[tuple[float, Line]], room: float, tall: float) -> list[tup
     return [(place, found) for place, (_, found) in zip(places.tolist(), ends, strict=True)]
 
 
-def small(lines: Sequence[Line], y: Axis, x: Axis, label: str, width: float = 120, height: float = 64) -> Markup:
+def cell_axes(metric: str, lines: Sequence[Line]) -> tuple[Axis, Axis]:
+    """The axes x and y that all cells of the grid have in common."""
+    width, height = CELL
+    x = axis(np.concatenate([found.x for found in lines]), 3, width - 3, log=False, pad=0)
+    return x, axis(np.concatenate([found.mean for found in lines]), height - 4, 4, logarithmic(metric))
+
+
+def small(lines: Sequence[Line], x: Axis, y: Axis, label: str) -> Markup:
     """A cell of the grid: no numbers, the same axes in every cell."""
-    parts = [stroke(f"M0 {height:g}h{width:g}", "g"), f'<svg width="{width:g}" height="{height:g}">']
+    width, height = CELL
+    parts = [stroke(f"M0 {height}h{width}", "g"), f'<svg width="{width}" height="{height}">']
     for found in sorted(lines, key=lambda found: (found.colour > 0, -found.colour)):
         parts += [stroke(path(x(found.x), y(found.mean)), f"l c{found.colour}"), _point(found, x, y)]
     return svg(width, height, label, [*parts, "</svg>"])
+
+
+PLANE = Frame(50.0, 12.0, 334.0, 208.0)  # of numbers against the metric
 
 
 def scatter(
@@ -270,10 +283,7 @@ def scatter(
 
     Of values that were drawn and not chosen, each once, the line would be a zigzag; they have none.
     """
-    width, height = 400.0, 260.0
-    frame = Frame(50.0, 12.0, width - 66, height - 52)
-    xs, ys = np.array(given), np.array(measured)
-    ys = np.clip(ys, *_reach(ys))  # an outlier lies at the edge
+    xs, ys = np.array(given), _within_reach(measured)
     values = np.unique(xs)
     positive = values[values > 0]
     log = len(positive) > 1 and positive[-1] / positive[0] >= 8
@@ -282,14 +292,12 @@ def scatter(
     def place(value: Numbers) -> Numbers:
         return np.searchsorted(values, value).astype(float) if steps else value
 
-    x = axis(place(xs), 0, frame.inner, log=log and not steps, pad=0.06)
-    y = axis(ys, frame.tall, 0, logarithmic(metric), pad=0.08)
-    drawn = []
+    x = axis(place(xs), 0, PLANE.inner, log=log and not steps, pad=0.06)
+    y = axis(ys, PLANE.tall, 0, logarithmic(metric), pad=0.08)
+    line = []
     if lined and 1 < len(values) <= 40:
         tops = [ys[xs == value].min() if lower else ys[xs == value].max() for value in values]
-        drawn.append(stroke(path(x(place(values)), y(np.array(tops))), "l c1"))
-    drawn.append(stroke(_dots(x(place(xs)), y(ys)), "d"))
-    drawn.append(stroke(_dots(x(place(xs[best : best + 1])), y(ys[best : best + 1])), "p c1"))
+        line = [stroke(path(x(place(values)), y(np.array(tops))), "l c1")]
     if len(values) <= 7:
         marks = values
     else:
@@ -297,28 +305,24 @@ def scatter(
     numbers, taken = list[str](), -99.0
     for mark, at in zip(marks.tolist(), x(place(marks)).tolist(), strict=True):
         if at - taken >= 36 or not numbers:
-            numbers.append(frame.below(at, short(mark)))
+            numbers.append(PLANE.below(at, short(mark)))
             taken = at
-    around = [*frame.rules(y, 4), *numbers, frame.caption(height - 5, name, x)]
-    return svg(width, height, f"{name}: {metric} against {name}", [*around, *frame.inside(drawn)])
+    drawn = [*line, *_dots(x(place(xs)), y(ys), best)]
+    around = [*PLANE.rules(y, 4), *numbers, PLANE.caption(255, name, x)]
+    return svg(400, 260, f"{name}: {metric} against {name}", [*around, *PLANE.inside(drawn)])
 
 
 def trials(metric: str, numbers: Sequence[int], measured: Sequence[float], lower: bool) -> Markup:
     """The trials of a search in their order: a point each, and a line at the best so far."""
-    width, height = 400.0, 260.0
-    frame = Frame(50.0, 12.0, width - 66, height - 52)
-    xs, ys = np.array(numbers, dtype=float), np.array(measured)
-    so_far = (np.minimum if lower else np.maximum).accumulate(ys)
-    ys = np.clip(ys, *_reach(ys))  # an outlier lies at the edge
-    x = axis(xs, 0, frame.inner, log=False, pad=0.04)
-    y = axis(ys, frame.tall, 0, logarithmic(metric), pad=0.08)
-    steps = path(np.repeat(x(xs), 2)[1:], np.repeat(y(so_far), 2)[:-1])
-    best = int(ys.argmin() if lower else ys.argmax())
-    drawn = [stroke(_dots(x(xs), y(ys)), "d"), stroke(steps, "l c1")]
-    drawn.append(stroke(_dots(x(xs[best : best + 1]), y(ys[best : best + 1])), "p c1"))
-    below = [frame.below(x.at(tick), f"{tick:.0f}") for tick in x.ticks(5) if tick == round(tick)]
-    around = [*frame.rules(y, 4), *below, frame.caption(height - 5, "trial", x)]
-    return svg(width, height, f"{metric} of the trials, and the best so far", [*around, *frame.inside(drawn)])
+    xs, ys = np.array(numbers, dtype=float), _within_reach(measured)
+    so_far = (np.minimum if lower else np.maximum).accumulate(np.array(measured))
+    x = axis(xs, 0, PLANE.inner, log=False, pad=0.04)
+    y = axis(ys, PLANE.tall, 0, logarithmic(metric), pad=0.08)
+    steps = stroke(path(np.repeat(x(xs), 2)[1:], np.repeat(y(so_far), 2)[:-1]), "l c1")
+    below = [PLANE.below(x.at(tick), f"{tick:.0f}") for tick in x.ticks(5) if tick == round(tick)]
+    drawn = _dots(x(xs), y(ys), int(ys.argmin() if lower else ys.argmax()), [steps])
+    around = [*PLANE.rules(y, 4), *below, PLANE.caption(255, "trial", x)]
+    return svg(400, 260, f"{metric} of the trials, and the best so far", [*around, *PLANE.inside(drawn)])
 
 
 def strip(
@@ -335,8 +339,7 @@ def strip(
     left = min(24 + 6.6 * max(len(label) for label in labels), 150.0)
     frame = Frame(left, top, width - left - 14, room * len(labels))
     height = top + frame.tall + bottom
-    rows, xs = np.array(which), np.array(measured)
-    xs = np.clip(xs, *_reach(xs))  # an outlier lies at the edge
+    rows, xs = np.array(which), _within_reach(measured)
     x = axis(xs, 0, frame.inner, logarithmic(metric), pad=0.06)
     parts = []
     ticks = x.ticks(4)
@@ -347,35 +350,37 @@ def strip(
     for row, label in enumerate(labels):
         cut = label if len(label) <= most else label[: most - 1] + "…"
         parts.append(text(left - 10, top + room * (row + 0.5) + 4, cut, "w", "end"))
-    middle = room * (rows + 0.5)
-    drawn = [stroke(_dots(x(xs), middle), "d")]
+    bars = []
     for row in np.unique(rows):
         here = xs[rows == row]
         at = x.at(here.min() if lower else here.max())
-        drawn.append(stroke(f"M{at:.1f} {room * row + 5:.1f}v{room - 10:.1f}", "l c1"))
-    drawn.append(stroke(_dots(x(xs[best : best + 1]), middle[best : best + 1]), "p c1"))
+        bars.append(stroke(f"M{at:.1f} {room * row + 5:.1f}v{room - 10:.1f}", "l c1"))
+    drawn = _dots(x(xs), room * (rows + 0.5), best, bars)
     return svg(width, height, f"{name}: {metric}", [*parts, *frame.inside(drawn)])
 
 
 def interval(mean: float, deviation: float, x: Axis, css: str) -> Markup:
     """A mean and its standard deviation, as a point on a line, for a cell of the table."""
-    low, high = (mean - deviation, mean + deviation) if math.isfinite(deviation) else (mean, mean)
-    a, at, b = (float(np.clip(place, -50, 150)) for place in x(np.array([low, mean, high])))
-    line = f'<path class="i" d="M{a:.1f} 8H{b:.1f}"/>' if b > a else ""
-    return Markup(
-        f'<svg class="v {css}" viewBox="0 0 100 16" aria-hidden="true">{line}<path class="p" d="M{at:.1f} 8h0"/></svg>'
-    )
+    around = mean + np.array([-1, 0, 1]) * (deviation if math.isfinite(deviation) else 0.0)
+    a, at, b = np.clip(x(around), -50, 150)
+    drawn = stroke(f"M{a:.1f} 8H{b:.1f}" if b > a else "", "i") + stroke(f"M{at:.1f} 8h0", "p")
+    return Markup(f'<svg class="v {css}" viewBox="0 0 100 16" aria-hidden="true">{drawn}</svg>')
 
 
-def _dots(x: Numbers, y: Numbers) -> str:
+def _dots(x: Numbers, y: Numbers, best: int, between: Sequence[str] = ()) -> list[str]:
+    """Points, and on top of what lies between a large one for the best."""
+    return [_points(x, y, "d"), *between, _points(x[best : best + 1], y[best : best + 1], "p c1")]
+
+
+def _points(x: Numbers, y: Numbers, css: str) -> str:
     """Points as lines of no length, which round ends make visible: a few bytes each."""
     places = {(f"{a:.1f}", f"{b:.1f}") for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)}
-    return "".join(f"M{a} {b}h0" for a, b in sorted(places) if abs(float(b)) < 1e4 and abs(float(a)) < 1e4)
+    near = [(a, b) for a, b in sorted(places) if abs(float(b)) < 1e4 and abs(float(a)) < 1e4]
+    return stroke("".join(f"M{a} {b}h0" for a, b in near), css)
 
 
-def _reach(values: Numbers) -> tuple[float, float]:
-    """The range of all but the far outliers, such as runs that nearly diverged."""
-    if len(values) < 20:
-        return float(values.min()), float(values.max())
+def _within_reach(measured: Sequence[float]) -> Numbers:
+    """The values, far outliers at the edge, such as those of runs that nearly diverged."""
+    values: Numbers = np.array(measured)
     low, high = np.quantile(values, [0.05, 0.95])
-    return max(float(values.min()), float(2 * low - high)), min(float(values.max()), float(2 * high - low))
+    return values if len(values) < 20 else values.clip(2 * low - high, 2 * high - low)

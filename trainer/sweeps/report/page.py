@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -14,49 +14,51 @@ from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
+from trainer.sweeps.record import GOOD, STATUSES
 from trainer.sweeps.report import charts
-from trainer.sweeps.report.reading import DONE, KNOWN, Found, Run
+from trainer.sweeps.report.reading import Found, Run
 from trainer.sweeps.report.repeat import command
-from trainer.sweeps.report.summary import BROKEN, LOSSES, Configuration, Goal, Ranking, data_of, measured, minimised
-from trainer.sweeps.report.values import DASH, MINUS, plain, short
+from trainer.sweeps.report.summary import LOSSES, Configuration, Goal, Ranking, data_of, measured, minimised
+from trainer.sweeps.report.values import DASH, MINUS, number, plain, short
 
 FIRST_ROWS, ALL_ROWS = 30, 1000
 GREY_LINES = 240
 MOST_PANELS = 24
-QUOTES = '"'
 FEW = 20  # numbers that are told one by one
-MANY = 60  # values of a parameter that are told
 
 
 def render(found: Found, ranking: Ranking, output: Path) -> str:
     """The whole page, which is to lie in a folder."""
     keys, ranked, aim = ranking
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"date": _date, "duration": duration, "plain": plain, "short": short, "value": value}
     template = environment.from_string(files("trainer.sweeps.report").joinpath("page.html.jinja").read_text("utf-8"))
     counts = Counter(run.status for run in found.runs)
     first = sorted((item for item in ranked if item.rank), key=lambda item: (item.mark != "best", item.rank))
     coloured = sorted(first[: charts.COLOURS], key=lambda item: item.rank)  # the best of each data set, then by rank
-    colours = {id(item): place for place, item in enumerate(coloured, 1)}
+    for place, item in enumerate(coloured, 1):
+        item.colour = place
     return template.render(
+        most={"rows": ALL_ROWS, "panels": MOST_PANELS},
+        found=found,
         runs=len(found.runs),
         configurations=len(ranked),
-        counts=[(status, counts[status]) for status in (*KNOWN, "unknown") if counts[status]],
-        problems=found.problems[:100],
-        more_problems=max(len(found.problems) - 100, 0),
-        commands=found.commands[:20],
+        keys=keys,
+        counts=[(status, counts[status]) for status in (*STATUSES, "unknown") if counts[status]],
         varied=_varied(found.runs, keys),
         shared=_shared(found.runs, keys),
         aim=aim,
         times=_times(found.runs),
         best=[_best(item, aim, output) for item in ranked if item.mark == "best"] if aim else [],
         seeds=max((len(item.done) for item in ranked), default=0),
-        table=_table(ranked, keys, aim, colours),
-        curves=_curves(ranked, aim, colours),
+        table=_table(ranked, aim),
+        curves=_curves(ranked, aim),
         grid=_grid(found.runs, ranked, aim),
         trials=_trials(found, aim),
         parameters=_parameters(ranked, keys, aim, lines=not found.searches),
-        every=_every(ranked, aim, output),
+        every=[(item, run, _link(run, output)) for item in ranked for run in item.runs if run.place],
         failures=_failures(found.runs, keys),
     )
 
@@ -74,7 +76,7 @@ def value(mean: float, deviation: float = math.nan) -> str:
 def _values(runs: Sequence[Run], key: str) -> dict[str, Any]:
     """The values of a key by their text, in order: numbers by size, words as they come."""
     found = {plain(run.flat[key]): run.flat[key] for run in runs if key in run.flat}
-    if all(_number(raw) for raw in found.values()):
+    if _numbers(found.values()):
         found = dict(sorted(found.items(), key=lambda item: float(item[1])))
     return found
 
@@ -82,22 +84,21 @@ def _values(runs: Sequence[Run], key: str) -> dict[str, Any]:
 def _few(values: Mapping[str, Any]) -> list[str]:
     """The values as texts; of many numbers, as a search draws them, the range."""
     numbers = list(values.values())
-    if len(numbers) <= FEW or not all(map(_number, numbers)):
+    if len(numbers) <= FEW or not _numbers(numbers):
         return list(values)
     return [f"{short(numbers[0])} to {short(numbers[-1])}, {len(numbers)} values"]
 
 
-def _number(raw: Any) -> bool:
-    return isinstance(raw, int | float) and not isinstance(raw, bool) and abs(raw) < 1e100  # false for nan too
+def _numbers(values: Iterable[Any]) -> bool:
+    return all(math.isfinite(number(value)) for value in values)
 
 
-def _varied(runs: Sequence[Run], keys: Sequence[str]) -> list[dict[str, Any]]:
-    seeds = {plain(run.seed): run.seed for run in runs if run.seed is not None}
-    ordered = sorted(seeds, key=lambda text: (not text.isdigit(), len(text), text))
-    told = [(key, _few(_values(runs, key))) for key in keys]
+def _varied(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, list[str]]]:
+    seeds = {plain(run.seed) for run in runs if run.seed is not None}
+    told = [(plain(key, 60), _few(_values(runs, key))) for key in keys]
     if len(seeds) > 1:
-        told.append(("seed", ordered))
-    return [{"key": plain(k, 60), "values": texts[:MANY], "more": max(len(texts) - MANY, 0)} for k, texts in told]
+        told.append(("seed", sorted(seeds, key=lambda text: (not text.isdigit(), len(text), text))))
+    return told
 
 
 def _shared(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, str]]:
@@ -142,7 +143,7 @@ def _link(run: Run, output: Path) -> str:
 
 def _best(item: Configuration, aim: Goal, output: Path) -> dict[str, Any]:
     """The best configuration, and its best run as a command."""
-    runs = [run for run in item.done if math.isfinite(run.metrics.get(aim.metric, math.nan))]
+    runs = [run for run in item.done if math.isfinite(run.metric(aim.metric))]
     run = min(runs, key=lambda run: (aim.sign * run.metrics[aim.metric], run.metrics.get(aim.tie, 0.0)))
     record = run.record
     versions = record.get("versions")
@@ -150,15 +151,11 @@ def _best(item: Configuration, aim: Goal, output: Path) -> dict[str, Any]:
     if record.get("git_commit"):
         used["commit"] = str(record["git_commit"])[:12]
     return {
-        "values": item.values,
-        "data": ", ".join(f"{key} {text}".removeprefix("data.").removeprefix("data ") for key, text in data_of(item)),
-        "number": value(item.mean(aim.metric), item.deviation(aim.metric)),
-        "uncertified": item.doubt,
-        "seeds": len(item.numbers(aim.metric)),
-        "run": run.folder,
+        "of": item,
+        "run": run,
         "link": _link(run, output),
-        "of_run": short(run.metrics[aim.metric]),
         "command": command(run),
+        "data": ", ".join(f"{key} {text}".removeprefix("data.").removeprefix("data ") for key, text in data_of(item)),
         "versions": ", ".join(f"{plain(name, 30)} {plain(text, 30)}" for name, text in used.items()),
     }
 
@@ -169,84 +166,49 @@ def label_of(item: Configuration, others: Sequence[Configuration]) -> str:
     return ", ".join(f"{key}={text}" for key, text in (told or item.values).items()) or "the only configuration"
 
 
-def _table(
-    ranked: Sequence[Configuration], keys: Sequence[str], aim: Goal | None, colours: Mapping[int, int]
-) -> dict[str, Any]:
+def _table(ranked: Sequence[Configuration], aim: Goal | None) -> dict[str, Any]:
+    """The metrics that are its columns, and its rows: configurations, the first of them with a picture each."""
     metrics = measured([run for item in ranked for run in item.done])
+    metric = aim.metric if aim else ""  # which no run has
     if aim:
-        metrics = [aim.metric, *(name for name in metrics if name != aim.metric)]
-    metrics = [*metrics[:5], "seconds"]
-    ends = [
-        end
-        for item in ranked[:FIRST_ROWS]
-        if aim and item.rank
-        for end in _around(item.mean(aim.metric), item.deviation(aim.metric))
-    ]
-    x = charts.axis(np.array(ends), 3, 97, pad=0.02)
-    rows: list[dict[str, Any]] = []
-    for item in ranked[:ALL_ROWS]:
-        colour = colours.get(id(item), 0)
-        rows.append(
-            {
-                "rank": item.rank or DASH,
-                "colour": colour,
-                "mark": item.mark,
-                "values": [item.values.get(key, "") for key in keys],
-                "plot": charts.interval(item.mean(aim.metric), item.deviation(aim.metric), x, f"c{colour}")
-                if aim and item.rank and len(rows) < FIRST_ROWS
-                else "",
-                "numbers": [
-                    short(item.mean(name)) if name == "seconds" else value(item.mean(name), item.deviation(name))
-                    for name in metrics
-                ],
-                "uncertified": item.doubt,
-                "done": len(item.done),
-                "all": len(item.latest),
-                "broken": ", ".join(
-                    f"{count} {status}"
-                    for status, count in Counter(run.status for run in item.latest if run.status in BROKEN).items()
-                ),
-            }
-        )
+        metrics = [metric, *(name for name in metrics if name != metric)]
+    first = [(item, item.mean(metric), item.deviation(metric)) for item in ranked[:FIRST_ROWS]]
+    x = charts.axis(np.array([(mean, mean - apart, mean + apart) for _, mean, apart in first]), 3, 97, pad=0.02)
     return {
-        "keys": [plain(key, 60) for key in keys],
-        "metrics": metrics,
-        "rows": rows[:FIRST_ROWS],
-        "more": rows[FIRST_ROWS:],
-        "left": max(len(ranked) - ALL_ROWS, 0),
-        "uncertified": any(item["uncertified"] for item in rows),
+        "metrics": [*metrics[:5], "seconds"],
+        "rows": [
+            (item, charts.interval(mean, apart, x, f"c{item.colour}") if item.rank else "")
+            for item, mean, apart in first
+        ],
+        "more": [(item, "") for item in ranked[FIRST_ROWS:ALL_ROWS]],
+        "left": len(ranked) - ALL_ROWS,
+        "uncertified": any(item.doubt for item in ranked[:ALL_ROWS]),
     }
 
 
-def _around(mean: float, deviation: float) -> list[float]:
-    return [mean - deviation, mean + deviation] if math.isfinite(deviation) else [mean]
-
-
-def _curves(ranked: Sequence[Configuration], aim: Goal | None, colours: Mapping[int, int]) -> dict[str, Any]:
+def _curves(ranked: Sequence[Configuration], aim: Goal | None) -> dict[str, Any]:
     """Panels of the losses and of the metric that ranks; the best in colour, the others grey."""
-    grey = [item for item in ranked if id(item) not in colours]
+    others = [item for item in ranked if not item.colour]
+    grey = others
     if len(grey) > GREY_LINES:
         grey = [grey[round(i)] for i in np.linspace(0, len(grey) - 1, GREY_LINES)]
     points = charts.POINTS if len(grey) < 100 else charts.POINTS // 2
-    shown = {id(item) for item in grey} | colours.keys()
-    names = ["loss", "val_loss", *([aim.metric] if aim else [])]
+    shown = {id(item) for item in grey}
     panels, seen = [], set[int]()
-    for name in dict.fromkeys(names):
-        for title, items in _comparable([item for item in ranked if id(item) in shown], name):
-            lines = [charts.line(item.latest, name, points) for item in items if id(item) not in colours]
-            for item in (item for item in items if id(item) in colours):
-                lines.append(charts.line(item.latest, name, charts.POINTS, colours[id(item)], str(item.rank)))
+    for name in dict.fromkeys(["loss", "val_loss", *([aim.metric] if aim else [])]):
+        for title, items in _comparable([item for item in ranked if item.colour or id(item) in shown], name):
+            lines = [charts.line(item.latest, name, points) for item in items if not item.colour]
+            for item in (item for item in items if item.colour):
+                lines.append(charts.line(item.latest, name, charts.POINTS, item.colour, str(item.rank)))
             drawn = [found for found in lines if found is not None and len(found.x)]
             seen |= {found.colour for found in drawn}
             if drawn:
-                panels.append({"title": title, "svg": charts.panel(name, drawn, title)})
-    named = [item for item in ranked if colours.get(id(item)) in seen]
-    legend = [{"rank": item.rank, "colour": colours[id(item)], "label": label_of(item, named)} for item in named]
+                panels.append((title, charts.panel(name, drawn, title)))
+    named = [item for item in ranked if item.colour in seen - {0}]
     return {
-        "panels": panels[:MOST_PANELS],
-        "left": max(len(panels) - MOST_PANELS, 0),
-        "legend": legend,
-        "grey": len(ranked) - len(colours),
+        "panels": panels,
+        "legend": [(item, label_of(item, named)) for item in named],
+        "grey": len(others),
         "drawn": len(grey),
     }
 
@@ -262,7 +224,7 @@ def _comparable(ranked: Sequence[Configuration], name: str) -> list[tuple[str, l
     titles = []
     for kind in groups:
         told = {
-            key.removeprefix("loss."): plain(text, 60).strip(QUOTES) for key, text in kind if (key, text) not in common
+            key.removeprefix("loss."): plain(text, 60).strip('"') for key, text in kind if (key, text) not in common
         }
         words = [text if key == "loss" else f"{key} {text}" for key, text in told.items()]
         titles.append(f"{name}: {', '.join(words)}" if words else name)
@@ -275,7 +237,6 @@ def _grid(runs: Sequence[Run], ranked: Sequence[Configuration], aim: Goal | None
     if aim is None or len(sides) < 2:
         return None
     row_key, column_key, colour_key = (*sides, "")[:3]
-    rows, columns = list(_values(runs, row_key))[:24], list(_values(runs, column_key))[:24]
     colours = list(_values(runs, colour_key))[: charts.COLOURS] if colour_key else [""]
     best: dict[tuple[str, str, str], Configuration] = {}
     for item in ranked:
@@ -289,39 +250,26 @@ def _grid(runs: Sequence[Run], ranked: Sequence[Configuration], aim: Goal | None
             lines[place] = drawn
     if not lines:
         return None
-    width, height = 120.0, 64.0
-    x = charts.axis(np.concatenate([found.x for found in lines.values()]), 3, width - 3, log=False, pad=0)
-    y = charts.axis(
-        np.concatenate([found.mean for found in lines.values()]), height - 4, 4, charts.logarithmic(aim.metric)
-    )
+    x, y = charts.cell_axes(aim.metric, list(lines.values()))
+    cells = {}
+    for pair in {place[:2] for place in lines}:
+        here = [place for place in lines if place[:2] == pair]
+        label = f"{row_key}={pair[0]}, {column_key}={pair[1]}: {aim.metric}"
+        mean = min((best[place].mean(aim.metric) for place in here), key=lambda mean: aim.sign * mean)
+        picture = charts.small([lines[place] for place in here], x, y, label)
+        cells[pair] = picture, short(mean), any(best[place].mark == "best" for place in here)
     reasons: dict[tuple[str, str], tuple[str, str]] = {}
     for run in runs:
-        pair = plain(run.flat.get(row_key)), plain(run.flat.get(column_key))
-        if run.status not in DONE:
+        if run.status not in GOOD:
+            pair = plain(run.flat.get(row_key)), plain(run.flat.get(column_key))
             reasons.setdefault(pair, (run.status, run.reason))
-    cells = []
-    for row in rows:
-        of_row: list[dict[str, Any]] = []
-        for column in columns:
-            here = [(best[place], lines[place]) for place in lines if place[:2] == (row, column)]
-            mean = min((item.mean(aim.metric) * aim.sign for item, _ in here), default=math.nan) * aim.sign
-            label = f"{row_key}={row}, {column_key}={column}"
-            status, reason = reasons.get((row, column), ("", ""))
-            of_row.append(
-                {
-                    "svg": charts.small([found for _, found in here], y, x, f"{label}: {aim.metric}") if here else "",
-                    "number": short(mean),
-                    "best": any(item.mark == "best" for item, _ in here),
-                    "status": "" if here else status,
-                    "reason": reason,
-                }
-            )
-        cells.append((row, of_row))
     low, high = (10**y.low, 10**y.high) if y.log else (y.low, y.high)
     return {
         "sides": (row_key, column_key, colour_key),
-        "columns": columns,
-        "rows": cells,
+        "columns": list(_values(runs, column_key))[:24],
+        "rows": list(_values(runs, row_key))[:24],
+        "cells": cells,
+        "reasons": reasons,
         "colours": colours if colour_key else [],
         "low": short(float(f"{low:.3g}")),
         "high": short(float(f"{high:.3g}")),
@@ -329,44 +277,25 @@ def _grid(runs: Sequence[Run], ranked: Sequence[Configuration], aim: Goal | None
     }
 
 
-def _trials(found: Found, aim: Goal | None) -> list[dict[str, Any]]:
+def _trials(found: Found, aim: Goal | None) -> list[tuple[str, Markup]]:
     """The trials of each search in their order."""
-    known = {run.folder: run for run in found.runs if run.status in DONE}
-    panels: list[dict[str, Any]] = []
+    known = {run.folder: run for run in found.runs if run.status in GOOD}
+    panels: list[tuple[str, Markup]] = []
     if aim is None:
         return panels
     for folders in found.searches[:MOST_PANELS]:
-        values = [known[f].metrics.get(aim.metric, math.nan) if f in known else math.nan for f in folders]
+        values = [known[f].metric(aim.metric) if f in known else math.nan for f in folders]
         numbers = [number for number, value in enumerate(values) if math.isfinite(value)]
         if len(numbers) > 1:
             picture = charts.trials(aim.metric, numbers, [values[number] for number in numbers], aim.lower)
             title = plain(Path(folders[0]).parent.as_posix(), 200) if len(found.searches) > 1 else aim.metric
-            panels.append({"title": title, "svg": picture})
+            panels.append((title, picture))
     return panels
-
-
-def _every(ranked: Sequence[Configuration], aim: Goal | None, output: Path) -> dict[str, Any]:
-    """A row a run that has a folder: where it is, how it ended and when."""
-    runs = [(item, run) for item in ranked for run in item.runs if run.place]
-    rows = [
-        {
-            "rank": item.rank or DASH,
-            "folder": run.folder,
-            "link": _link(run, output),
-            "status": run.status,
-            "seed": DASH if run.seed is None else plain(run.seed, 40),
-            "number": value(run.metrics.get(aim.metric, math.nan)) if aim else DASH,
-            "seconds": duration(run.seconds),
-            "date": _date(run.written),
-        }
-        for item, run in runs[:ALL_ROWS]
-    ]
-    return {"rows": rows, "left": max(len(runs) - ALL_ROWS, 0)}
 
 
 def _parameters(
     ranked: Sequence[Configuration], keys: Sequence[str], aim: Goal | None, lines: bool
-) -> list[dict[str, Any]]:
+) -> list[tuple[str, Markup, int]]:
     """Each varied parameter against the metric, whatever the others are."""
     if aim is None:
         return []
@@ -376,46 +305,33 @@ def _parameters(
         texts = list(dict.fromkeys(item.values[key] for item in items))
         if len(texts) < 2:
             continue
+        words = not _numbers(item.raw[key] for item in items)
+        if words:
+            tops = {t: min(aim.sign * i.mean(aim.metric) for i in items if i.values[key] == t) for t in texts}
+            order = sorted(texts, key=lambda text: (tops[text], text))[:30]
+            items = [item for item in items if item.values[key] in order]
         means = [item.mean(aim.metric) for item in items]
         best = next((place for place, item in enumerate(items) if item.mark == "best"), 0)
         title = plain(key, 60)
-        if all(_number(item.raw[key]) for item in items):
-            xs = [float(item.raw[key]) for item in items]
-            left = 0
-            picture = charts.scatter(title, aim.metric, xs, means, best, aim.lower, lines)
+        if words:
+            which = [order.index(item.values[key]) for item in items]
+            picture = charts.strip(title, aim.metric, order, which, means, best, aim.lower)
         else:
-            pick, left = (min if aim.lower else max), max(len(texts) - 30, 0)
-            tops = {t: pick(m for m, i in zip(means, items, strict=True) if i.values[key] == t) for t in texts}
-            order = sorted(texts, key=lambda text: (aim.sign * tops[text], text))[:30]
-            kept = [place for place, item in enumerate(items) if item.values[key] in order]
-            which = [order.index(items[place].values[key]) for place in kept]
-            at = kept.index(best) if best in kept else 0
-            picture = charts.strip(title, aim.metric, order, which, [means[p] for p in kept], at, aim.lower)
-        found.append({"key": title, "svg": picture, "left": left})
-    return found[:24]
+            given = [float(item.raw[key]) for item in items]
+            picture = charts.scatter(title, aim.metric, given, means, best, aim.lower, lines)
+        found.append((title, picture, len(texts) - 30 if words else 0))
+    return found[:MOST_PANELS]
 
 
-def _failures(runs: Sequence[Run], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Runs that did not come to their end, by status and reason."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    first: dict[tuple[str, str], str] = {}  # reasons that differ by their numbers only are one
+def _failures(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, str, list[str]]]:
+    """Status, reason and names of runs that did not come to their end; reasons that differ by numbers only are one."""
+    groups: dict[tuple[str, str], tuple[str, str, list[str]]] = {}
     for run in runs:
-        if run.status not in (*DONE, "pending"):
+        if run.status not in (*GOOD, "pending"):
             values = ", ".join(f"{key}={plain(run.flat[key], 60)}" for key in keys if key in run.flat)
             seed = "" if run.seed is None else f"seed={plain(run.seed, 40)}"
             told = f"{values}, {seed}".strip(", ") if run.flat else ""
             kind = run.status, re.sub(r"[-+]?[0-9][0-9.e+-]*", "0", run.reason)
-            first.setdefault(kind, run.reason)
-            groups.setdefault(kind, []).append(f"{run.folder}: {told}" if told else run.folder)
-    most = {False: 8, True: 200}  # the skipped ones are folded
-    ordered = sorted(groups.items(), key=lambda group: ((*KNOWN, "unknown").index(group[0][0]), -len(group[1])))
-    return [
-        {
-            "status": kind[0],
-            "reason": first[kind] or "no reason was left",
-            "count": len(names),
-            "runs": names[: most[kind[0] == "skipped"]],
-            "more": max(len(names) - most[kind[0] == "skipped"], 0),
-        }
-        for kind, names in ordered[:200]
-    ]
+            *_, names = groups.setdefault(kind, (run.status, run.reason, []))
+            names.append(f"{run.folder}: {told}" if told else run.folder)
+    return sorted(groups.values(), key=lambda group: ((*STATUSES, "unknown").index(group[0]), -len(group[2])))

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.errors import FileError
+from trainer.errors import FileError, counted
 from trainer.runs.outputs import TABLES, content_sha256
 from trainer.runs.text import written
+from trainer.sweeps.record import GOOD, STATUSES
 from trainer.sweeps.report.values import flatten, natural, number, overridden, plain, sound
 
 Curve = NDArray[np.float64]
@@ -31,20 +32,7 @@ DEEPEST = 6  # levels below a given folder
 DEEPEST_VALUE = 100  # lists and dictionaries inside one another
 LARGEST = {"run.json": 4 << 20, "metrics.csv": 32 << 20, "path.csv": 32 << 20, "sweep.json": 32 << 20}  # bytes
 KEPT_POINTS = 240  # of a curve; pages draw at most 60 of them
-KNOWN = (
-    "finished",
-    "stopped",
-    "running",
-    "interrupted",
-    "diverged",
-    "failed",
-    "timeout",
-    "killed",
-    "skipped",
-    "pending",
-)
 ALTERED = "is not what the run wrote: its SHA-256 differs"
-DONE = ("finished", "stopped")  # a run that came to its end counts in the means
 
 
 @dataclass(frozen=True)
@@ -66,6 +54,10 @@ class Run:
     place: Path | None = None  # of a run that has a folder
     written: float = math.nan  # when run.json was, by the clock of the file system
     record: Mapping[str, Any] = field(default_factory=dict)  # the rest of run.json
+
+    def metric(self, name: str) -> float:
+        """One of the metrics at the end; nan where it has none."""
+        return self.metrics.get(name, math.nan)
 
 
 @dataclass
@@ -105,9 +97,9 @@ def read(folders: Sequence[Path]) -> Found:
 
 def _corrected(run: Run, status: str, reason: str) -> Run:
     """The sweep knows of a job's end what a run that was killed could not write."""
-    if run.status in ("running", "unknown") and status in KNOWN:
+    if run.status in ("running", "unknown") and status in STATUSES:
         return replace(run, status=status, reason=reason or run.reason)
-    return replace(run, reason=run.reason or reason) if reason and run.status not in DONE else run
+    return replace(run, reason=run.reason or reason) if reason and run.status not in GOOD else run
 
 
 def shown(place: Path) -> str:
@@ -163,6 +155,15 @@ def _take(place: Path, found: Found) -> None:
         _sweep(place, found)
 
 
+def _teller(place: Path, problems: list[str]) -> Callable[[str, object], None]:
+    """What adds a problem with a file of a folder."""
+    return lambda file, what: problems.append(f"{shown(place)}: {file} {plain(str(what))}.")
+
+
+def _node(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _bytes(path: Path) -> bytes:
     """A regular file of bounded size; ValueError with the reason for all else."""
     most = LARGEST[path.name]
@@ -211,24 +212,20 @@ def _depth(value: Any) -> int:
 
 
 def _run(place: Path, problems: list[str]) -> Run:
-    name, record = shown(place), dict[str, Any]()
-
-    def say(file: str, what: object) -> None:
-        problems.append(f"{name}: {file} {plain(str(what))}.")
-
+    name, say, record = shown(place), _teller(place, problems), dict[str, Any]()
     try:
         record = _json(place / "run.json", say)
     except ValueError as error:
         say("run.json", error)
-    signed, sums = record.pop("sha256", None) is not None, record.pop("table_sha256", None)
-    sums = sums if isinstance(sums, dict) else {}
+    signed = record.pop("sha256", None) is not None
+    sums, config, metrics = (_node(record.pop(key, None)) for key in ("table_sha256", "config", "metrics"))
 
     def table(file: str) -> str:
         """Its text, after a look at whether it is what the run left; one that is still written has no SHA-256."""
         content = _bytes(place / file)
         if file in sums and sums[file] != hashlib.sha256(content).hexdigest():
             say(file, ALTERED)
-        elif file not in sums and signed and record.get("status") in DONE:
+        elif file not in sums and signed and record.get("status") in GOOD:
             say(file, "has no SHA-256 in run.json, so a change of it cannot be seen")
         return content.decode("utf-8", "replace")
 
@@ -240,26 +237,21 @@ def _run(place: Path, problems: list[str]) -> Run:
             if file == "metrics.csv":
                 columns, torn = _columns(text)
                 if torn:
-                    say(file, f"has {torn} {'line' if torn == 1 else 'lines'} that cannot be read")
+                    say(file, f"has {counted(torn, 'line')} that cannot be read")
         except ValueError as error:
             if record.get("status") not in ("running", "diverged", "failed"):  # they may have ended before a row
                 say(file, error)
-    config = record.pop("config", {})
-    config = config if isinstance(config, dict) else {}
-    flat = flatten(config)
-    metrics = record.pop("metrics", None)
-    last = {key: number(value) for key, value in metrics.items()} if isinstance(metrics, dict) else {}
-    if not last and columns:
-        last = {key: float(values[-1]) for key, values in columns.items() if len(values)}
+    last = {key: number(value) for key, value in metrics.items()}
+    last = last or {key: float(values[-1]) for key, values in columns.items() if len(values)}
     finite = {key: values[np.isfinite(values)] for key, values in columns.items()}
     keep = np.unique(np.linspace(0, max(len(columns.get("epoch", ())) - 1, 0), KEPT_POINTS).round().astype(int))
     status = plain(record.pop("status", "unknown"), 20)
     return Run(
         folder=name,
-        status=status if status in KNOWN else "unknown",
+        status=status if status in STATUSES else "unknown",
         reason=plain(record.pop("reason", None) or "", 500),
         config=config,
-        flat=flat,
+        flat=flatten(config),
         seed=record.get("seed", config.get("seed")),
         metrics={plain(key, 60): value for key, value in last.items()},
         curves={key: values[keep] for key, values in columns.items()} if len(columns.get("epoch", ())) else {},
@@ -286,26 +278,14 @@ def _columns(text: str) -> tuple[dict[str, Curve], int]:
     head = [plain(name, 60) for name in next(csv.reader([first]), [])]
     if "epoch" not in head or len(head) > 200:
         raise ValueError("is empty" if not text.strip() else "has no header of ours")
-    # A run without validation data leaves two fields of every row empty.
-    body = body.replace(",,", ",nan,").replace(",,", ",nan,").replace(",\n", ",nan\n")
-    full = [line for line in body.split("\n") if line.strip()]
-    torn = 0
-    if full and not text.endswith("\n"):
-        full.pop()  # the last number may lack digits
-        torn = 1
-    try:  # the usual case, in C
-        values = np.loadtxt(full, delimiter=",", comments=None, ndmin=2) if full else np.empty((0, len(head)))
-        if values.shape[1] != len(head):
-            raise ValueError
-    except ValueError:  # a line of another length, or a word
-        cells = [line.rstrip("\r").split(",") for line in full]
-        rows = [[_float(cell) for cell in row] for row in cells if len(row) == len(head)]
-        torn += len(cells) - len(rows)
-        values = np.array(rows) if rows else np.empty((0, len(head)))
+    lines = [line for line in body.split("\n") if line.strip()]
+    whole = lines if text.endswith("\n") else lines[:-1]  # the last number of the others may lack digits
+    cells = [line.rstrip("\r").split(",") for line in whole]
+    rows = [[_float(cell) for cell in row] for row in cells if len(row) == len(head)]
+    values = np.array(rows).reshape(-1, len(head))
     values = np.where(np.abs(values) < 1e100, values, np.nan)
-    known = np.isfinite(values[:, head.index("epoch")])
-    torn, values = torn + int((~known).sum()), values[known]
-    return dict(zip(head, np.ascontiguousarray(values.T), strict=True)), torn
+    values = values[np.isfinite(values[:, head.index("epoch")])]
+    return dict(zip(head, np.ascontiguousarray(values.T), strict=True)), len(lines) - len(values)
 
 
 def _float(cell: str) -> float:
@@ -317,10 +297,7 @@ def _float(cell: str) -> float:
 
 def _sweep(place: Path, found: Found) -> None:
     """Adds the jobs of sweep.json that left no run, and tells why a run did not come to its end."""
-
-    def say(file: str, what: object) -> None:
-        found.problems.append(f"{shown(place)}: {file} {plain(str(what))}.")
-
+    say = _teller(place, found.problems)
     try:
         content = _json(place / "sweep.json", say)
         jobs = content.get("jobs")
@@ -344,5 +321,5 @@ def _sweep(place: Path, found: Found) -> None:
         if not folder or not any((target / name).exists() for name in ("run.json", "metrics.csv")):
             overrides = job.get("overrides")
             flat = overridden(overrides if isinstance(overrides, list) else [])
-            status = status if status in KNOWN else "unknown"
+            status = status if status in STATUSES else "unknown"
             found.runs.append(Run(shown(target), status, reason, flat=flat, seed=flat.get("seed")))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,14 +12,14 @@ import numpy as np
 
 from trainer.errors import ConfigError
 from trainer.runs.text import csv_text, inert, written
-from trainer.sweeps.report.reading import DONE, Run
+from trainer.sweeps.record import BAD, GOOD
+from trainer.sweeps.report.reading import Run
 from trainer.sweeps.report.values import number, plain
 
 LOWER = ("loss", "log_loss", "brier", "ece")  # the better, the lower; of the others the higher is the better
 HIGHER = ("accuracy", "top_k")
 LOSSES = ("val_loss", "loss")
 SILENT = ("seed", "plots", "resume", "loggers", "logger", "name", "sweep")  # they change no number
-BROKEN = ("diverged", "failed", "timeout", "killed")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Configuration:
     runs: list[Run]
     rank: int = 0  # from 1 on; 0 is unranked
     mark: str = ""  # best, or close: within one standard error of the best
+    colour: int = 0  # of its curves and its rank on the page; 0 is grey
 
     @cached_property
     def latest(self) -> list[Run]:
@@ -57,13 +59,13 @@ class Configuration:
         found: dict[str, Run] = {}
         for place, run in enumerate(self.runs):
             seed = f"unknown {place}" if run.seed is None else _exact(run.seed)
-            if run.status in DONE or seed not in found or found[seed].status not in DONE:
+            if run.status in GOOD or seed not in found or found[seed].status not in GOOD:
                 found[seed] = run
         return list(found.values())
 
     @cached_property
     def done(self) -> list[Run]:
-        return [run for run in self.latest if run.status in DONE]
+        return [run for run in self.latest if run.status in GOOD]
 
     @property
     def doubt(self) -> str:
@@ -72,11 +74,13 @@ class Configuration:
         return "" if not count else "not certified" if count == runs else f"{count} of {runs} not certified"
 
     @property
-    def broken(self) -> int:
-        return sum(run.status in BROKEN for run in self.latest)
+    def broken(self) -> str:
+        """How many of its seeds ended badly, and how; empty if none."""
+        found = Counter(run.status for run in self.latest if run.status in BAD)
+        return ", ".join(f"{count} {status}" for status, count in found.items())
 
     def numbers(self, metric: str) -> list[float]:
-        found = [run.seconds if metric == "seconds" else run.metrics.get(metric, math.nan) for run in self.done]
+        found = [run.seconds if metric == "seconds" else run.metric(metric) for run in self.done]
         return [value for value in found if math.isfinite(value)]
 
     def mean(self, metric: str) -> float:
@@ -97,11 +101,6 @@ def uncertified(run: Run) -> bool:
     return gap > wanted or (math.isnan(gap) and not str(run.record.get("gap_reason", "")).startswith("no proof"))
 
 
-def parent(key: str) -> str:
-    """The choice that a key belongs to: loss of loss.gamma."""
-    return key.rpartition(".")[0]
-
-
 def varied(runs: Sequence[Run]) -> list[str]:
     """The keys in which the runs differ, the seed left out.
 
@@ -115,23 +114,19 @@ def varied(runs: Sequence[Run]) -> list[str]:
         by_option: dict[str, set[str]] = {}
         for text in texts:
             if key in text:
-                by_option.setdefault(text.get(parent(key), ""), set()).add(text[key])
+                by_option.setdefault(text.get(key.rpartition(".")[0], ""), set()).add(text[key])
         if any(len(values) > 1 for values in by_option.values()):
             found.append(key)
     full = [text for text, run in zip(texts, runs, strict=True) if run.config]  # skipped jobs have but their overrides
-    while len({tuple(sorted(text.items())) for text in full}) > len({_identity(text, found) for text in full}):
+    while True:
         groups: dict[tuple[str | None, ...], list[dict[str, str]]] = {}
         for text in full:
             groups.setdefault(_identity(text, found), []).append(text)
-        more = [
-            key
-            for key in keys
-            if key not in found and any(len({text.get(key) for text in group}) > 1 for group in groups.values())
-        ]
-        if not more:
-            break
-        found.append(more[0])
-    return sorted(found, key=lambda key: keys.index(key))
+        apart = (key for key in keys if any(len({text.get(key) for text in same}) > 1 for same in groups.values()))
+        more = next(apart, None)
+        if more is None:
+            return sorted(found, key=keys.index)
+        found.append(more)
 
 
 def _exact(value: Any) -> str:
@@ -151,9 +146,9 @@ def configurations(runs: Sequence[Run], keys: Sequence[str]) -> list[Configurati
     """Runs of equal values in these keys, together; a run of which nothing is known belongs to none."""
     groups: dict[tuple[str | None, ...], Configuration] = {}
     for run in (run for run in runs if run.flat and run.status != "skipped"):
-        identity = _identity({key: _exact(run.flat[key]) for key in keys if key in run.flat}, keys)
+        raw = {key: run.flat[key] for key in keys if key in run.flat}
+        identity = _identity({key: _exact(value) for key, value in raw.items()}, keys)
         if identity not in groups:
-            raw = {key: run.flat[key] for key in keys if key in run.flat}
             groups[identity] = Configuration({key: plain(value) for key, value in raw.items()}, raw, [])
         groups[identity].runs.append(run)
     return list(groups.values())
@@ -173,7 +168,7 @@ def goal(runs: Sequence[Run], wished: str | None = None) -> Goal | None:
     The first of metrics=, that is: by default the accuracy. The loss ranks by itself where there is no metric, and
     always only where all runs minimise the same one.
     """
-    counted = [run for run in runs if run.status in DONE]
+    counted = [run for run in runs if run.status in GOOD]
     names = measured(counted)
     everywhere = [name for name in names if all(name in run.metrics for run in counted)] or names
     losses = [name for name in LOSSES if name in everywhere and len({minimised(run, name) for run in counted}) == 1]
@@ -279,12 +274,8 @@ def _known(name: str) -> bool:
 
 def cell(value: Any) -> str:
     """A number as it is, what is not finite as an empty field, and text that no spreadsheet computes."""
-    if value is None:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if isinstance(value, float) and not math.isfinite(value):
-            return ""
-        return (
-            str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else written(value)
-        )
-    return str(inert(plain(value, 1000)))
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return written(value) if isinstance(value, int | float) else str(inert(plain(value, 1000)))

@@ -35,9 +35,8 @@ def number(value: Any) -> float:
 
 def natural(name: str) -> list[tuple[bool, int, str]]:
     """A sort key by which 10 comes after 9."""
-    parts = re.findall(r"[0-9]{1,18}|[^0-9]+|[0-9]+", name)
-    short = [p.isascii() and p.isdigit() and len(p) <= 18 for p in parts]
-    return [(not ok, int(p) if ok else 0, p) for ok, p in zip(short, parts, strict=True)]
+    parts = re.findall(r"([0-9]{1,18})|([^0-9]+)", name)
+    return [(not digits, int(digits or 0), digits or text) for digits, text in parts]
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
