@@ -1,9 +1,8 @@
 """The loop of the estimator's fit: the curves, the bar, and which parameters are kept."""
 
 import math
-from typing import NamedTuple
-
-from tqdm import tqdm
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 from trainer.arrays import Array
 from trainer.data.rows import Data
@@ -59,14 +58,15 @@ def trained(
     size = samples_a_step(batch_size, optimizer, Constant())
     metrics: dict[str, Metric] | None = None if optimizer.full_batch else {}
     w, stopped = state.w, False
-    with tqdm(total=epochs - state.epoch, desc=optimizer.name, unit="iteration", disable=not verbose) as bar:
+    with _bar(epochs - state.epoch, optimizer.name) if verbose else nullcontext() as bar:
         reports = fit(
             objective, optimizer, train, valid, state, epochs=epochs, batch_size=size, seed=seed, metrics=metrics
         )
         for report in reports:
             curves[0].append(report.metrics["loss"])
-            bar.set_postfix(loss=f"{curves[0][-1]:.4g}", refresh=False)
-            bar.update()
+            if bar is not None:
+                bar.set_postfix(loss=f"{curves[0][-1]:.4g}", refresh=False)
+                bar.update()
             if stop is None:
                 w = report.state.w
                 continue
@@ -75,8 +75,15 @@ def trained(
             curves[1].append(report.metrics["val_loss"])
             if stopped := bool(stop(report).stop):
                 break
-        bar.total = bar.n  # it is over, be it before the last of the iterations
+        if bar is not None:
+            bar.total = bar.n  # it is over, be it before the last of the iterations
     return Ended(report, w, stopped)
+
+
+def _bar(epochs: int, name: str) -> Any:
+    from tqdm import tqdm  # most have no use for it
+
+    return tqdm(total=epochs, desc=name, unit="iteration")
 
 
 def mean_loss(objective: Objective, train: Data, w: Array) -> float:
