@@ -52,13 +52,18 @@ def is_proper(activation, loss):
 
 
 def is_convex(activation, loss):
-    """Whether no chord of the loss in z, of 100,000 random ones, lies below it."""
+    """Whether no chord of the loss in z, of 100,000 random ones, lies below it; the first 1,000 tell most that do."""
     n = 100_000
     one, other = rng().normal(scale=6, size=(2, n, K))
     y = one_hot(n)
-    middle = value(activation, loss, (one + other) / 2, y)
-    chord = (value(activation, loss, one, y) + value(activation, loss, other, y)) / 2
-    return (middle <= chord + 1e-9 * (1 + np.abs(chord))).all()
+
+    def holds(some):
+        low, high, target = one[some], other[some], y[some]
+        middle = value(activation, loss, (low + high) / 2, target)
+        chord = (value(activation, loss, low, target) + value(activation, loss, high, target)) / 2
+        return (middle <= chord + 1e-9 * (1 + np.abs(chord))).all()
+
+    return holds(slice(1000)) and holds(slice(1000, n))
 
 
 def is_shift_invariant(activation, loss):
@@ -94,12 +99,15 @@ def jumps(activation, loss, soft=False):
     def slope(z):
         return auto(activation, loss, z, y).dl_dz
 
+    at_low, at_high = slope(low), slope(high)
     for _ in range(30):
         middle = (low + high) / 2
-        left, right = (np.abs(slope(middle) - slope(end)).max(axis=1) for end in (low, high))
-        first = (left > right)[:, None]
-        low, high = np.where(first, low, middle), np.where(first, middle, high)
-    return np.abs(slope(high) - slope(low)).max() > 1e-3
+        here = slope(middle)
+        left, right = (np.abs(here - end).max(axis=1, keepdims=True) for end in (at_low, at_high))
+        first = left > right
+        low, at_low = np.where(first, low, middle), np.where(first, at_low, here)
+        high, at_high = np.where(first, middle, high), np.where(first, here, at_high)
+    return np.abs(at_high - at_low).max() > 1e-3
 
 
 MEASURES = {

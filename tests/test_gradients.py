@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tests.conftest import targets
+from tests.conftest import KINDS, targets
 from trainer.arrays import one_hot
 from trainer.chain.activations import Identity, LogSoftmax, Sigmoid, Softmax
 from trainer.chain.fused import FUSED
@@ -252,17 +252,25 @@ def stack(order):
     return models if order == "C" else np.ascontiguousarray(models.mT).mT
 
 
+def every_kind(loss, rows):
+    """Target rows (N,4) of all kinds on which the loss is stated, these rows of each."""
+    return np.concatenate([targets(kind, 7, 4)[rows] for kind in KINDS[loss.targets]])
+
+
 @pytest.mark.parametrize("order", "CF")
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value", "ignore:overflow")
-def test_a_stack_of_models_gives_the_numbers_of_each_alone(pair, y, order):
-    z = stack(order)[:2]
+def test_a_stack_of_models_gives_the_numbers_of_each_alone(pair, order):
+    some = slice(1, 4)  # rows, one of them with scores far apart
+    y = every_kind(pair[1], some)
+    z = np.tile(stack(order)[:2, some], (1, len(y) // 3, 1))
+    z = z if order == "C" else np.ascontiguousarray(z.mT).mT
     own = np.stack([y, y[::-1]])  # targets of each model, too
     for name, strategy in strategies(pair):
+        first = strategy(*pair, z[0], y)
         for rows in (y, own):
             whole = strategy(*pair, z, rows)
-            assert whole.loss.shape == (2, 7), name
-            for m in range(2):
-                alone = strategy(*pair, z[m], rows if rows is y else rows[m])
+            assert whole.loss.shape == (2, len(y)), name
+            for m, alone in enumerate((first, strategy(*pair, z[1], rows if rows is y else rows[1]))):
                 for one, other in zip((whole.loss[m], whole.dl_dz[m]), alone, strict=True):
                     if name == "loop":  # whose product of a matrix with a vector depends on where they lie
                         assert_allclose(one, other, rtol=1e-13, atol=1e-15, err_msg=name)
@@ -282,10 +290,11 @@ def test_a_stack_of_models_takes_labels(order):
 
 
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value", "ignore:overflow")
-def test_every_strategy_needs_nothing_beyond_the_standard_of_arrays(pair, y):
-    some = slice(2, 5)  # rows, one of them with scores far apart
-    y = y[some]
-    for z in (stack("C")[1, some], stack("C")[:2, some]):
+def test_every_strategy_needs_nothing_beyond_the_standard_of_arrays(pair):
+    some = slice(2, 4)  # rows, one of them with scores far apart
+    rows = every_kind(pair[1], some)
+    models = np.tile(stack("C")[:2, some], (1, len(rows) // 2, 1))
+    for z, y in ((models[1], rows), (models[:, ::2], rows[::2])):
         z_strict, y_strict = (array_api_strict.asarray(part) for part in (z, y))
         for name, strategy in strategies(pair):
             strict, plain = strategy(*pair, z_strict, y_strict), strategy(*pair, z, y)

@@ -20,7 +20,7 @@ from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.fit import TrainState, fit
-from trainer.optimizers.proximal import Fista, _Model, check_penalty, second_moment
+from trainer.optimizers.proximal import INNER_STEPS, Fista, _Model, check_penalty, second_moment
 
 
 def example(n=400, d=8, k=3, scale=0.0, seed=0, weighted=False, dtype=np.float64):
@@ -268,3 +268,12 @@ def test_only_a_proximal_optimizer_takes_a_corner():
             sentence = rf"penalty=l1 is not smooth, which optimizer={name} cannot take\. Use optimizer=fista or auto\."
             with pytest.raises(ConfigError, match=sentence):
                 check_penalty(name, L1(0.1))
+
+
+def test_a_model_whose_steps_are_shorter_than_rounding_is_left(monkeypatch):
+    steps, step = [], _Model._forward_backward
+    monkeypatch.setattr(_Model, "_forward_backward", lambda self, *at: (steps.append(at), step(self, *at))[1])
+    data = example()
+    reports = solve(L2(0.01), replace(data, x=data.x * 1e20), epochs=60)  # of which no gradient proves a minimum
+    assert len(reports) == 60
+    assert len(steps) < 60 * INNER_STEPS / 10

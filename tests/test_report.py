@@ -477,7 +477,7 @@ def test_every_length_of_a_torn_run_makes_a_page(tmp_path):
     whole = make(tmp_path / "whole", epochs=3)
     for name in ("run.json", "metrics.csv"):
         content = (whole / name).read_bytes()
-        for length in range(0, len(content), 29):
+        for length in range(0, len(content), 61):
             shutil.rmtree(tmp_path / "torn", ignore_errors=True)
             shutil.copytree(whole, tmp_path / "torn")
             (tmp_path / "torn" / name).write_bytes(content[:length])
@@ -604,6 +604,7 @@ CHANGES = (
     exchange_fields,
     cut_off,
 )
+TRIES = 100 if os.environ.get("TRAINER_SLOW") == "1" else 30  # of each change
 PATH = {"optimizer": {"name": "fista"}, "penalty": {"name": "l1", "strength": [1.0, 0.1]}}
 
 
@@ -644,7 +645,7 @@ def test_a_file_that_was_altered_is_named_or_says_the_same(left, kind, file, cha
     assert problems == []
     content, rng = (folder / file).read_bytes(), np.random.default_rng(0)
     named = 0
-    for _ in range(100):
+    for _ in range(TRIES):
         other = change(content, rng)
         (folder / file).write_bytes(other)
         now, problems = told(folder)
@@ -653,7 +654,7 @@ def test_a_file_that_was_altered_is_named_or_says_the_same(left, kind, file, cha
         if not problems:
             np.testing.assert_equal(now, before)
             assert file == "run.json" or other == content
-    assert named > 50
+    assert named > TRIES / 2
 
 
 @pytest.mark.parametrize(

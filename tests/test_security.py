@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import re
+import shutil
 import struct
 import time
 import zipfile
@@ -373,10 +374,20 @@ def test_a_new_run_writes_to_no_link_and_waits_for_no_pipe(call, name, lay):  # 
     assert nothing_outside_was_touched()
 
 
+@pytest.fixture
+def ended(call, tmp_path_factory):  # noqa: F811
+    """A run of the command in the folder run, which is the same for all tests that ask for it."""
+    kept = tmp_path_factory.getbasetemp() / "ended"
+    if not kept.exists():
+        assert call(*SHORT, "hydra.run.dir=run").code == 0
+        Path("run").rename(kept)
+    shutil.copytree(kept, "run")
+
+
+@pytest.mark.usefixtures("ended")
 @pytest.mark.parametrize("lay", LAID)
 @pytest.mark.parametrize("name", [*OPENED, "run.json", "checkpoint.npz"])
 def test_nor_does_a_run_that_goes_on(call, name, lay):  # noqa: F811
-    assert call(*SHORT, "hydra.run.dir=run").code == 0
     path = Path("run", name)
     path.unlink(missing_ok=True)
     lay(path)

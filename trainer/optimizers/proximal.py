@@ -320,6 +320,8 @@ class _Model:
                         return solved
                     at = _Inner(solved, solved, g_solved, g_solved, 1.0, size)
                     continue
+                if (new == at.u).all() and (new == at.ahead).all():  # too short for rounding, as all others will be
+                    return new
             t = 1.0 if float(np.sum(self.h * (new - at.ahead) * (new - at.u))) < 0 else at.t
             following = (1 + math.sqrt(1 + 4 * t**2)) / 2
             weight = (t - 1) / following
