@@ -1,0 +1,281 @@
+"""A .csv or .tsv, read line by line: every cell is a number, or what trainer.data.columns says its column holds."""
+
+import csv
+import gzip
+import io
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import IO, Any
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.data import reading
+from trainer.data.columns import (
+    DATES,
+    DELIMITERS,
+    Chosen,
+    Coder,
+    Columns,
+    is_missing,
+    warn_of_new,
+)
+from trainer.data.doubts import WITH_COMMA, Doubt, Seen, refuse_doubts
+from trainer.data.reading import (
+    FILLED,
+    FINITE,
+    NOT_FINITE,
+    NUMBER,
+    NUMBER_BYTES,
+    Content,
+    check_names,
+    listed,
+    quoted,
+    refuse,
+    text_labels,
+    text_weights,
+)
+from trainer.data.rows import Numbered
+from trainer.errors import DataError
+
+Row = tuple[int, list[str]]  # the line on which a row begins, and its fields
+Choose = Callable[[list[str]], Chosen]
+Header = Callable[[str, list[str], str], tuple[list[str], bool]]  # names of the columns, and whether they are a line
+
+BLOCK = 4096  # rows held as text at a time
+
+
+class _Doubtful(Exception):
+    """A cell (line, column, text) that is no number, where one has to be."""
+
+
+class TextFile:
+    """A .csv or .tsv, which may be gone through several times."""
+
+    def __init__(self, file: IO[bytes], path: str, kind: str, header: Header, asked: Columns, fitted: bool) -> None:
+        self.file: Any = _Unpacked(fileobj=file) if kind.endswith(".gz") else file
+        self.path, self.header, self.asked, self.fitted = path, header, asked, fitted
+        mark = asked.delimiter or ("," if kind.startswith(".csv") else "tab")
+        self.mark = DELIMITERS.get(mark, mark)
+        self.text: io.TextIOWrapper | None = None
+        self.names: list[str] = []
+
+    def rows(self) -> Iterator[Row]:
+        """The rows that are data, from the beginning; the names of their columns are then known."""
+        self.close()
+        self.file.seek(0)
+        self.text = io.TextIOWrapper(self.file, "utf-8-sig", newline="")
+        rows = _rows(self.text, self.path, self.mark)
+        first = next(rows, (1, []))
+        self.names, named = self.header(self.mark, first[1], self.path)
+        return rows if named else chain([first], rows)
+
+    def close(self) -> None:
+        """Lets go of the file, which a wrapper that is left would close."""
+        if self.text is not None:
+            self.text.detach()
+            self.text = None
+
+    def read(self, choose: Choose) -> Content:
+        """x (N,R), the R names, and the N labels, ids and weights if they are chosen."""
+        rows = self.rows()
+        chosen = choose(self.names)
+        encoding = chosen.encoding
+        if encoding is not None and any(column.kind == "auto" for column in encoding.columns):
+            chosen = chosen._replace(encoding=encoding.resolved([seen.kind for seen in self._look(chosen)]))
+            rows = self.rows()
+        try:
+            return self._content(chosen, rows)
+        except _Doubtful as found:
+            line, column, cell = found.args
+            if not self.fitted:
+                self._look(chosen)
+            place, name = f"{self.path}:{line}:{column + 1}", quoted(self.names[column])
+            raise DataError(f"{place}: {quoted(cell)} in column {name} {_wrong(cell)}.") from None
+
+    def _content(self, chosen: Chosen, rows: Iterator[Row]) -> Content:
+        path, names, columns, encoding = self.path, self.names, chosen.features, chosen.encoding
+        coders = {} if encoding is None else encoding.coders(self.fitted)
+        strict = encoding is None or encoding.missing == "error"
+        blocks, lines = [np.empty((0, len(columns)))], array("q")
+        beside: dict[int, list[str]] = {
+            place: [] for place in (chosen.label, chosen.id, chosen.weight) if place is not None
+        }
+        while block := list(islice(rows, BLOCK)):
+            blocks.append(self._codes(block, columns, coders, strict))
+            lines.extend(line for line, _ in block)
+            for column, texts in beside.items():
+                texts += [row[column] for _, row in block]
+        x = np.concatenate(blocks)
+        bad = ~np.isfinite(x) if strict else np.isinf(x)
+        way = FINITE if self.fitted or np.isinf(x).any() else FILLED
+        refuse(bad, x, lambda row, column: f"{path}:{lines[row]}:{columns[column] + 1}", way)
+        if encoding is not None and not self.fitted:
+            encoding = encoding.learnt(coders, x)
+        warn_of_new(path, coders)
+
+        def at(column: int | None) -> Callable[[int], str]:
+            return lambda row: f"{path}:{lines[row]}:{(column or 0) + 1}"
+
+        def texts_of(column: int | None) -> list[str] | None:
+            return None if column is None else beside[column]
+
+        labels, shares = texts_of(chosen.label), texts_of(chosen.weight)
+        return Content(
+            x,
+            tuple(names[column] for column in columns),
+            labels,
+            lambda: text_labels(labels or [], at(chosen.label)),
+            None if chosen.label is None else names[chosen.label],
+            texts_of(chosen.id),
+            None if shares is None else text_weights(shares, at(chosen.weight)),
+            encoding,
+        )
+
+    def _codes(self, block: list[Row], columns: list[int], coders: Mapping[int, Coder], strict: bool) -> Array:
+        """The cells of the columns as codes (B,R)."""
+        if not coders and strict:
+            return _numbers(block, columns)
+        x = np.empty((len(block), len(columns)))
+        plain = [place for place in range(len(columns)) if place not in coders]
+        x[:, plain] = _numbers(block, [columns[place] for place in plain], strict)
+        for place, coder in coders.items():
+            cells = [row[columns[place]] for _, row in block]
+            codes = coder(cells)
+            for row in np.flatnonzero(~np.isfinite(codes)).tolist():
+                line, column = block[row][0], columns[place]
+                if np.isinf(codes[row]):
+                    name = f"{quoted(cells[row])} in column {quoted(self.names[column])}"
+                    raise DataError(f"{self.path}:{line}:{column + 1}: {name} is no date {DATES}; correct it.")
+                if strict:
+                    raise _Doubtful(line, column, cells[row])
+            x[:, place] = codes
+        return x
+
+    def _look(self, chosen: Chosen) -> list[Seen]:
+        """What the columns hold, or a DataError for those that are doubtful."""
+        seen = [Seen(self.names[column]) for column in chosen.features]
+        rows = self.rows()
+        while block := list(islice(rows, BLOCK)):
+            lines = [line for line, _ in block]
+            for one, column in zip(seen, chosen.features, strict=True):
+                one.add([row[column] for _, row in block], lines)
+        places = dict(zip(self.names, range(len(self.names)), strict=True))
+
+        def sentence(one: Doubt) -> str:
+            (line, cell), name = one.at, one.seen.name
+            return f"{self.path}:{line}:{places[name] + 1}: {quoted(cell)} in column {quoted(name)} {one.why}"
+
+        refuse_doubts(self.path, seen, chosen.encoding, self.asked, sentence)
+        return seen
+
+
+class _Unpacked(gzip.GzipFile):
+    """A .gz that does not unpack to more than is read of any file."""
+
+    def read1(self, size: int = -1) -> bytes:
+        data = super().read1(size)
+        if self.tell() > reading.MAX_BYTES:
+            raise OSError(f"it unpacks to more than {reading.MAX_BYTES:,} bytes, which are the most")
+        return data
+
+
+def _rows(text: Iterable[str], path: str, mark: str) -> Iterator[Row]:
+    """Rows of as many fields as the first has; empty lines may only follow the last one."""
+    reader = csv.reader(text, delimiter=mark, strict=True)
+    line, count, empty = 1, 0, 0
+    try:
+        for row in reader:
+            count = count or len(row)
+            if row and empty:
+                raise DataError(f"{path}:{empty}: expected {count} fields, got an empty line; remove it.")
+            if len(row) not in (0, count):
+                name = {",": "comma", "\t": "tab"}.get(mark, repr(mark))
+                why = f"quote a {name} inside a field" if len(row) > count else f"an empty field needs its {name}"
+                raise DataError(f"{path}:{line}: expected {count} fields, got {len(row)}; {why}.")
+            empty = 0 if row else empty or line
+            if row:
+                yield line, row
+            line = reader.line_num + 1  # a quoted line break makes a row longer than a line
+    except csv.Error as error:
+        raise DataError(f"{path}:{line}: {error}; is a quote missing or left open?") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is damaged or no .gz file ({error}); write it again with gzip.") from error
+    except UnicodeDecodeError as error:
+        guess = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+        place = f"not UTF-8 (byte 0x{error.object[error.start]:02x} in line {line} or later), perhaps {guess}"
+        way = f"convert it with: iconv -f {guess} -t utf-8 FILE > NEW"
+        raise DataError(f"{path}: {place}; {way}") from error
+
+
+def header_of(
+    header: bool | None, features: Sequence[str] | None, mark: str, fields: list[str], path: str
+) -> tuple[list[str], bool]:
+    """The names of the columns, without the blanks around them, and whether the first line has them.
+
+    Without a header the columns are the features of the model, if it has so many, or else x0, x1, ...
+    """
+    names = [field.strip() for field in fields]
+    if not names:
+        raise DataError(f"{path}: the first line must name the columns, but the file is empty.")
+    if any("\0" in name for name in names):
+        raise DataError(f"{path}:1: not UTF-8, perhaps utf-16 (it has a NUL); convert it with: iconv")
+    for name, other in DELIMITERS.items():
+        if len(names) == 1 and other != mark and other in names[0] and name != "space":
+            way = f"set data.delimiter={name}"
+            if mark == ",":
+                escape = {"\t": "\\t"}.get(other, other)
+                way += f", or, where numbers have decimal commas, convert it: tr ',{escape}' '.,' < FILE > NEW"
+            raise DataError(f"{path}:1: the fields are separated by {other!r}, not by {mark!r}; {way}.")
+    if header is False:
+        if not any(kind.fullmatch(name) for kind in (NUMBER, NOT_FINITE, WITH_COMMA) for name in names):
+            why = "is no row of data, as it has no number"
+            raise DataError(f"{path}:1: the first line, {listed(names)}, {why}; leave data.header=false out.")
+        return list(features if features and len(features) == len(names) else Numbered(len(names))), False
+    numbers = [name for name in names if NUMBER.fullmatch(name)]
+    known = features is not None and set(features) <= set(names)
+    if numbers and header is None and not known:
+        raise DataError(
+            f"{path}:1: names of columns are needed in the first line, and it has the numbers {listed(numbers)}; set "
+            "data.header=false if it is a row of data, or data.header=true if they are names."
+        )
+    if "" in names:
+        raise DataError(f"{path}:1:{names.index('') + 1}: name the column or remove it (pandas: index=False).")
+    check_names(names, f"{path}:1")
+    return names, True
+
+
+def _numbers(block: list[Row], columns: list[int], strict: bool = True) -> Array:
+    """The cells of these columns as numbers (B,D), nan for what is missing; only if that fails are they looked at."""
+    cells = [row[column] for _, row in block for column in columns]
+    gone = [] if strict else [place for place, cell in enumerate(cells) if not cell[-1:].isdigit() and is_missing(cell)]
+    for place in gone:
+        cells[place] = "0"
+    if ",".join(cells).encode().translate(None, NUMBER_BYTES):  # float() also takes 1_000, nan, any script
+        _check_cells(block, columns, cells)
+    try:
+        values = np.fromiter(map(float, cells), np.float64, len(cells))
+    except ValueError:
+        _check_cells(block, columns, cells)
+        raise
+    values[gone] = np.nan
+    return values.reshape(len(block), len(columns))
+
+
+def _check_cells(block: list[Row], columns: list[int], cells: list[str]) -> None:
+    for place, cell in enumerate(cells):
+        if not (NUMBER.fullmatch(cell) or NOT_FINITE.fullmatch(cell)):
+            row, column = divmod(place, len(columns))
+            raise _Doubtful(block[row][0], columns[column], cell)
+
+
+def _wrong(cell: str) -> str:
+    """What is wrong with a cell where a model has learnt numbers."""
+    if is_missing(cell):
+        empty = "is a missing value" if cell.strip() else "is empty"
+        return f"{empty}; fill it in, or remove the row"
+    if WITH_COMMA.fullmatch(cell):
+        return "has a comma; write a decimal point and no thousands separator"
+    return "is not a number such as 12, -0.5 or 1e-3, which the model has learnt from; correct it"
