@@ -18,7 +18,8 @@ from tests.test_command_line import SHORT, call, table  # noqa: F401 - a fixture
 from tests.test_model import forged
 from tests.test_run import SETTINGS
 from trainer import SoftmaxRegression
-from trainer.data.columns import MOST_LEVELS, RARE, UNKNOWN, Column, Columns, Encoding, days
+from trainer.data.columns import Columns
+from trainer.data.encoding import MOST_LEVELS, RARE, UNKNOWN, Column, Encoding, days
 from trainer.data.features import Features
 from trainer.data.files import read, read_features, read_known
 from trainer.data.rows import split

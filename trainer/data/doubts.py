@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from trainer.arrays import Array
-from trainer.data.columns import SMALL, Columns, Encoding, days, is_missing
+from trainer.data.columns import Columns
+from trainer.data.encoding import SMALL, Encoding, days, is_missing
 from trainer.data.features import IDS, ROWS_OF_IDS
 from trainer.data.reading import NOT_FINITE, NUMBER, NUMBER_BYTES, quoted, shown
 from trainer.errors import DataError

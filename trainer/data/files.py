@@ -24,14 +24,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from trainer.data.array_files import read_npy, read_npz
-from trainer.data.columns import (
-    Chosen,
-    Columns,
-    Encoding,
-    match_columns,
-    split_columns,
-)
+from trainer.data.columns import Chosen, Columns, match_columns, split_columns
 from trainer.data.doubts import setting
+from trainer.data.encoding import Encoding
 from trainer.data.features import Features, ids
 from trainer.data.reading import (
     IN_PLACE,

@@ -43,8 +43,8 @@ NO_REGRESSION = "no integers; labels must be integers or names (for regression, 
 class Content(NamedTuple):
     """What a file holds: x (N,D), the D names if it has them, its labels as they stand there, and as targets.
 
-    target is the name of their column, where columns have names; encoding the trainer.data.columns.Encoding for which x
-    holds codes, None where it holds the features.
+    target is the name of their column, where columns have names; encoding the Encoding (trainer.data.encoding) for
+    which x holds codes, None where it holds the features.
     """
 
     x: Any

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from trainer.arrays import Array, one_hot
-from trainer.data.columns import Encoding
+from trainer.data.encoding import Encoding
 from trainer.data.features import Features, is_sparse, parts, shuffled_pools
 from trainer.errors import ConfigError, DataError, listed, subject, suggest
 

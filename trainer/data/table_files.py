@@ -1,4 +1,7 @@
-"""Parquet and Arrow files (.arrow and .feather are Arrow's IPC format), read by row groups; needs pyarrow, an extra."""
+"""Parquet and Arrow files (.arrow and .feather are Arrow's IPC format), read by row groups; needs pyarrow, an extra.
+
+Both kinds share everything but four lines, so they are one file, though a long one.
+"""
 
 import os
 from bisect import bisect_left, bisect_right
@@ -14,8 +17,9 @@ from numpy.typing import NDArray
 
 from trainer.arrays import Array
 from trainer.data import reading
-from trainer.data.columns import DATES, Chosen, Coder, Columns, Encoding, warn_of_new
+from trainer.data.columns import Chosen, Columns
 from trainer.data.doubts import Doubt, Seen, refuse_doubts, setting
+from trainer.data.encoding import DATES, Coder, Encoding, warn_of_new
 from trainer.data.features import READING, Features, check_finite
 from trainer.data.reading import (
     FILLED,

@@ -13,16 +13,9 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.data import reading
-from trainer.data.columns import (
-    DATES,
-    DELIMITERS,
-    Chosen,
-    Coder,
-    Columns,
-    is_missing,
-    warn_of_new,
-)
+from trainer.data.columns import DELIMITERS, Chosen, Columns
 from trainer.data.doubts import WITH_COMMA, Doubt, Seen, refuse_doubts
+from trainer.data.encoding import DATES, Coder, is_missing, warn_of_new
 from trainer.data.reading import (
     FILLED,
     FINITE,

@@ -11,7 +11,7 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, Activation
-from trainer.data.columns import Encoding
+from trainer.data.encoding import Encoding
 from trainer.data.rows import Standardizer
 from trainer.errors import NO_TEXT, DataError, FileError, first_line, is_text
 from trainer.objective.blocks import predict

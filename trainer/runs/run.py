@@ -1,6 +1,7 @@
 """One experiment from settings to files: data, objective, fit, callbacks, results.  It knows nothing of Hydra.
 
-Everything that can be refused is refused before the first file is written.
+Everything that can be refused is refused before the first file is written. The way from the start to the last file is
+read from top to bottom, so it is one file, though a long one.
 """
 
 import logging

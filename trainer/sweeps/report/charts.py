@@ -1,4 +1,7 @@
-"""Charts as inline SVG: every number that gets in is finite, every colour comes from the page's style sheet."""
+"""Charts as inline SVG: every number that gets in is finite, every colour comes from the page's style sheet.
+
+Axes, marks and the kinds of charts that share them stand in one file, though it is long.
+"""
 
 import itertools
 import math
