@@ -9,7 +9,7 @@ from trainer.data.rows import Standardizer, split
 from trainer.data.sources import Moons
 from trainer.runs import plots
 from trainer.runs.model import Model
-from trainer.runs.plots import boundary, class_colors, curves
+from trainer.runs.plots import boundary, class_colors, curves, shortened
 
 
 def row(epoch, **changes):
@@ -100,3 +100,10 @@ def test_curves_that_coincide_say_so(drawn):
 def test_one_epoch_stands_in_the_middle_of_its_axis(drawn):
     curves(None, [row(1)], "title")
     assert drawn[0].axes[0].get_xlim() == (0, 2)
+
+
+def test_long_names_that_begin_alike_stay_apart():
+    names = [shortened(f"the first letters of all are the same, number {k}") for k in range(30)]
+    assert len(set(names)) == 30
+    assert max(map(len, names)) == 24
+    assert shortened("x" * 24) == "x" * 24

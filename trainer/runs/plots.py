@@ -213,8 +213,10 @@ def reliability(path: Path, found: Evaluation, title: str) -> Path:
 
 
 def shortened(name: str, length: int = 24) -> str:
-    """A name that fits beside an axis."""
-    return name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    """A name that fits beside an axis: of a long one both ends, since many begin alike."""
+    if len(name) <= length:
+        return name
+    return name[: length // 2] + "\N{HORIZONTAL ELLIPSIS}" + name[length // 2 + 1 - length :]
 
 
 def tidy(axes: Axes) -> None:
