@@ -7,18 +7,18 @@ from typing import Any
 from omegaconf import DictConfig
 
 from trainer.commands.composing import perform
+from trainer.commands.predict import asked_of
 from trainer.data.files import NAMED, read_known
-from trainer.data.reading import kind_of, stem_of
+from trainer.data.reading import kind_of
 from trainer.data.rows import Data, Source
-from trainer.data.sources import SOURCES, File
-from trainer.errors import ConfigError, DataError, counted, require
+from trainer.data.sources import File
+from trainer.errors import ConfigError, DataError, counted
 from trainer.objective.threads import available_cores
-from trainer.runs.config import read_settings
+from trainer.runs.config import check_threads, read_settings
 from trainer.runs.evaluation import EVALUATION, evaluated, keep, shares_of
-from trainer.runs.model import Model, model_file
+from trainer.runs.model import Model
 from trainer.runs.outputs import RECORD, shorter, writing
 from trainer.runs.parts import title_of
-from trainer.runs.schema import build
 
 HELP = """Compares a trained model with the labels of a file: evaluation.json, confusion.png and reliability.png.
 
@@ -49,17 +49,13 @@ class EvaluateSettings:
     plots: bool = True
 
     def __post_init__(self) -> None:
-        count = self.threads
-        require(count is None or count >= 1, f"threads must be at least 1, or null for every core, got {count}.")
+        check_threads(self.threads)
 
 
 def evaluate(config: DictConfig) -> None:
     """Reads the model and the rows, writes the evaluation, and prints its figures."""
     settings = read_settings(config, EvaluateSettings)
-    source: Source = build("data", SOURCES, settings.data)
-    path = model_file(Path(settings.model))
-    model = Model.load(path)
-    name = stem_of(source.path) if isinstance(source, File) else settings.data["name"]
+    source, name, path, model = asked_of(settings.data, settings.model)
     folder = path.parent / f"{name}-evaluation" if settings.output is None else Path(settings.output)
     _check_free(folder, settings.overwrite)
     data = _rows(source, model)

@@ -11,10 +11,10 @@ from trainer.data.files import NAMED, Rows, read_features
 from trainer.data.reading import kind_of, stem_of
 from trainer.data.rows import Data, Source
 from trainer.data.sources import SOURCES, File
-from trainer.errors import DataError, require
+from trainer.errors import DataError
 from trainer.objective.threads import available_cores
 from trainer.runs import memory
-from trainer.runs.config import read_settings
+from trainer.runs.config import check_threads, read_settings
 from trainer.runs.model import Model, model_file
 from trainer.runs.outputs import shorter
 from trainer.runs.predictions import check_free, check_suffix, write
@@ -45,8 +45,7 @@ class PredictSettings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        count = self.threads
-        require(count is None or count >= 1, f"threads must be at least 1, or null for every core, got {count}.")
+        check_threads(self.threads)
         if self.output is not None:
             check_suffix(self.output)
 
@@ -54,10 +53,7 @@ class PredictSettings:
 def predict(config: DictConfig) -> None:
     """Reads the model and the features, writes for each row the class and a number for each class."""
     settings = read_settings(config, PredictSettings)
-    source: Source = build("data", SOURCES, settings.data)
-    path = model_file(Path(settings.model))
-    model = Model.load(path)
-    name = stem_of(source.path) if isinstance(source, File) else settings.data["name"]
+    source, name, path, model = asked_of(settings.data, settings.model)
     default = path.with_name(f"{name}-predictions.csv")
     output = default if settings.output is None else Path(settings.output)
     inputs = [path, *_files(source)]
@@ -70,6 +66,13 @@ def predict(config: DictConfig) -> None:
     check_free(output, inputs, settings.overwrite)  # again: somebody else may have written it meanwhile
     write(output, model, a, rows.ids)
     print(f"{len(a)} predictions in {shorter(output.absolute())}")
+
+
+def asked_of(data: dict[str, Any], model: str) -> tuple[Source, str, Path, Model]:
+    """Where the rows come from, under which name, and the model with its file."""
+    source: Source = build("data", SOURCES, data)
+    path = model_file(Path(model))
+    return source, stem_of(source.path) if isinstance(source, File) else data["name"], path, Model.load(path)
 
 
 def _rows(source: Source, model: Model) -> Rows:

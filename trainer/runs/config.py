@@ -70,8 +70,7 @@ class Settings:
         ok = size is None or size == "auto" or (isinstance(size, int) and size >= 1)
         require(ok, f"batch_size must be at least 1, or null for all samples, or auto, got {size}.")
         require(self.seed is None or self.seed >= 0, f"seed must be at least 0, or null to draw one, got {self.seed}.")
-        count = self.threads
-        require(count is None or count >= 1, f"threads must be at least 1, or null for every core, got {count}.")
+        check_threads(self.threads)
         choose("dtype", ("float64", "float32"), self.dtype)
         for key, fraction in (("test_fraction", self.test_fraction), ("valid_fraction", self.valid_fraction)):
             require(0 <= fraction < 1, f"{key} must be at least 0 and less than 1, got {fraction}.")
@@ -84,6 +83,11 @@ class Settings:
         for name, value in weights.items() if isinstance(weights, dict) else ():
             ok = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
             require(ok, f"class_weight.{name} must be a finite number of at least 0, got {value!r}.")
+
+
+def check_threads(count: int | None) -> None:
+    """ConfigError for a number of threads that cannot be."""
+    require(count is None or count >= 1, f"threads must be at least 1, or null for every core, got {count}.")
 
 
 def config_folder() -> Path:
