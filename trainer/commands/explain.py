@@ -289,7 +289,7 @@ def slide(path: Path, steps: Steps) -> Path:
     legend = "blue below zero, red above, grey not finite; the Jacobians share one scale, and so do the routes to dl_dz"
     _write(figure, MARGIN, HEIGHT - 0.32, legend, 12, color="#444444")
     FigureCanvasAgg(figure)
-    return write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120, pil_kwargs={"optimize": True}))
+    return write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def _heat_map(figure: Figure, box: tuple[float, ...], table: Table, peers: list[Array]) -> None:
