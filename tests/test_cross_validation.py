@@ -4,35 +4,51 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 
 from trainer.chain.activations import Softmax
-from trainer.chain.losses import CrossEntropy
+from trainer.chain.losses import CrossEntropy, FenchelYoung
 from trainer.chain.strategies import auto
 from trainer.data.rows import Data, for_training
 from trainer.objective.metrics import METRICS
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2, ElasticNet
 from trainer.objective.problem import Problem
-from trainer.optimizers import Auto
-from trainer.optimizers.cross_validation import Fold, cross_validate, training_rows
+from trainer.optimizers import Auto, Newton
+from trainer.optimizers.cross_validation import Fold, _Search, cross_validate, training_rows
 
 CS = [1e-3, 0.1, 10.0, 1e3]
 
 
-def some_data(n=150, features=6, classes=3, seed=0, weights=False):
+def some_data(
+    n=150,
+    features=6,
+    classes=3,
+    seed=0,
+    weights=False,
+    offset=1.0,
+    spread=1.0,
+    sharp=2.0,
+    rare=False,
+    sparse=False,
+    dtype=np.float64,
+):
     random = np.random.default_rng(seed)
-    x = random.normal(size=(n, features)) * np.exp(random.normal(size=features)) + random.normal(size=features)
+    x = random.normal(size=(n, features)) * (random.random((n, features)) < 0.3 if sparse else 1.0)
     z = x @ random.normal(size=(features, classes))
-    y = (z / z.std() * 2 + random.gumbel(size=z.shape)).argmax(axis=1)
+    z[:, 0] -= 2 * z.std() if rare else 0.0
+    y = (z / z.std() * sharp + random.gumbel(size=z.shape)).argmax(axis=1)
+    x = x * np.exp(spread * random.normal(size=features))
+    x = csr_array(x) if sparse else (x + offset * random.normal(size=features)).astype(dtype)
     weight = random.integers(0, 4, size=n).astype(float) if weights else None
     return Data(x, y, tuple(range(classes)), tuple(f"x{d}" for d in range(features)), weight=weight)
 
 
 def folds_of(data, number=4):
-    return [Fold(*fold) for fold in StratifiedKFold(number).split(data.x, data.labels)]
+    return [Fold(*fold) for fold in StratifiedKFold(number).split(np.zeros((len(data), 1)), data.labels)]
 
 
 def cells_of(data, folds, penalties, objective=None, metrics=None, epochs=300):
@@ -63,20 +79,78 @@ def test_every_cell_is_a_fit_of_scikit_learn(classes, weights):
         assert cell.metrics["accuracy"] == pytest.approx(peer.score(test.x, test.y, weight), abs=0.03)
 
 
-@pytest.mark.parametrize("kind", [L1, L2, lambda strength: ElasticNet(strength, 0.3)])
-def test_a_cell_is_no_further_from_its_minimum_than_it_says(kind):
+def minimum(problem, w):
+    """E at a point that many further steps do not improve."""
+    state, best = Newton().init(w), np.inf
+    for _ in range(100):
+        step = Newton(tol=1e-14, gap=1e-13).step(problem, w, state)
+        w, state, best = step.w, step.state, min(best, step.value)
+        if step.converged or step.stalled:
+            break
+    return best
+
+
+CASES = {
+    "plain": {},
+    "two classes": {"classes": 2},
+    "weights": {"weights": True},
+    "far from zero": {"offset": 1e4},
+    "any scales": {"spread": 5.0},
+    "separable": {"sharp": 1e3},
+    "wide": {"n": 60, "features": 80},
+    "rare class": {"rare": True},
+    "single precision": {"dtype": np.float32},
+    "sparse": {"sparse": True},
+}
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize(
+    "pair", [(Softmax(), CrossEntropy()), (Softmax(0.5), CrossEntropy()), (Softmax(), FenchelYoung())]
+)
+@pytest.mark.parametrize("case", CASES)
+def test_no_cell_is_further_from_its_minimum_than_it_says(case, pair, intercept):
+    data = some_data(seed=3, **CASES[case])
+    folds = folds_of(data, 3)
+    objective = Objective(*pair, auto, L2(1.0), intercept=intercept)
+    cells = cells_of(data, folds, by_c, objective)
+    for (f, _), cell in cells.items():
+        problem = Problem(replace(objective, penalty=cell.penalty), training_rows(data, folds[f]))
+        value = problem.certify(cell.w).value
+        assert cell.certified
+        assert value - minimum(problem, cell.w) <= cell.proof.gap * value + 1e-13 * value
+
+
+@pytest.mark.parametrize("kind", [L1, lambda strength: ElasticNet(strength, 0.3)])
+def test_penalties_with_corners_go_fold_by_fold(kind):
     data = some_data(seed=1)
     folds = folds_of(data)
-    objective = Objective(Softmax(), CrossEntropy(), auto, L2(1.0))
     for (f, _), cell in cells_of(data, folds, lambda total: [kind(0.1), kind(1e-3)]).items():
-        problem = Problem(replace(objective, penalty=cell.penalty), training_rows(data, folds[f]))
-        value, _ = problem.value_and_grad(cell.w)
-        w, state, best = cell.w, Auto().init(cell.w), value
-        for _ in range(100):
-            step = Auto(tol=1e-14, gap=1e-13).step(problem, w, state)
-            w, state, best = step.w, step.state, min(best, step.value)
+        problem = Problem(Objective(Softmax(), CrossEntropy(), auto, cell.penalty), training_rows(data, folds[f]))
         assert cell.certified
-        assert value - best <= cell.proof.gap * value + 1e-14
+        assert problem.certify(cell.w).gap <= 1e-6
+        assert (cell.w[:-1] == 0).any()
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_folds_together_are_folds_alone(monkeypatch, soft, smoothing):
+    """Also for target rows and smooth ones; and those held out are measured on targets as they are."""
+    data = some_data(seed=4, weights=True)
+    rows = np.random.default_rng(0).dirichlet(np.ones(3), size=len(data)) if soft else data.y
+    data = replace(data, y=rows, smoothing=smoothing)
+    folds = [*folds_of(data, 3), Fold(np.arange(0, 100), np.arange(100, 140))]  # they need not be of equal size
+    together = cells_of(data, folds, by_c)
+    monkeypatch.setattr(_Search, "stackable", lambda self: False)
+    alone = cells_of(data, folds, by_c)
+    assert together.keys() == alone.keys()
+    for key, cell in together.items():
+        assert cell.certified
+        assert cell.proof.value == pytest.approx(alone[key].proof.value, rel=2e-6)
+        assert cell.metrics["loss"] == pytest.approx(alone[key].metrics["loss"], rel=1e-3)
+        test = replace(data.rows(folds[key[0]].test), smoothing=0.0)
+        objective = Objective(Softmax(), CrossEntropy(), auto, cell.penalty)
+        assert cell.metrics["loss"] == pytest.approx(Problem(objective, test).evaluate(cell.w, {}).loss)
 
 
 def test_folds_bring_weights_of_their_own():
@@ -87,5 +161,32 @@ def test_folds_bring_weights_of_their_own():
     for (f, s), cell in cells_of(data, folds, by_c).items():
         alone = for_training(data.rows(folds[f].train), 0.0, "balanced")
         objective = Objective(Softmax(), CrossEntropy(), auto, by_c(alone.weight.sum())[s])
-        assert np.abs(Problem(objective, alone).value_and_grad(cell.w)[1]).max() < 1e-3
         assert cell.penalty.strength == pytest.approx(objective.penalty.strength)
+        assert Problem(objective, alone).certify(cell.w, wanted=1e-5).gap < 1e-5
+
+
+def test_the_bits_do_not_depend_on_threads():
+    data = some_data(n=3000, features=30, classes=7, seed=5)
+    folds = folds_of(data, 5)
+    one, two = (
+        cells_of(data, folds, by_c, Objective(Softmax(), CrossEntropy(), auto, L2(1.0), threads)) for threads in (1, 2)
+    )
+    assert all((one[key].w == two[key].w).all() and one[key].metrics == two[key].metrics for key in one)
+
+
+def test_iterations_are_bounded_and_a_cell_that_needs_more_says_so():
+    data = some_data(seed=6, sharp=100.0)
+    few = cells_of(data, folds_of(data), by_c, epochs=1)
+    assert max(cell.iterations for cell in few.values()) == 1
+    assert not all(cell.certified for cell in few.values())
+    assert all(cell.certified for cell in cells_of(data, folds_of(data), by_c).values())
+
+
+def test_folds_are_cut_into_stacks_that_fit(monkeypatch):
+    data = some_data(seed=7)
+    folds = folds_of(data, 7)
+    whole = cells_of(data, folds, by_c)
+    monkeypatch.setattr("trainer.optimizers.cross_validation.COLUMNS", 6)  # two models
+    cut = cells_of(data, folds, by_c)
+    assert all(cut[key].metrics["loss"] == pytest.approx(whole[key].metrics["loss"], rel=1e-3) for key in whole)
+    assert all(cell.certified for cell in cut.values())

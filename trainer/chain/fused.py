@@ -100,7 +100,7 @@ def _labelled_ce(z: Array, labels: Array, temperature: float) -> LossGrad:
     """
     rows = z.mT  # (...,K,N), the long axis last
     d = np.subtract(rows, rows.max(axis=-2, keepdims=True), order="C")
-    at_label = _places(labels, d.shape)  # in the flat array
+    at_label = places(labels, d.shape)  # in the flat array
     d_label = d.ravel()[at_label]
     e = np.exp(d, out=d)
     flat = e.ravel()  # a view
@@ -112,8 +112,12 @@ def _labelled_ce(z: Array, labels: Array, temperature: float) -> LossGrad:
     return LossGrad(_log1p(o + (t - 1)) - d_label, e.mT)
 
 
-def _places(labels: Array, shape: tuple[int, ...]) -> Array:
-    """Where the label of each row stands in a flat array (...,K,N)."""
+def places(labels: Array, shape: tuple[int, ...]) -> Array:
+    """Where the label of each row stands in a flat array (...,K,N).
+
+    >>> places(np.array([1, 0]), (3, 2))
+    array([2, 1])
+    """
     *stack, classes, rows = shape
     places: Array = np.multiply(labels, rows, dtype=np.intp) + np.arange(rows)
     if stack:

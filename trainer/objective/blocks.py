@@ -27,16 +27,16 @@ class Block(NamedTuple):
     rows: slice
 
 
-def blocks(data: Data, width: int) -> list[Block]:
+def blocks(data: Data, width: int, columns: int = 0) -> list[Block]:
     """An even number of equal slices of rows, each of at most 2^17 scores and 2^21 numbers of anything else.
 
     Data of at most half of a block's scores and a quarter of its other numbers are one block: a millisecond of work.
 
     Each numpy call on a block must take long beside the handing over of the interpreter's lock, and the block must stay
     in the cache; measured on two cores over K = 4 ... 100. The rule knows nothing of the machine or of the threads, so
-    the sums are the same everywhere.
+    the sums are the same everywhere.  Columns are the scores of a row where several models share it.
     """
-    count, classes = len(data), max(1, len(data.classes))
+    count, classes = len(data), max(1, columns or len(data.classes))
     others = max(width, numbers_a_row(data.x))
     if count * classes <= 1 << 16 and count * others <= 1 << 19:  # not worth a second thread
         return [Block(0, slice(0, count))]
@@ -83,6 +83,16 @@ def against(x: Array, q: Array) -> Array:
         return np.stack([against(x, one) for one in q])
     product: Array = np.dot(q.T, x) if isinstance(x, np.ndarray) else q.T @ x
     return product.T
+
+
+def side_by_side(v: Array) -> Array:
+    """A stack (M,D,K) as the columns of one matrix (D,M K)."""
+    return np.moveaxis(v, 0, 1).reshape(v.shape[1], -1)
+
+
+def apart(v: Array, number: int) -> Array:
+    """Columns (D,M K) as a stack (M,D,K)."""
+    return np.moveaxis(v.reshape(len(v), number, -1), 1, 0)
 
 
 def predict(activation: Activation, w: Array, x: Array, threads: int = 1) -> Array:

@@ -13,6 +13,9 @@ b* that is the best for these W, and G the derivative of the mean loss by W ther
     subgradient r of E by W it is E - min E <= |r|^2 / (2 ridge).
 (3) E(W, b) - E(W, b*) <= <dE/db, b - b*>, by convexity.
 
+(4) Any convex pair with a ridge, at any b: with r as in (2), of E by W at this b, and |b - b'| <= way for the bias b' of
+    the minimum, E - min E <= |r|^2 / (2 ridge) + |dE/db|_1 way. It needs no best bias, and a small derivative.
+
 Without an intercept (1) and (2) hold at any W, with b = b* = 0: there are no terms with b that would have to vanish.
 
 All of it is in float64 and in the weights as the problem states them, from the rows in centred coordinates, where a
@@ -42,6 +45,7 @@ ROUNDING, FLAT = 1e-15, 1e-10  # of the derivative by the bias: where it is roun
 LITTLE = 0.01  # of what the best bias gained, or of the gap that is wanted, not worth a pass over the rows
 USUAL = 1e-6  # of E: the gap where none is wanted
 REFINED = 5  # of Newton's steps
+ROOM = 10  # beyond its own size, how far a bias may be from the best one
 
 
 class Unproved(Exception):
@@ -248,7 +252,7 @@ class _Scores:
 
         That counts along a way that no bias beside the best one is from it.
         """
-        way = 10 + float(np.abs(self.v[-1]).max() + np.abs(shift).max())
+        way = ROOM + float(np.abs(self.v[-1]).max() + np.abs(shift).max())
         return max(0.0, -float(self._slope @ shift)), float(np.abs(g).sum()) * way
 
     def gradient(self, shift: Array) -> Array:

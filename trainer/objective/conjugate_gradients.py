@@ -40,3 +40,36 @@ def conjugate_gradients(
         p = y + turn * p
         dp, pp = turn * (dp + step * pp), gamma + turn**2 * pp
     return d
+
+
+def conjugate_gradients_of_each(
+    hessian: Callable[[Array], Array], precondition: Callable[[Array], Array], g: Array, eta: Array, most: int
+) -> Array:
+    """d (M,D+1,K) of a stack of convex problems, each to its own eta (M,) or after so many products.
+
+    Those that are done wait for the others.
+    """
+    d, r, y = np.zeros_like(g), -g, precondition(g)
+    p = -y
+    gamma = first = dots(g, y)
+    on = first > 0
+    for _ in range(most):
+        hp = hessian(p)
+        bend = dots(p, hp)
+        on &= bend > 0
+        step = np.where(on, gamma / np.where(on, bend, 1.0), 0.0)[:, None, None]
+        d += step * p
+        r = r - step * hp
+        y = precondition(r)
+        before, gamma = gamma, dots(r, y)
+        on &= gamma > eta**2 * first
+        if not on.any():
+            break
+        p = y + (gamma / np.where(on, before, 1.0))[:, None, None] * p
+    return d
+
+
+def dots(a: Array, b: Array) -> Array:
+    """<a, b> (M,) of each model of two stacks (M,D+1,K)."""
+    result: Array = np.einsum("mdk,mdk->m", a, b)
+    return result

@@ -16,7 +16,7 @@ import numpy as np
 from trainer.arrays import Array
 from trainer.chain.known import known
 from trainer.chain.strategies import auto
-from trainer.objective.blocks import times
+from trainer.objective.blocks import apart, side_by_side, times
 from trainer.objective.row_hessian import row_factor, row_hessian
 from trainer.objective.view import View
 
@@ -66,7 +66,7 @@ def measured(view: View, v: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, eq=False)
 class Preconditioner:
-    """g (D+1,K) -> P g; level is the mean curvature of the rows where it was made."""
+    """g (...,D+1,K) -> P g; level is the mean curvature of the rows where it was made."""
 
     level: float
     mean: Array  # (D,) of u, by curvature
@@ -77,17 +77,25 @@ class Preconditioner:
 
     def __call__(self, g: Array) -> Array:
         inner = self._of_classes(g, self.classes)
-        inner[:-1] -= np.outer(self.mean, inner[-1])
+        weights, bias = inner[..., :-1, :], inner[..., -1, :]  # views
+        weights -= self.mean[:, None] * bias[..., None, :]
         for columns, inverse in self.inverses:
-            inner[:-1, columns] = inverse(inner[:-1, columns])
-        inner[-1] /= self.curvatures
-        inner[-1] -= self.mean @ inner[:-1]
+            weights[..., columns] = _of_all(inverse, weights[..., columns])
+        bias /= self.curvatures
+        bias -= self.mean @ weights
         return self._of_classes(inner, self.classes.T)
 
     def _of_classes(self, g: Array, basis: Array) -> Array:
         if basis.ndim == 2:
             return g @ basis
-        return g - g.mean(axis=1, keepdims=True) if self.sums_to_zero else g.copy()
+        return g - g.mean(axis=-1, keepdims=True) if self.sums_to_zero else g.copy()
+
+
+def _of_all(inverse: Callable[[Array], Array], r: Array) -> Array:
+    """What an inverse makes of r (D,M), or of a stack of them, which it takes as one."""
+    if r.ndim == 2:
+        return inverse(r)
+    return apart(inverse(side_by_side(r)), len(r))
 
 
 def preconditioner(view: View, v: Array) -> Preconditioner:

@@ -7,6 +7,7 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.activations import Activation
+from trainer.chain.fused import places
 from trainer.chain.known import known
 from trainer.chain.losses import Loss
 from trainer.chain.pairs import canonical, entropic, softmax_like, target_share
@@ -34,21 +35,26 @@ def row_hessian(activation: Activation, loss: Loss, z: Array, y: Array, dtype: A
 
 
 def row_hessian_of_slope(activation: Activation, loss: Loss, dl_dz: Array, data: Data) -> RowHessian:
-    """The same for softmax and log_softmax, from dl_dz = factor a - share y, where that is known already."""
+    """The same for softmax and log_softmax, from dl_dz (...,N,K), where that is known already."""
     softmax: Any = entropic(activation)
+    product: RowHessian = softmax.row_hessian(*prediction_of_slope(activation, loss, dl_dz, data))
+    return product
+
+
+def prediction_of_slope(activation: Activation, loss: Loss, dl_dz: Array, data: Data) -> tuple[Array, Any]:
+    """a (...,N,K) and its factor, a number or (N,1), of softmax and log_softmax, from dl_dz = factor a - share y."""
     share = target_share(activation, loss)
     factor: Any = share
     if data.one_hot:
         a = np.array(dl_dz, order="K")
-        a.T.ravel()[np.multiply(data.y, len(a), dtype=np.intp) + np.arange(len(a))] += share
+        a.mT.ravel()[places(data.y, a.mT.shape)] += share
     else:
         y = data.targets(dl_dz.dtype)
         factor = row_factor(activation, loss, y)
         a = dl_dz + share * y
     if np.any(factor != 1):
         a /= np.where(factor > 0, factor, 1.0)
-    product: RowHessian = softmax.row_hessian(a, factor)
-    return product
+    return a, factor
 
 
 def row_factor(activation: Activation, loss: Loss, y: Array) -> Array:

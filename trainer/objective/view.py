@@ -11,6 +11,7 @@ and the last column of u is 0 in the place of 1: E and its derivatives know noth
 """
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,6 +141,12 @@ class View:
     def _by_scale(self, strength: float, power: int) -> Array:
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             return np.where(strength > 0, strength / self.scale / (self.scale if power == 2 else 1.0), 0.0)
+
+    def times_ridge(self, strength: float) -> "View":
+        """The view with so many times the ridge."""
+        other = copy(self)
+        other.ridge = strength * self.ridge
+        return other
 
     def enter(self, w: Array) -> Array:
         """v (D+1,K) of w (D+1,K)."""

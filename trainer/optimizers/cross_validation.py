@@ -1,23 +1,28 @@
 """Cross-validation: one penalty at many strengths on many folds, each cell fitted, proved, and measured on other rows.
 
-A cell is a strength on a fold. Along a fold the strengths run from the strongest to the weakest, and each begins at the
-parameters of the one before.
+A cell is a strength on a fold, and the strengths run from the strongest to the weakest. The folds of a strength share
+the rows, so they are solved together where trainer.optimizers.stacked can, and else each alone, from the parameters of
+the strength before.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from trainer.arrays import Array
 from trainer.data.rows import Data
 from trainer.objective.certificate import Certificate
 from trainer.objective.metrics import Metric
 from trainer.objective.objective import Objective, count
-from trainer.objective.penalties import Penalty
+from trainer.objective.penalties import L2, Penalty
 from trainer.objective.problem import Problem
+from trainer.objective.stack import Stack
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers.fit import Report, TrainState, fit, proved
 from trainer.optimizers.protocols import Optimizer
+from trainer.optimizers.stacked import Aim, along
 
 
 class Fold(NamedTuple):
@@ -67,6 +72,8 @@ class Cell(NamedTuple):
 
 
 Penalties = Callable[[float], Sequence[Penalty]]  # from the strongest, for so large a denominator of E
+COLUMNS = 256  # of a product; more gain nothing
+KEPT = 1 << 24  # numbers of each kind that a stack may keep of its rows
 
 
 def cross_validate(
@@ -88,23 +95,112 @@ def cross_validate(
     >>> path = [L2(1.0), L2(0.1)]
     >>> cells = cross_validate(objective, Newton(), data, folds, lambda total: path, epochs=20, metrics={})
     >>> [(cell.fold, cell.place, round(cell.metrics["loss"], 2), cell.certified) for cell in cells]
-    [(0, 0, 0.79, True), (0, 1, 2.95, True), (1, 0, 0.79, True), (1, 1, 2.95, True)]
+    [(0, 0, 0.79, True), (1, 0, 0.79, True), (0, 1, 2.94, True), (1, 1, 2.94, True)]
     """
-    for number, fold in enumerate(folds):
-        train, test = training_rows(data, fold), data.only(fold.test)
-        w = TrainState.start(optimizer, train, intercept=objective.intercept).w
-        for place, penalty in enumerate(penalties(count(objective, train))):
-            problem = replace(objective, penalty=penalty)
-            last = Report(TrainState(0, w, optimizer.init(w)), {})
-            for report in fit(problem, optimizer, train, None, last.state, epochs=epochs, metrics=None):
-                last = report
-            w = last.state.w
-            proof = last.proof or proved(problem, optimizer, train, w, last.converged, last.after)
-            with blas_on_one_thread():
-                held_out = Problem(problem, test).evaluate(w, metrics)
-            measured = {"loss": held_out.loss, **held_out.metrics}
-            gap: float = optimizer.gap  # type: ignore[attr-defined]
-            yield Cell(number, place, penalty, w, last.state.epoch, proof, gap, last.converged, measured)
+    search = _Search(objective, optimizer, data, folds, penalties, epochs, metrics)
+    cells = search.stacked() if search.stackable() else search.alone()
+    while True:
+        with blas_on_one_thread():  # and not while somebody else is at work
+            cell = next(cells, None)
+        if cell is None:
+            return
+        yield cell
+
+
+class _Search:
+    """The cells of a cross-validation, fold by fold, or all folds of a strength together where their pair allows it."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: Optimizer,
+        data: Data,
+        folds: Sequence[Fold],
+        penalties: Penalties,
+        epochs: int,
+        metrics: Mapping[str, Metric],
+    ) -> None:
+        self.objective, self.optimizer, self.data, self.folds = objective, optimizer, data, folds
+        self.epochs, self.metrics = epochs, metrics
+        self.gap: float = optimizer.gap  # type: ignore[attr-defined]
+        self.totals = [count(objective, training_rows(data, fold)) for fold in folds]
+        self.paths = [list(penalties(total)) for total in self.totals]
+
+    def alone(self) -> Iterator[Cell]:
+        """Each cell by the solver, from the parameters of the one before."""
+        for number, fold in enumerate(self.folds):
+            train, test = training_rows(self.data, fold), held_out(self.data, fold)
+            w = TrainState.start(self.optimizer, train, intercept=self.objective.intercept).w
+            for place in range(len(self.paths[number])):
+                cell = self.fitted(number, place, train, test, w, self.epochs)
+                w = cell.w
+                yield cell
+
+    def fitted(self, number: int, place: int, train: Data, test: Data, w: Array, epochs: int) -> Cell:
+        """A cell by the solver, from w."""
+        problem, optimizer = replace(self.objective, penalty=self.paths[number][place]), self.optimizer
+        last = Report(TrainState(0, w, optimizer.init(w)), {})
+        for report in fit(problem, optimizer, train, None, last.state, epochs=epochs, metrics=None):
+            last = report
+        w = last.state.w
+        proof = last.proof or proved(problem, optimizer, train, w, last.converged, last.after)
+        return self.cell(number, place, w, last.state.epoch, proof, last.converged, test)
+
+    def cell(
+        self, number: int, place: int, w: Array, iterations: int, proof: Certificate, believed: str, test: Data
+    ) -> Cell:
+        """A cell, measured."""
+        penalty = self.paths[number][place]
+        found = Problem(replace(self.objective, penalty=penalty), test).evaluate(w, self.metrics)
+        measured = {"loss": found.loss, **found.metrics}
+        return Cell(number, place, penalty, w, iterations, proof, self.gap, believed, measured)
+
+    def stackable(self) -> bool:
+        """Whether trainer.optimizers.stacked knows such problems, and there is room for them."""
+        problem, numbers = Problem(self.objective, self.data), len(self.data) * len(self.data.classes)
+        smooth = all(penalty.lasso == 0 < penalty.ridge for path in self.paths for penalty in path)
+        room = numbers <= KEPT and len(self.data) * len(self.folds) <= KEPT
+        return problem.rough and problem.sums.softmax_like and smooth and room
+
+    def stacked(self) -> Iterator[Cell]:
+        """All folds of a strength together; a cell that is not proved there goes on alone."""
+        data, folds, classes = self.data, self.folds, len(self.data.classes)
+        weights, totals, strengths = self.sets()
+        objective = replace(self.objective, penalty=L2(1.0))
+        middle = replace(data, weight=weights[-1])
+        most = min(max(1, min(COLUMNS // classes, KEPT // (len(data) * classes))), len(folds))
+        stack = Stack(objective, middle, weights, totals, most)
+        v = stack.exact.enter(Problem(objective, middle).start(np.zeros((data.x.shape[1] + 1, classes))))
+        tests = [held_out(data, fold) for fold in folds]
+        for solved in along(stack, v, strengths, Aim(self.gap, self.epochs), most):
+            for number, fold in enumerate(folds):
+                w, iterations = stack.exact.leave(solved.v[number]), int(solved.iterations[number])
+                gap = float(solved.bound[number] / solved.value[number])
+                proof = Certificate(gap, f"certified to {gap:.1e} of E", float(solved.value[number]))
+                if proof.proves(self.gap):
+                    yield self.cell(number, solved.place, w, iterations, proof, proof.why, tests[number])
+                else:
+                    train, left = training_rows(data, fold), self.epochs - iterations
+                    cell = self.fitted(number, solved.place, train, tests[number], w, left)
+                    yield cell._replace(iterations=cell.iterations + iterations)
+
+    def sets(self) -> tuple[Array, Array, Array]:
+        """The weights (F,N) of the folds' training rows, with what they add up to, and their strengths (F,S).
+
+        Of more than one the last is their mean.
+        """
+        own = np.ones(len(self.data)) if self.data.weight is None else self.data.weight
+        weights = np.stack(
+            [
+                np.bincount(fold.train, own[fold.train] if fold.weight is None else fold.weight, len(own))
+                for fold in self.folds
+            ]
+        )
+        totals, strengths = np.array(self.totals), np.array([[part.ridge for part in path] for path in self.paths])
+        if len(self.folds) == 1:
+            return weights, totals, strengths
+        means = weights.mean(axis=0), totals.mean(), np.exp(np.log(strengths).mean(axis=0))
+        return np.vstack([weights, means[0]]), np.append(totals, means[1]), np.vstack([strengths, means[2]])
 
 
 def training_rows(data: Data, fold: Fold) -> Data:
@@ -115,3 +211,12 @@ def training_rows(data: Data, fold: Fold) -> Data:
     """
     train = data.only(fold.train)
     return train if fold.weight is None else replace(train, weight=fold.weight)
+
+
+def held_out(data: Data, fold: Fold) -> Data:
+    """The rows that a fold is measured on, with targets as they are.
+
+    >>> held_out(data, Fold(np.array([1, 2]), np.array([0]))).y
+    array([0])
+    """
+    return replace(data.only(fold.test), smoothing=0.0)

@@ -1,0 +1,157 @@
+"""Newton's method on a stack: the models of all folds at one strength, step by step together.
+
+single precision   until the bound on the gap is small enough, or single precision has nothing more to say
+double precision   for the proof, and on to it
+
+The strengths come from the strongest to the weakest. Folds differ little, so the minimum for all of them together comes
+first: its preconditioner serves each, and each begins as far from it as it ended up at the strength before. Every step
+leads down; what does not get on is left to the solvers of one model.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from trainer.arrays import Array
+from trainer.objective.conjugate_gradients import conjugate_gradients_of_each, dots
+from trainer.objective.preconditioner import Preconditioner, preconditioner
+from trainer.objective.stack import Models, Stack, Stacked
+from trainer.optimizers.stopping import noise
+
+NEAR = 1e-5  # of E: the estimated gap up to which the minimum of all folds together is looked for
+LEAST = 1e-11  # of E: the smallest one that single precision can see
+FINEST, ROUGHEST = 1e-3, 0.2  # shares of the gradient that a step leaves
+PRODUCTS = 40  # of a step: a new Hessian is worth more than a step to the last digit
+ROUNDS, HALVINGS, REFINED = 30, 10, 6
+
+
+class Aim(NamedTuple):
+    """The gap to be proved of E, and the iterations that may be spent on it.
+
+    >>> Aim(gap=1e-6, iterations=200).gap
+    1e-06
+    """
+
+    gap: float
+    iterations: int
+
+
+class Solved(NamedTuple):
+    """The folds at one strength: parameters v (F,D+1,K), their iterations (F,), E (F,) and its bounds (F,).
+
+    >>> Solved(0, np.zeros((1, 2, 2)), np.array([3]), np.array([0.5]), np.array([1e-7])).iterations
+    array([3])
+    """
+
+    place: int
+    v: Array
+    iterations: Array
+    value: Array
+    bound: Array
+
+
+def along(stack: Stack, v: Array, strengths: Array, aim: Aim, most: int) -> Iterator[Solved]:
+    """The minima for the sets of weights of a stack, from v (D+1,K), at strengths (F,S) that fall along S.
+
+    Of several sets the last one is their mean, which the others begin at, and no result. So many are solved together.
+
+    >>> from trainer.objective.stack import Stack
+    >>> stack = Stack(Objective(Softmax(), CrossEntropy(), auto, L2(1.0)), data, np.ones((1, 4)), np.array([4.0]), 1)
+    >>> [solved] = along(stack, np.zeros((2, 2)), np.array([[0.1]]), Aim(1e-6, 20), 1)
+    >>> bool(solved.bound[0] <= 1e-6 * solved.value[0])
+    True
+    """
+    several = len(strengths) > 1
+    sets = np.arange(len(strengths) - several)
+    lag = np.zeros((len(sets), *v.shape))
+    points: list[tuple[float, Array]] = []
+    for place, strength in enumerate(strengths.T):
+        v = _ahead(points, math.log(strength[-1])) if points else v
+        metric = preconditioner(stack.exact.times_ridge(float(strength[-1])), v)
+        if several:
+            mean = Models(np.array([len(sets)]), strength[-1:])
+            v = _approach(stack, mean, v[None], metric, aim, NEAR)[0].v[0]
+        parts = [
+            _solve(stack, Models(some, strength[some]), v + lag[some], metric, aim)
+            for some in np.split(sets, range(most, len(sets), most))
+        ]
+        solved = Solved(place, *(np.concatenate(part) for part in zip(*parts, strict=True)))
+        if not several:
+            v = solved.v[0]
+        lag = solved.v - v
+        points = [*points[-1:], (math.log(strength[-1]), v)]
+        yield solved
+
+
+def _ahead(points: list[tuple[float, Array]], at: float) -> Array:
+    """The parameters at the logarithm of a strength, on the line through those at the last two."""
+    (last, v), (first, u) = points[-1], points[0]
+    return v if len(points) == 1 else v + (at - last) / (last - first) * (v - u)
+
+
+def _solve(
+    stack: Stack, models: Models, v: Array, metric: Preconditioner, aim: Aim
+) -> tuple[Array, Array, Array, Array]:
+    """What Solved has of these models, from v (M,D+1,K)."""
+    near, iterations = _approach(stack, models, v, metric, aim, LEAST)
+    value, bound = np.full(len(v), np.inf), np.full(len(v), np.inf)
+    left, best = np.arange(len(v)), near.v.copy()
+    for _ in range(REFINED):
+        some = models.some(left)
+        here = stack.settled(some, near)
+        of_weights, of_bias = stack.bounds(some, here, metric.mean)
+        better = of_weights + of_bias < bound[left] / 2
+        now = left[better]
+        best[now], value[now], bound[now] = here.v[better], here.value[better], (of_weights + of_bias)[better]
+        on = better & (bound[left] > aim.gap * value[left]) & (iterations[left] < aim.iterations)
+        if not on.any():
+            break
+        left, some, here = left[on], some.some(on), here.some(on)
+        near = here._replace(v=here.v + _newton(stack, some, here, metric, _eta(of_weights[on], aim.gap * here.value)))
+        iterations[left] += 1
+    return best, iterations, value, bound
+
+
+def _approach(
+    stack: Stack, models: Models, v: Array, metric: Preconditioner, aim: Aim, least: float
+) -> tuple[Stacked, Array]:
+    """Steps in single precision, and their number, until half of the gap is all but proved, or least reached."""
+    here, iterations = stack.at(models, v), np.zeros(len(v), dtype=int)
+    for _ in range(min(ROUNDS, aim.iterations)):
+        of_weights, _ = stack.bounds(models, here, metric.mean)
+        away = dots(here.g, metric(here.g)) / 2 / here.value
+        on = (of_weights > aim.gap / 2 * here.value) & (away > least)
+        if not on.any():
+            break
+        eta = np.maximum(_eta(of_weights, aim.gap * here.value), np.minimum(away**0.4, ROUGHEST))
+        d = _newton(stack, models, here, metric, np.where(on, eta, 1.0))
+        d[~on] = 0.0
+        iterations += on
+        here = _lower(stack, models, here, d)
+    return here, iterations
+
+
+def _eta(bound: Array, wanted: Array) -> Array:
+    """The share of the gradient (M,) that may be left for a bound to become what is wanted."""
+    # The bound falls with the square of the gradient.
+    result: Array = np.clip(0.5 * np.sqrt(wanted / (2 * np.maximum(bound, 1e-300))), FINEST, ROUGHEST)
+    return result
+
+
+def _newton(stack: Stack, models: Models, here: Stacked, metric: Preconditioner, eta: Array) -> Array:
+    """d (M,D+1,K) that leaves the share eta (M,) of each gradient."""
+    return conjugate_gradients_of_each(stack.hessian(models, here), metric, here.g, eta, PRODUCTS)
+
+
+def _lower(stack: Stack, models: Models, here: Stacked, d: Array) -> Stacked:
+    """The models after steps along d that are halved until E falls (Armijo 1966), or beside its rounding."""
+    t, slope = np.ones(len(d)), dots(here.g, d)
+    for _ in range(HALVINGS):
+        found = stack.at(models, here.v + t[:, None, None] * d)
+        low = found.value <= here.value + 1e-4 * t * slope + noise(1.0, np.float32) * here.value
+        if low.all():
+            break
+        t = np.where(low, t, t / 2)
+    return found
