@@ -13,8 +13,8 @@ b* that is the best for these W, and G the derivative of the mean loss by W ther
     subgradient r of E by W it is E - min E <= |r|^2 / (2 ridge).
 (3) E(W, b) - E(W, b*) <= <dE/db, b - b*>, by convexity.
 
-(4) Any convex pair with a ridge, at any b: with r as in (2), of E by W at this b, and |b - b'| <= way for the bias b' of
-    the minimum, E - min E <= |r|^2 / (2 ridge) + |dE/db|_1 way. It needs no best bias, and a small derivative.
+(4) Any convex pair with a ridge, at any b: for r as in (2), but at this b, and |b - b'| <= way for the best of all b',
+    E - min E <= |r|^2 / (2 ridge) + |dE/db|_1 way. It needs no best bias, but a small derivative by it.
 
 Without an intercept (1) and (2) hold at any W, with b = b* = 0: there are no terms with b that would have to vanish.
 

@@ -108,7 +108,8 @@ class Stack:
                 slope *= view.intercept / total[:, None]
                 if not (np.abs(slope).sum(axis=1) * _way(v[:, -1]) > SETTLED * loss / total).any():
                     break
-                shift = -np.linalg.solve(curvature, slope[..., None])[..., 0]
+                damped = curvature + (1e-300 + np.abs(slope).max(axis=1)[:, None, None] / 10) * np.eye(slope.shape[1])
+                shift = -np.linalg.solve(damped, slope[..., None])[..., 0]  # of 10 at most
                 v[:, -1] += shift
                 for z in scores:
                     z += shift[:, None, :]
@@ -171,7 +172,6 @@ class Stack:
         moment = -moment
         moment[:, k, k] += diagonal
         moment += np.trace(moment, axis1=1, axis2=2)[:, None, None] / len(k) ** 2
-        moment += 1e-300 * np.eye(len(k))  # of rows without any curvature it is singular
         return moment
 
     def _stacked(self, view: View, models: Models, v: Array, loss: Array, g: Array, rows: tuple[Array, ...]) -> Stacked:
