@@ -27,6 +27,7 @@ SMALL = 1e-6  # eigenvalues of C below this share of the largest are raised to i
 JITTER = 1e-9  # of S's diagonal, for directions in which the features do not vary
 DENSE = 2000  # features up to which S is a whole matrix, and rows up to which their products are one
 FACTORS = 1 << 25  # numbers of all factors: 256 MiB
+ALIKE = 1.5  # the factor by which mean curvatures may differ that share a second moment
 FINE = 1  # classes whose curvatures differ by less than a factor of 2^(1/FINE) share one, or by more where memory asks
 
 
@@ -65,15 +66,30 @@ def measured(view: View, v: Array) -> tuple[Array, Array]:
 
 
 @dataclass(frozen=True, eq=False)
+class SecondMoment:
+    """What _moment makes of the sample's rows by their curvatures, the mean of which is the level."""
+
+    mean: Array
+    matrix: Array
+    rows: Array | None
+    level: float
+
+
+@dataclass(frozen=True, eq=False)
 class Preconditioner:
     """g (...,D+1,K) -> P g; level is the mean curvature of the rows where it was made."""
 
     level: float
-    mean: Array  # (D,) of u, by curvature
+    second: SecondMoment
     classes: Array  # (K,K), the basis of C, without the direction of all classes where that means nothing; or (K,) ones
     curvatures: Array  # (K,)
     inverses: list[tuple[Any, Callable[[Array], Array]]]  # the classes of each factor, and what it does to (D,M)
     sums_to_zero: bool
+
+    @property
+    def mean(self) -> Array:
+        """Of u (D,), by curvature."""
+        return self.second.mean
 
     def __call__(self, g: Array) -> Array:
         inner = self._of_classes(g, self.classes)
@@ -98,24 +114,27 @@ def _of_all(inverse: Callable[[Array], Array], r: Array) -> Array:
     return apart(inverse(side_by_side(r)), len(r))
 
 
-def preconditioner(view: View, v: Array) -> Preconditioner:
-    """P for the problem of a view at v."""
+def preconditioner(view: View, v: Array, before: Preconditioner | None = None) -> Preconditioner:
+    """P for the problem of a view at v; the second moment of one before will do where curvatures are about alike."""
     mean_hessian, t = measured(view, v)
     if not view.sums.canonical:
         mean_hessian = mean_hessian + _straight(view, v) * (1 if mean_hessian.ndim == 1 else np.eye(v.shape[1]))
     level = float(t.mean())
-    t = t / t.sum() if level > 0 else np.full(len(t), 1 / len(t))
     basis, curvatures = _of_classes(mean_hessian, view.sums_to_zero)
     u, ridge = view.sample.u[:, :-1], view.ridge[:-1, 0]
     groups = _groups(curvatures, u.shape)
-    mean, moment, rows = _moment(u, t, view.intercept)
+    if before is not None and 1 / ALIKE < level / (before.second.level or 1.0) < ALIKE:
+        second = before.second
+    else:
+        t = t / t.sum() if level > 0 else np.full(len(t), 1 / len(t))
+        second = SecondMoment(*_moment(u, t, view.intercept), level)
     inverses = []
     for columns in groups:
         c = float(np.exp(np.log(curvatures[columns]).mean()))
         start, stop = int(columns[0]), int(columns[-1]) + 1
         at = slice(start, stop) if stop - start == len(columns) else columns  # a slice is read faster
-        inverses.append((at, _inverse(c, moment, rows, ridge)))
-    return Preconditioner(level, mean, basis, curvatures, inverses, view.sums_to_zero)
+        inverses.append((at, _inverse(c, second.matrix, second.rows, ridge)))
+    return Preconditioner(level, second, basis, curvatures, inverses, view.sums_to_zero)
 
 
 def _straight(view: View, v: Array) -> float:

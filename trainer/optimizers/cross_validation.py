@@ -166,12 +166,14 @@ class _Search:
         """All folds of a strength together; a cell that is not proved there goes on alone."""
         data, folds, classes = self.data, self.folds, len(self.data.classes)
         weights, totals, strengths = self.sets()
+        if not (used := weights[-1] > 0).all():
+            data, weights = data.only(np.flatnonzero(used)), weights[:, used]
         objective = replace(self.objective, penalty=L2(1.0))
         middle = replace(data, weight=weights[-1])
         most = min(max(1, min(COLUMNS // classes, KEPT // (len(data) * classes))), len(folds))
         stack = Stack(objective, middle, weights, totals, most)
         v = stack.exact.enter(Problem(objective, middle).start(np.zeros((data.x.shape[1] + 1, classes))))
-        tests = [held_out(data, fold) for fold in folds]
+        tests = [held_out(self.data, fold) for fold in folds]
         for solved in along(stack, v, strengths, Aim(self.gap, self.epochs), most):
             for number, fold in enumerate(folds):
                 w, iterations = stack.exact.leave(solved.v[number]), int(solved.iterations[number])
@@ -180,7 +182,7 @@ class _Search:
                 if proof.proves(self.gap):
                     yield self.cell(number, solved.place, w, iterations, proof, proof.why, tests[number])
                 else:
-                    train, left = training_rows(data, fold), self.epochs - iterations
+                    train, left = training_rows(self.data, fold), self.epochs - iterations
                     cell = self.fitted(number, solved.place, train, tests[number], w, left)
                     yield cell._replace(iterations=cell.iterations + iterations)
 

@@ -67,9 +67,10 @@ def along(stack: Stack, v: Array, strengths: Array, aim: Aim, most: int) -> Iter
     sets = np.arange(len(strengths) - several)
     lag = np.zeros((len(sets), *v.shape))
     points: list[tuple[float, Array]] = []
+    metric = None
     for place, strength in enumerate(strengths.T):
         v = _ahead(points, math.log(strength[-1])) if points else v
-        metric = preconditioner(stack.exact.times_ridge(float(strength[-1])), v)
+        metric = preconditioner(stack.exact.times_ridge(float(strength[-1])), v, metric)
         if several:
             mean = Models(np.array([len(sets)]), strength[-1:])
             v = _approach(stack, mean, v[None], metric, aim, NEAR)[0].v[0]
