@@ -22,6 +22,7 @@ from trainer.optimizers.stopping import noise
 
 NEAR = 1e-5  # of E: the estimated gap up to which the minimum of all folds together is looked for
 LEAST = 1e-11  # of E: the smallest one that single precision can see
+FEW = 3  # points before the last one that may foretell the next
 FINEST, ROUGHEST = 1e-3, 0.2  # shares of the gradient that a step leaves
 PRODUCTS = 40  # of a step: a new Hessian is worth more than a step to the last digit
 ROUNDS, HALVINGS, REFINED = 30, 10, 6
@@ -65,31 +66,53 @@ def along(stack: Stack, v: Array, strengths: Array, aim: Aim, most: int) -> Iter
     """
     several = len(strengths) > 1
     sets = np.arange(len(strengths) - several)
-    lag = np.zeros((len(sets), *v.shape))
-    points: list[tuple[float, Array]] = []
-    metric = None
+    middle, lag, metric = _Track(v), _Track(np.zeros((len(sets), *v.shape))), None
     for place, strength in enumerate(strengths.T):
-        v = _ahead(points, math.log(strength[-1])) if points else v
-        metric = preconditioner(stack.exact.times_ridge(float(strength[-1])), v, metric)
+        last = float(strength[-1])
+        v = middle.ahead(last)
+        metric = preconditioner(stack.exact.times_ridge(last), v, metric)
         if several:
             mean = Models(np.array([len(sets)]), strength[-1:])
             v = _approach(stack, mean, v[None], metric, aim, NEAR)[0].v[0]
+        starts = v + lag.ahead(last)
         parts = [
-            _solve(stack, Models(some, strength[some]), v + lag[some], metric, aim)
+            _solve(stack, Models(some, strength[some]), starts[some], metric, aim)
             for some in np.split(sets, range(most, len(sets), most))
         ]
         solved = Solved(place, *(np.concatenate(part) for part in zip(*parts, strict=True)))
-        if not several:
-            v = solved.v[0]
-        lag = solved.v - v
-        points = [*points[-1:], (math.log(strength[-1]), v)]
+        middle.add(last, v if several else solved.v[0])
+        lag.add(last, solved.v - v if several else np.zeros_like(solved.v))
         yield solved
 
 
-def _ahead(points: list[tuple[float, Array]], at: float) -> Array:
-    """The parameters at the logarithm of a strength, on the line through those at the last two."""
-    (last, v), (first, u) = points[-1], points[0]
-    return v if len(points) == 1 else v + (at - last) / (last - first) * (v - u)
+class _Track:
+    """Parameters along the strengths, and what the polynomial in log(strength) through the last few makes of the next.
+
+    Through as many as foretold the last one best; where that were all before it, through one more.
+    """
+
+    def __init__(self, start: Array) -> None:
+        self.start = start
+        self.points: list[tuple[float, Array]] = []
+
+    def add(self, strength: float, v: Array) -> None:
+        self.points = [*self.points[-FEW:], (math.log(strength), v)]
+
+    def ahead(self, strength: float) -> Array:
+        if not self.points:
+            return self.start
+        *before, (at, v) = self.points
+        missed = [np.linalg.norm(_through(before[-n:], at) - v) for n in range(1, len(before) + 1)]
+        number = 1 + int(np.argmin(missed)) if missed else 1
+        return _through(self.points[-number - (number == len(before)) :], math.log(strength))
+
+
+def _through(points: list[tuple[float, Array]], at: float) -> Array:
+    """The polynomial through points, by Lagrange's formula."""
+    value = np.zeros_like(points[0][1])
+    for n, (x, v) in enumerate(points):
+        value += math.prod((at - z) / (x - z) for m, (z, _) in enumerate(points) if m != n) * v
+    return value
 
 
 def _solve(
