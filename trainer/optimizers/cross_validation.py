@@ -100,7 +100,7 @@ def cross_validate(
     search = _Search(objective, optimizer, data, folds, penalties, epochs, metrics)
     cells = search.stacked() if search.stackable() else search.alone()
     while True:
-        with blas_on_one_thread():  # and not while somebody else is at work
+        with blas_on_one_thread(), np.errstate(all="ignore"):  # and not while somebody else is at work
             cell = next(cells, None)
         if cell is None:
             return

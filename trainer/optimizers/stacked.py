@@ -142,18 +142,18 @@ def _approach(
     stack: Stack, models: Models, v: Array, metric: Preconditioner, aim: Aim, least: float
 ) -> tuple[Stacked, Array]:
     """Steps in single precision, and their number, until half of the gap is all but proved, or least reached."""
-    here, iterations = stack.at(models, v), np.zeros(len(v), dtype=int)
+    here, iterations, able = stack.at(models, v), np.zeros(len(v), dtype=int), np.full(len(v), True)
     for _ in range(min(ROUNDS, aim.iterations)):
         of_weights, _ = stack.bounds(models, here, metric.mean)
         away = dots(here.g, metric(here.g)) / 2 / here.value
-        on = (of_weights > aim.gap / 2 * here.value) & (away > least)
+        on = able & (of_weights > aim.gap / 2 * here.value) & (away > least)
         if not on.any():
             break
         eta = np.maximum(_eta(of_weights, aim.gap * here.value), np.minimum(away**0.4, ROUGHEST))
         d = _newton(stack, models, here, metric, np.where(on, eta, 1.0))
-        d[~on] = 0.0
+        here, low = _lower(stack, models, here, np.where(on[:, None, None], d, 0.0))
+        able &= low
         iterations += on
-        here = _lower(stack, models, here, d)
     return here, iterations
 
 
@@ -165,17 +165,21 @@ def _eta(bound: Array, wanted: Array) -> Array:
 
 
 def _newton(stack: Stack, models: Models, here: Stacked, metric: Preconditioner, eta: Array) -> Array:
-    """d (M,D+1,K) that leaves the share eta (M,) of each gradient."""
-    return conjugate_gradients_of_each(stack.hessian(models, here), metric, here.g, eta, PRODUCTS)
+    """d (M,D+1,K) that leaves the share eta (M,) of each gradient; zero where that overflows."""
+    d = conjugate_gradients_of_each(stack.hessian(models, here), metric, here.g, eta, PRODUCTS)
+    return np.where(np.isfinite(dots(d, d))[:, None, None], d, 0.0)
 
 
-def _lower(stack: Stack, models: Models, here: Stacked, d: Array) -> Stacked:
-    """The models after steps along d that are halved until E falls (Armijo 1966), or beside its rounding."""
+def _lower(stack: Stack, models: Models, here: Stacked, d: Array) -> tuple[Stacked, Array]:
+    """The models after steps along d that are halved until E falls (Armijo 1966), but for its rounding; and which did.
+
+    Those that did not stay where they are.
+    """
     t, slope = np.ones(len(d)), dots(here.g, d)
     for _ in range(HALVINGS):
         found = stack.at(models, here.v + t[:, None, None] * d)
         low = found.value <= here.value + 1e-4 * t * slope + noise(1.0, np.float32) * here.value
         if low.all():
-            break
+            return found, low
         t = np.where(low, t, t / 2)
-    return found
+    return stack.at(models, here.v + np.where(low, t, 0.0)[:, None, None] * d), low
