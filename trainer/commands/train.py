@@ -26,6 +26,8 @@ Plain keys:
   dtype=float64        or float32: of the features, the parameters and the scores
   test_fraction=0.0    share of the samples held out of everything, and evaluated once, at the end
   valid_fraction=0.2   share of the others held out for validation
+  folds=null           5 chooses by cross-validation, without validation rows, among penalty.strength=[1,0.1] or auto
+  rule=best            or 1se: the strongest penalty whose mean loss is within a standard error of the best
   standardize=true     features to mean 0 and standard deviation 1 of the training rows
   metrics=[accuracy]   of accuracy, top_k, log_loss, brier, ece, sparsity; quote the brackets
   label_smoothing=0.0  the share of each training target that is spread over the K classes
@@ -40,6 +42,7 @@ Examples:
   python -m trainer activation=softmax loss=ce
   python -m trainer data=digits optimizer=adam schedule=cosine epochs=30
   python -m trainer data=file data.path=flowers.csv data.target=species penalty=l2 penalty.strength=0.01
+  python -m trainer data=digits penalty=l2 penalty.strength=auto folds=5 optimizer=auto
   python -m trainer -m loss=ce,brier gradient=fused,jacobian optimizer.lr=0.01,0.1
 
 Other commands, each with a --help of its own: trainer predict, explain, report, sweep, check, pairs.

@@ -24,7 +24,7 @@ from trainer.objective.metrics import Metric, choose_metrics
 from trainer.objective.penalties import Penalty
 from trainer.objective.problem import Problem
 from trainer.optimizers import Optimizer
-from trainer.optimizers.choosing import Scores, check_cells, check_folds, on_plain_targets
+from trainer.optimizers.choosing import Scores, check_cells, check_folds
 from trainer.optimizers.cross_validation import Fold, cross_validate
 from trainer.optimizers.proximal import check_penalty
 from trainer.runs.memory import check_fit
@@ -167,7 +167,7 @@ class SoftmaxRegressionCV(SoftmaxRegression):
             objective, given.optimizer, data, folds, penalties, epochs=self.max_iter, metrics=metrics
         )
         with bar_of(scores.values.size, "cross-validation", "cell") if self.verbose else nullcontext() as bar:
-            for cell in on_plain_targets(cells, objective, data, folds):
+            for cell in cells:
                 scores.add(cell)
                 if bar is not None:
                     bar.update()

@@ -1,11 +1,13 @@
 """Which strength a cross-validation chooses: that of the best mean score over the folds, or a stronger one.
 
+Where nobody names strengths, automatic makes them, from one that leaves next to nothing of the weights.
+
 The rule 1se takes the strongest penalty whose mean is within one standard error of the best: of models that the folds
 cannot tell apart the simplest (Breiman, Friedman, Olshen & Stone 1984; glmnet's lambda.1se).
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,12 +19,18 @@ from trainer.chain.pairs import convex
 from trainer.data.rows import Data
 from trainer.errors import DataError, Incompatible
 from trainer.objective.objective import Objective
+from trainer.objective.penalties import L2, NoPenalty, Penalty
 from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
+from trainer.optimizers.auto import Auto
 from trainer.optimizers.cross_validation import Cell, Fold, training_rows
+from trainer.optimizers.fit import TrainState, fit
 from trainer.optimizers.protocols import Optimizer
 
 RULES = ("best", "1se")
+STEPS = 20  # of an automatic grid
+DECADES, SMOOTH_DECADES = 4, 6  # that it spans, from where all weights vanish, and from where they have no effect
+EFFECT = 0.01  # of the loss without features, that may be gained there
 
 
 class Scores:
@@ -110,6 +118,51 @@ class Scores:
         return chosen == 0 and bool(np.any(np.asarray(self.w[0])[:-1])), self.chosen("best") == last
 
 
+def automatic(objective: Objective, data: Data) -> list[Penalty]:
+    """Penalties of the objective's kind at STEPS strengths, from the strongest that is of interest downwards.
+
+    With G the derivative of the mean loss L by the weights where they are zero and the biases at their best, and r the
+    share of l1:
+
+    (1) Zero weights are the minimum where no |G| exceeds strength r  (Friedman, Hastie & Tibshirani 2010, 2.5).
+    (2) E is convex in the biases and (1 - r) strength convex in the weights, so the minimum has |W| <= |G| / ((1 - r)
+        strength), and as L is convex it gains at most <G, -W> <= |G|^2 / ((1 - r) strength). That is the share EFFECT
+        of L where strength is |G|^2 / ((1 - r) EFFECT L).
+
+    >>> [round(penalty.strength, 6) for penalty in automatic(replace(objective, penalty=L1()), data)][::19]
+    [0.250003, 2.5e-05]
+    """
+    unit: Penalty = replace(objective.penalty, strength=1.0)  # type: ignore[type-var]
+    loss, g = _without_features(objective, data)
+    by_size = float(np.abs(g).max(initial=0.0)) / unit.lasso if unit.lasso else math.inf
+    by_effect = float(np.sum(g * g)) / (unit.ridge * EFFECT * loss) if unit.ridge and loss > 0 else math.inf
+    top = min(by_size, by_effect)
+    if not 0 < top < math.inf:
+        raise DataError(
+            "penalty.strength=auto finds no strength to begin with: no feature changes the loss. Give strengths, as in "
+            "penalty.strength=[1,0.1,0.01], or other features."
+        )
+    decades = DECADES if by_size <= by_effect else SMOOTH_DECADES
+    top *= 1 + 1e-5  # the best biases are known to some digits only
+    grid = np.geomspace(top, top / 10**decades, STEPS).tolist()
+    return [replace(unit, strength=strength) for strength in grid]  # type: ignore[type-var]
+
+
+def _without_features(objective: Objective, data: Data) -> tuple[float, Array]:
+    """The mean loss at zero weights and the best biases, and its derivative by the weights (D,K)."""
+    constant = replace(data, x=np.zeros((len(data), 1), data.x.dtype), features=("none",))
+    solver = Auto(tol=1e-10, gap=1e-12)
+    start = TrainState.start(solver, constant, intercept=objective.intercept)
+    alone = replace(objective, penalty=L2(1.0))
+    w = start.w
+    for report in fit(alone, solver, constant, None, start, epochs=100, metrics=None):
+        w = report.state.w
+    zero = np.vstack([np.zeros((data.x.shape[1], w.shape[1]), w.dtype), w[-1:]])
+    with blas_on_one_thread():
+        loss, dl_dw = Problem(replace(objective, penalty=NoPenalty()), data).value_and_grad(zero)
+    return float(loss), dl_dw[:-1]
+
+
 def reached(cell: Cell) -> bool:
     """Whether a cell is at its minimum: certified, or by the solver's own rule where there can be no proof.
 
@@ -119,24 +172,6 @@ def reached(cell: Cell) -> bool:
     [True, False]
     """
     return cell.certified or (cell.proof.gap is None and bool(cell.believed))
-
-
-def on_plain_targets(cells: Iterable[Cell], objective: Objective, data: Data, folds: Sequence[Fold]) -> Iterator[Cell]:
-    """The cells with the loss on rows held out as they are: smooth targets are for training.
-
-    >>> from trainer.objective.certificate import Certificate
-    >>> proof, soft = Certificate(1e-7, "certified to 1.0e-07 of E"), replace(data, smoothing=0.5)
-    >>> cell, fold = Cell(0, 0, L2(0.1), np.eye(2), 3, proof, 1e-6, "", {"loss": 9.0}), Fold(np.arange(4), np.arange(4))
-    >>> [round(plain.metrics["loss"], 3) for plain in on_plain_targets([cell], objective, soft, [fold])]
-    [1.295]
-    """
-    for cell in cells:
-        if data.smoothing > 0:
-            test = replace(data.only(folds[cell.fold].test), smoothing=0.0)
-            with blas_on_one_thread():
-                loss = Problem(objective, test).evaluate(cell.w, {}).loss
-            cell = cell._replace(metrics={**cell.metrics, "loss": loss})
-        yield cell
 
 
 def check_cells(optimizer: Optimizer, activation: Activation, loss: Loss) -> None:
