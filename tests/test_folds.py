@@ -226,13 +226,13 @@ def test_folds_are_dealt_evenly_class_by_class():
 
 def test_the_end_of_a_grid_is_said(tmp_path, caplog):
     run(replace(FOLDED, penalty={"name": "l2", "strength": [10.0, 1.0]}), tmp_path / "weak")
-    assert "Strength 1 is the weakest and does best, so one beyond it may be better" in caplog.text
+    assert "Strength 1 is the weakest and does best, and a weaker one may do better" in caplog.text
     caplog.clear()
     run(replace(FOLDED, penalty={"name": "l2", "strength": [0.01, 1e-6]}), tmp_path / "strong")
-    assert "Strength 0.01 is the strongest and does best" in caplog.text
+    assert "Strength 0.01 is the strongest and is chosen, and a stronger one may do better" in caplog.text
     caplog.clear()
     run(replace(FOLDED, penalty={"name": "l2", "strength": [1.0, 0.01, 1e-6]}), tmp_path / "between")
-    assert "does best" not in caplog.text
+    assert "may do better" not in caplog.text
 
 
 def test_cells_that_have_not_converged_are_named_and_drawn_open(tmp_path, caplog):
@@ -242,7 +242,7 @@ def test_cells_that_have_not_converged_are_named_and_drawn_open(tmp_path, caplog
     assert late
     assert found["not_converged"] == late
     assert f"Cells at strength {', '.join(f'{s:.4g}' for s in late)} did not converge within epochs=2" in caplog.text
-    assert f"which is the chosen one at {found['strength']:.4g}. Raise epochs." in caplog.text
+    assert f"; the chosen {found['strength']:.4g} is one of them. Raise epochs." in caplog.text
     assert found["strength"] in late
 
 
@@ -343,3 +343,22 @@ def test_the_command_line_takes_it(call, tmp_path, monkeypatch):  # noqa: F811
     assert found["config"]["valid_fraction"] == 0.2  # as it was given
     assert found["split"]["valid_rows"] == 0
     assert found["cross_validation"]["strength"] == found["cross_validation"]["1se"]["strength"]
+
+
+@pytest.mark.parametrize("word", ["cv=5", "n_splits=5", "kfold=5", "fold=5"])
+def test_other_names_of_it_are_known(call, word):  # noqa: F811
+    assert call(word).err.startswith(f"There is no key {word[:-2]}; did you mean folds?")
+
+
+@pytest.mark.processes
+def test_jobs_of_a_sweep_choose_too_and_are_ranked_by_the_means_of_their_folds(call, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    words = "data=iris penalty=l2 penalty.strength=auto folds=3 optimizer=auto,sgd rule=best,1se hydra.sweep.dir=out"
+    said = call("-m", *words.split())
+    assert said.code == 0
+    assert "optimizer=sgd does not say when it is at the minimum" in said.out + said.err
+    rows = {row["folder"][-1]: row for row in table(tmp_path / "out" / "summary.csv")}
+    assert [rows[place]["status"] for place in "0123"] == ["finished", "finished", "skipped", "skipped"]
+    for place in "01":
+        found = record_of(tmp_path / "out" / place)["cross_validation"]
+        assert float(rows[place]["final_val_loss"]) == found[found["rule"]]["loss"]

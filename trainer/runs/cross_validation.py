@@ -174,7 +174,7 @@ class Chosen:
         """What a reader of the choice has to know, in sentences."""
         found, chosen = [], self.strengths[self.place]
         if self.missed:
-            own = f", which is the chosen one at {chosen:.4g}" if chosen in self.missed else ""
+            own = f"; the chosen {chosen:.4g} is one of them" if chosen in self.missed else ""
             found.append(
                 f"Cells at strength {', '.join(f'{strength:.4g}' for strength in self.missed)} did not converge within "
                 f"epochs={epochs}, so their loss is not that of the minimum{own}. Raise epochs."
@@ -184,14 +184,14 @@ class Chosen:
         stronger, weaker = self.scores.ends(self.choice.rule)
         stronger &= bool(self.choice.penalties)  # an automatic grid begins where the weights have no effect
         weaker &= self.strengths[-1] > 0
-        for there, strength, way in (
-            (stronger, self.strengths[0], "strongest"),
-            (weaker, self.strengths[-1], "weakest"),
+        for there, strength, what in (
+            (stronger, self.strengths[0], "strongest and is chosen, and a stronger"),
+            (weaker, self.strengths[-1], "weakest and does best, and a weaker"),
         ):
             if there:
                 found.append(
-                    f"Strength {strength:.4g} is the {way} and does best, so one beyond it may be better. Give "
-                    f"them, as in penalty.strength=[{strength:.2g},...]."
+                    f"Strength {strength:.4g} is the {what} one may do better. Give some beyond it, as in "
+                    f"penalty.strength=[{strength:.2g},...]."
                 )
         return found
 
