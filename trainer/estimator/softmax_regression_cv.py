@@ -205,7 +205,7 @@ class SoftmaxRegressionCV(SoftmaxRegression):
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        elif np.isnan(scores.gaps[:, chosen]).any():
+        if ends[chosen] and np.isnan(scores.gaps[:, chosen]).any():
             warnings.warn(
                 f"The cells of the chosen C={self.C_:g} have no proof: the solver took them for the minimum by its own "
                 "rule. See refit_gap_ and docs/solvers.md.",

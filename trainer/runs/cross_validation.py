@@ -179,7 +179,7 @@ class Chosen:
                 f"Cells at strength {', '.join(f'{strength:.4g}' for strength in self.missed)} did not converge within "
                 f"epochs={epochs}, so their loss is not that of the minimum{own}. Raise epochs."
             )
-        elif np.isnan(self.scores.gaps[:, self.place]).any():
+        if chosen not in self.missed and np.isnan(self.scores.gaps[:, self.place]).any():
             found.append(f"There is no proof of the cells at the chosen strength {chosen:.4g}: see gap in cv.csv.")
         stronger, weaker = self.scores.ends(self.choice.rule)
         stronger &= bool(self.choice.penalties)  # an automatic grid begins where the weights have no effect
