@@ -201,7 +201,7 @@ class SoftmaxRegressionCV(SoftmaxRegression):
             warnings.warn(
                 f"At C={', '.join(late)} some cells are not certified, so their scores are not those of the minimum"
                 + ("" if ends[chosen] else f"; one of these is the chosen C={self.C_:g}")
-                + f". Raise max_iter={self.max_iter}.",
+                + f". {scores.late(self.max_iter, 'max_iter')}",
                 ConvergenceWarning,
                 stacklevel=3,
             )

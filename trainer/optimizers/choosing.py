@@ -39,6 +39,7 @@ class Scores:
     values (F,S)   the metric of this name on the rows held out, nan where there is no cell yet
     gaps (F,S)     what is proved of each cell, nan where nothing is
     reached (F,S)  whether its solver came to the minimum: certified, or by its own rule where there can be no proof
+    spent (F,S)    the iterations of each cell
     w              the mean parameters over the folds (D+1,K) of each strength
 
     >>> from trainer.objective.certificate import Certificate
@@ -57,6 +58,7 @@ class Scores:
         self.metric, self.higher = metric, higher
         self.values, self.gaps = np.full((2, folds, strengths), np.nan)
         self.reached = np.zeros((folds, strengths), dtype=bool)
+        self.spent = np.zeros((folds, strengths), dtype=int)
         self.w: list[Array | float] = [0.0] * strengths
 
     def add(self, cell: Cell) -> None:
@@ -64,7 +66,7 @@ class Scores:
         place = cell.fold, cell.place
         self.values[place] = cell.metrics[self.metric]
         self.gaps[place] = math.nan if cell.proof.gap is None else cell.proof.gap
-        self.reached[place] = reached(cell)
+        self.reached[place], self.spent[place] = reached(cell), cell.iterations
         self.w[cell.place] = self.w[cell.place] + cell.w / len(self.values)
 
     @property
@@ -101,6 +103,16 @@ class Scores:
         if len(self.values) == 1:
             raise DataError("rule=1se needs the spread over folds, and there is one. Take more, or rule=best.")
         return int((worse <= worse[best] + self.error[best]).argmax())
+
+    def late(self, limit: int, key: str) -> str:
+        """What is to be done about cells that are not at their minimum, whose iterations the setting key limits.
+
+        >>> scores = Scores(1, 2)
+        >>> scores.late(0, "epochs"), scores.late(9, "epochs")
+        ('Raise epochs=0.', 'The solver can do no more for them.')
+        """
+        more = int(self.spent[~self.reached].max()) >= limit
+        return f"Raise {key}={limit}." if more else "The solver can do no more for them."
 
     def ends(self, rule: str) -> tuple[bool, bool]:
         """Whether a stronger, and whether a weaker penalty than all of these may be better.

@@ -176,8 +176,8 @@ class Chosen:
         if self.missed:
             own = f"; the chosen {chosen:.4g} is one of them" if chosen in self.missed else ""
             found.append(
-                f"Cells at strength {', '.join(f'{strength:.4g}' for strength in self.missed)} did not converge within "
-                f"epochs={epochs}, so their loss is not that of the minimum{own}. Raise epochs."
+                f"Cells at strength {', '.join(f'{strength:.4g}' for strength in self.missed)} did not converge, so "
+                f"their loss is not that of the minimum{own}. {self.scores.late(epochs, 'epochs')}"
             )
         if chosen not in self.missed and np.isnan(self.scores.gaps[:, self.place]).any():
             found.append(f"There is no proof of the cells at the chosen strength {chosen:.4g}: see gap in cv.csv.")
