@@ -26,6 +26,8 @@ Plain keys:
   dtype=float64        or float32: of the features, the parameters and the scores
   test_fraction=0.0    share of the samples held out of everything, and evaluated once, at the end
   valid_fraction=0.2   share of the others held out for validation
+  folds=null           5 chooses by cross-validation, without validation rows, among penalty.strength=[1,0.1] or auto
+  rule=best            or 1se: the strongest penalty whose mean loss is within a standard error of the best
   standardize=true     features to mean 0 and standard deviation 1 of the training rows
   metrics=[accuracy]   of accuracy, top_k, log_loss, brier, ece, sparsity; quote the brackets
   label_smoothing=0.0  the share of each training target that is spread over the K classes

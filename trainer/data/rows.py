@@ -300,6 +300,25 @@ def _held_out(labels: Array, counts: Array, valid_fraction: float, seed: int) ->
     return held_out
 
 
+def stratified(labels: Array, number: int, seed: int) -> Array:
+    """Of each row (N,) which of so many folds holds it out: shuffled by the seed, every class in all by its share.
+
+    The rows, class by class, are dealt out in turn, so that neither folds nor a class in them differ by more than one.
+    """
+    counts = np.bincount(labels)
+    if len(labels) < number:
+        raise ConfigError(f"folds={number} of {len(labels)} samples leaves some folds without any. Take fewer folds.")
+    if (counts == 1).any():
+        raise DataError(
+            "A class has one sample only, and the fold that holds it out would train without it. Add samples, or leave "
+            "folds out."
+        )
+    order = np.random.default_rng(seed).permutation(len(labels))
+    folds = np.empty(len(labels), dtype=np.intp)
+    folds[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(labels)) % number
+    return folds
+
+
 def random_state(seed: int) -> np.random.RandomState:
     """scikit-learn's kind of generator from any non-negative integer, also one of more than 32 bits."""
     return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))

@@ -10,6 +10,7 @@ import numpy as np
 from trainer.errors import ConfigError, choose, listed, require
 from trainer.objective.penalties import L1, L2, PENALTIES, ElasticNet, Penalty
 from trainer.objective.threads import available_cores
+from trainer.optimizers.choosing import RULES
 
 
 def _whole(value: Any) -> bool:
@@ -44,16 +45,32 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def check_ranges(estimator: object) -> None:
+def _strengths(values: Any) -> bool:
+    if _whole(values):
+        return _count(values)
+    return (
+        isinstance(values, list | tuple | np.ndarray) and len(values) > 0 and all(map(LIMITS["C"][0], np.ravel(values)))
+    )
+
+
+LIMITS_CV: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "Cs": (_strengths, "an integer of at least 1 or a list of numbers greater than 0"),
+    "rule": (lambda rule: rule in RULES, " or ".join(map(repr, RULES))),
+    "refit": LIMITS["fit_intercept"],
+}
+
+
+def check_ranges(estimator: object, limits: Mapping[str, tuple[Callable[[Any], bool], str]] = LIMITS) -> None:
     """Refuses a parameter by a sentence; scikit-learn wants this done in fit and not before.
 
     >>> check_ranges(SoftmaxRegression(C=-1.0))
     Traceback (most recent call last):
     trainer.errors.ConfigError: C must be a number greater than 0, got -1.0.
     """
-    for name, (inside, words) in LIMITS.items():
-        value = getattr(estimator, name)
-        require(inside(value), f"{name} must be {words}, got {value!r}.")
+    for name, (inside, words) in limits.items():
+        if hasattr(estimator, name):  # not every estimator has all of them
+            value = getattr(estimator, name)
+            require(inside(value), f"{name} must be {words}, got {value!r}.")
 
 
 def component(group: str, registry: Mapping[str, Any], choice: Any, **settings: Any) -> Any:

@@ -66,6 +66,20 @@ class _Progress(NamedTuple):
     rows: int  # that it has seen
 
 
+class _Given(NamedTuple):
+    """What fit is given, once it is checked."""
+
+    data: Data
+    classes: Array
+    alone: bool  # whether each class is a question of its own
+    optimizer: Optimizer
+
+    @property
+    def least(self) -> int:
+        """The classes that there must be."""
+        return 1 if self.alone else 2
+
+
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A linear classifier, the minimum over w (D+1,K) of a mean loss and a penalty.
 
@@ -176,8 +190,13 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         A ConvergenceWarning where max_iter ends a solver too early.
         """
-        check_ranges(self)
         again = self.warm_start and hasattr(self, "_model")
+        given = self._given(X, y, sample_weight)
+        return self._fit(given, self.C, self._before(given.data, given.classes) if again else None)
+
+    def _given(self, X: Any, y: Any, sample_weight: Any) -> _Given:
+        """What fit is given, checked, with all parameters."""
+        check_ranges(self)
         columns = columns_of(y)
         X, y = validated(self, X, y)
         targets, classes = targets_of(y, columns)
@@ -191,21 +210,27 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 self.label_smoothing > 0 or is_soft(targets),
             )
             check_exact(optimizer.name, self.gradient if isinstance(self.gradient, str) else self.gradient.name)
+        data = data_of(X, targets, classes, names_of(self, X), sample_weight)
+        return _Given(data, classes, columns is not None and self._answers_alone(), optimizer)
+
+    def _fit(self, given: _Given, C: float, w: Array | None) -> "SoftmaxRegression":
+        """Minimises E at this C, from parameters w (D+1,K) or those that the activation begins with."""
+        data, classes, alone, optimizer = given
         size = samples_a_step(self.batch_size, optimizer, Constant())
         all_at_once = size is None
-        data, seed = data_of(X, targets, classes, names_of(self, X), sample_weight), self._seed()
+        seed = self._seed()
         data, valid = split(data, self.validation_fraction, seed) if self.early_stopping else (data, None)
         train = for_training(data, self.label_smoothing, named_weights(self.class_weight))
-        alone = columns is not None and self._answers_alone()
-        total = total_weight(train, least=1 if alone else 2)
-        objective = self._objective(train, total, "weights" if all_at_once else "rows")
+        total = total_weight(train, least=given.least)
+        objective = self._objective(train, 1 / (C * total), "weights" if all_at_once else "rows")
         check_penalty(optimizer.name, objective.penalty)
         check_fit(Problem(objective, train), optimizer, train.x.dtype, size)
         if not all_at_once:
             train, valid = with_mean_one(train), None if valid is None else with_mean_one(valid)
-        state = self._start(objective.activation, optimizer, train, classes, seed, again)
+        state = self._start(objective.activation, optimizer, train, seed, w)
         self.loss_curve_, self.val_loss_curve_ = [], []
-        budget: dict[str, Any] = {"epochs": self.max_iter, "patience": self.n_iter_no_change, "verbose": self.verbose}
+        patience = self.n_iter_no_change if self.early_stopping else 1
+        budget: dict[str, Any] = {"epochs": self.max_iter, "patience": patience, "verbose": bool(self.verbose)}
         curves = self.loss_curve_, self.val_loss_curve_
         last, w, stopped = trained(
             objective, optimizer, train, valid, state, curves, batch_size=size, seed=seed, **budget
@@ -215,7 +240,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         same = last.state.w is fitted and w.dtype == np.float64
         after = last.after if last.state.w is w else None
         proof = (same and last.proof) or proved(objective, optimizer, train, w, last.converged, after)
-        certain = optimizer.full_batch and proof.proves(optimizer.gap)
+        certain = optimizer.full_batch and proof.proves(optimizer.gap)  # type: ignore[attr-defined]
         self.n_iter_, self.gap_ = last.state.epoch, proof.gap
         self.converged_ = certain or (proof.gap is None and bool(last.converged))
         self._progress: _Progress | None = None
@@ -224,7 +249,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.loss_curve_[-1] = exact if proof.gap is not None else mean_loss(objective, train, w)
         if optimizer.full_batch and not (self.converged_ or stopped):
             end = last.stalled or f"max_iter={self.max_iter} is too little; {proof.why.rstrip('.')}. Raise it."
-            warnings.warn(f"optimizer={optimizer.name} has not converged: {end}", ConvergenceWarning, stacklevel=2)
+            warnings.warn(f"optimizer={optimizer.name} has not converged: {end}", ConvergenceWarning, stacklevel=3)
         rows = {"train_rows": len(train), "valid_rows": 0 if valid is None else len(valid)}
         return self._keep(w, objective, classes, data.features, rows, alone)
 
@@ -239,7 +264,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         return optimizer
 
-    @available_if(_stepwise)  # type: ignore[untyped-decorator]
+    @available_if(lambda self: self._stepwise())  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> "SoftmaxRegression":
         """One pass over X (N,D) by a first-order optimiser, whose state is kept; optimizer="auto" is adam here.
 
@@ -266,12 +291,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             named_weights(self.class_weight),
         )
         rows = len(train) + (before.rows if before else 0)
-        objective = self._objective(train, rows, "rows")
+        objective = self._objective(train, 1 / (self.C * rows), "rows")
         size = samples_a_step(self.batch_size, optimizer, Constant())
         check_penalty(optimizer.name, objective.penalty)
         check_fit(Problem(objective, train), optimizer, train.x.dtype, size)
         seed = before.seed if before else self._seed()
-        state = self._start(objective.activation, optimizer, train, known, seed, again)
+        state = self._start(objective.activation, optimizer, train, seed, self._before(train, known) if again else None)
         same = before and type(before.optimizer) is type(optimizer) and before.intercept == self.fit_intercept
         if before and same and self.model_ is self._model:
             state = before.state
@@ -433,31 +458,34 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         activation: Any = self._model.activation
         return activation.log_f(z) if has(activation, "log_f") else z
 
-    def _objective(self, train: Data, total: float, reduction: str) -> Objective:
-        """What is minimised on the rows, with the penalty's strength from C where the penalty is given by its name."""
+    def _objective(self, train: Data, strength: float, reduction: str) -> Objective:
+        """What is minimised on the rows, with this strength where the penalty is given by its name."""
         activation = component("activation", ACTIVATIONS, self.activation)
         loss = component("loss", LOSSES, self.loss)
         choice = GradientChoice(self.gradient) if isinstance(self.gradient, str) else self.gradient
         strategy = strategy_of(activation, loss, choice)[1]
         check_targets(loss, train.y, train.smoothing)
-        penalty = penalty_of(self.penalty, self.l1_ratio, 1 / (self.C * total))
+        penalty = penalty_of(self.penalty, self.l1_ratio, strength)
         threads = threads_of(self.threads, self.n_jobs)
         return Objective(activation, loss, strategy, penalty, threads, reduction, intercept=bool(self.fit_intercept))
 
-    def _start(
-        self, activation: Activation, optimizer: Optimizer, data: Data, classes: Array, seed: int, again: bool
-    ) -> TrainState:
-        """The state before the first step: at the parameters of the fit before where it is to go on with them."""
-        if not again:
-            scale = known(activation, "start_scale")
-            return TrainState.start(optimizer, data, scale, seed, bool(self.fit_intercept))
+    def _before(self, data: Data, classes: Array) -> Array:
+        """The parameters of the fit before, for data of the same shape and classes."""
         shape = (data.x.shape[1] + 1, len(classes))
         if self._model.w.shape != shape or not np.array_equal(self.classes_, classes):
             raise DataError(
                 f"The fit before had {self._model.w.shape[0] - 1} features and the classes {shown(self.classes_)}; "
                 f"these data have {shape[0] - 1} and {shown(classes)}. Set warm_start=False to begin anew."
             )
-        w = self._w().astype(data.x.dtype)
+        return self._w().astype(data.x.dtype)
+
+    def _start(
+        self, activation: Activation, optimizer: Optimizer, data: Data, seed: int, w: Array | None
+    ) -> TrainState:
+        """The state before the first step: at w where there is one."""
+        if w is None:
+            scale = known(activation, "start_scale")
+            return TrainState.start(optimizer, data, scale, seed, bool(self.fit_intercept))
         w[-1] = w[-1] if self.fit_intercept else 0.0
         return TrainState(0, w, optimizer.init(w))
 

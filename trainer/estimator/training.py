@@ -58,7 +58,7 @@ def trained(
     size = samples_a_step(batch_size, optimizer, Constant())
     metrics: dict[str, Metric] | None = None if optimizer.full_batch else {}
     w, stopped = state.w, False
-    with _bar(epochs - state.epoch, optimizer.name) if verbose else nullcontext() as bar:
+    with bar_of(epochs - state.epoch, optimizer.name, "iteration") if verbose else nullcontext() as bar:
         reports = fit(
             objective, optimizer, train, valid, state, epochs=epochs, batch_size=size, seed=seed, metrics=metrics
         )
@@ -80,10 +80,16 @@ def trained(
     return Ended(report, w, stopped)
 
 
-def _bar(epochs: int, name: str) -> Any:
+def bar_of(total: int, name: str, unit: str) -> Any:
+    """A bar on the terminal, of which so many units are to come.
+
+    >>> with bar_of(3, "newton", "iteration") as bar:
+    ...     bar.total
+    3
+    """
     from tqdm import tqdm  # most have no use for it
 
-    return tqdm(total=epochs, desc=name, unit="iteration")
+    return tqdm(total=total, desc=name, unit=unit)
 
 
 def mean_loss(objective: Objective, train: Data, w: Array) -> float:

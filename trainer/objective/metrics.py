@@ -28,11 +28,13 @@ class Metric:
     statistics  (a, y) -> (N,) or (N,M)
     finish      the means (M,) -> the number
     accepts     the ranges of activations that it makes sense for
+    higher      whether the higher number is the better one, or None where neither is
     """
 
     statistics: Callable[[Array, Array], Array]
     finish: Callable[[Array], float] = _single
     accepts: frozenset[str] = ANY
+    higher: bool | None = False
 
 
 def accuracy(a: Array, y: Array) -> Array:
@@ -102,28 +104,31 @@ def sparsity(a: Array, y: Array) -> Array:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(accuracy),
-    "top_k": Metric(TopK()),
+    "accuracy": Metric(accuracy, higher=True),
+    "top_k": Metric(TopK(), higher=True),
     "log_loss": Metric(log_loss, accepts=DISTRIBUTIONS),
     "brier": Metric(brier, accepts=PROBABILITIES),
     "ece": Metric(CalibrationError(), CalibrationError.finish, PROBABILITIES),
-    "sparsity": Metric(sparsity),
+    "sparsity": Metric(sparsity, higher=None),
 }
 ACCURACY: Mapping[str, Metric] = {"accuracy": METRICS["accuracy"]}
 
 
-def choose_metrics(names: Sequence[str], activation: Activation) -> dict[str, Metric]:
-    """The metrics of these names, or a ConfigError if one is unknown, doubled or not meant for the activation."""
+def choose_metrics(names: Sequence[str], activation: Activation, key: str = "metrics") -> dict[str, Metric]:
+    """The metrics of these names, or a ConfigError if one is unknown, doubled or not meant for the activation.
+
+    key is the setting that they are given by.
+    """
     chosen: dict[str, Metric] = {}
     for name in names:
-        metric = METRICS[choose("metrics", METRICS, name)]
+        metric = METRICS[choose(key, METRICS, name)]
         if name in chosen:
-            raise ConfigError(f"metrics={name} is listed twice, and the table has one column for it. List it once.")
+            raise ConfigError(f"{key}={name} is listed twice, and the table has one column for it. List it once.")
         if activation.range not in metric.accepts:
             fitting = ", ".join(other for other, cls in ACTIVATIONS.items() if cls.range in metric.accepts)
             needed = "probabilities that sum to one" if metric.accepts == DISTRIBUTIONS else "probabilities"
             raise ConfigError(
-                f"metrics={name} makes no sense with activation={activation.name}: {name} needs {needed}, and "
+                f"{key}={name} makes no sense with activation={activation.name}: {name} needs {needed}, and "
                 f"{activation.name} gives {RANGES[activation.range]}. Leave {name} out, or take one of the "
                 f"activations {fitting}."
             )

@@ -36,6 +36,7 @@ def write(
         ("features", f"{len(train.features):,}: {_some(train.features, 12)}"),
         *([] if train.encoding is None else [("columns", _plain(train.encoding.summary))]),
         ("classes", f"{len(train.classes):,}, with their training rows: {_some(_shares(train, split), SHOWN)}"),
+        *_chosen(record.get("cross_validation")),
         ("ended", f"{record['status']} after {record['epochs']} epochs. {record['reason']}"),
         ("distance to the minimum", record["gap_reason"]),
     ]
@@ -63,6 +64,14 @@ def write(
         f"Or on the command line: `trainer predict model={MODEL} data=file data.path=new.csv`.",
     ]
     return write_text(folder / CARD, "\n\n".join(parts) + "\n", durable=False)
+
+
+def _chosen(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """How the strength of the penalty was chosen."""
+    if found is None:
+        return []
+    by = f"by rule={found['rule']} of {found['folds']} folds, of {len(found['strengths'])} strengths"
+    return [("strength of the penalty", f"{found['strength']:.4g}, {by}")]
 
 
 def _figures(found: Mapping[str, Evaluation]) -> str:

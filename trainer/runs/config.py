@@ -26,6 +26,8 @@ class Settings:
     dtype          float64 or float32, of the features, the parameters and the scores
     test_fraction  share of the samples that is held out of everything, and evaluated once, at the end
     valid_fraction share of the others that is held out for validation
+    folds          2 or more: the penalty's strength is chosen by cross-validation on the others; null or 0 is not
+    rule           which strength that is, see optimizers.choosing
     standardize    whether features are brought to mean 0 and standard deviation 1 of the training rows
     label_smoothing  epsilon in [0, 1): training targets become (1 - epsilon) y + epsilon s / K, see data.Data
     class_weight   null, balanced, or a weight by the name of a class, for training rows, see data.for_training
@@ -53,6 +55,8 @@ class Settings:
     dtype: str = "float64"
     test_fraction: float = 0.0
     valid_fraction: float = 0.2
+    folds: int | None = None
+    rule: str = "best"
     standardize: bool = True
     label_smoothing: float = 0.0
     class_weight: dict[Any, Any] | str | None = None
@@ -74,6 +78,9 @@ class Settings:
         choose("dtype", ("float64", "float32"), self.dtype)
         for key, fraction in (("test_fraction", self.test_fraction), ("valid_fraction", self.valid_fraction)):
             require(0 <= fraction < 1, f"{key} must be at least 0 and less than 1, got {fraction}.")
+        ok = not self.folds or self.folds >= 2
+        require(ok, f"folds must be at least 2, or null for no cross-validation, got {self.folds}.")
+        choose("rule", ("best", "1se"), self.rule)
         epsilon = self.label_smoothing
         require(0 <= epsilon < 1, f"label_smoothing must be at least 0 and less than 1, got {epsilon}.")
         choose("reduction", ("rows", "weights"), self.reduction)

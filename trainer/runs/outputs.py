@@ -30,8 +30,8 @@ from trainer.errors import NO_TEXT, DataError, FileError, is_text
 from trainer.runs.text import csv_text
 
 PACKAGES = ("numpy", "scikit-learn", "hydra-core", "omegaconf", "matplotlib")
-RECORD, TABLE, PATH, MODEL = "run.json", "metrics.csv", "path.csv", "model.npz"
-TABLES = (TABLE, PATH)  # a run has one of them
+RECORD, TABLE, PATH, CELLS, MODEL = "run.json", "metrics.csv", "path.csv", "cv.csv", "model.npz"
+TABLES = (TABLE, PATH, CELLS)  # a run has one of the first two
 LARGEST_RECORD = 1 << 26  # bytes; a run.json of ours has a few thousand
 
 

@@ -15,12 +15,14 @@ from trainer.objective.objective import Objective
 from trainer.objective.penalties import PENALTIES, Penalty, expand, strengths
 from trainer.objective.threads import available_cores
 from trainer.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
+from trainer.optimizers.choosing import check_cells
 from trainer.optimizers.fit import samples_a_step
 from trainer.optimizers.proximal import check_penalty
-from trainer.runs import path
+from trainer.runs import cross_validation, path
 from trainer.runs.callbacks.protocol import CallbackConfig
 from trainer.runs.callbacks.registry import CALLBACKS
 from trainer.runs.config import Settings
+from trainer.runs.cross_validation import Choice
 from trainer.runs.schema import build, option, structured
 
 
@@ -36,6 +38,7 @@ class Parts(NamedTuple):
     metrics: dict[str, Metric]
     callbacks: list[CallbackConfig]
     path: list[Penalty]  # the penalties of a regularisation path, the strongest first; empty for one training
+    choice: Choice | None = None  # what is to be chosen by cross-validation
 
 
 def assemble(settings: Settings) -> Parts:
@@ -44,10 +47,13 @@ def assemble(settings: Settings) -> Parts:
     loss = build("loss", LOSSES, settings.loss)
     choice = structured("gradient", GradientChoice, settings.gradient)
     strategy, function = strategy_of(activation, loss, choice)
-    chosen = build("penalty", PENALTIES, settings.penalty)
+    node, auto = cross_validation.without_auto(settings.penalty)
+    chosen = build("penalty", PENALTIES, node)
     penalty, *_ = penalties = expand(chosen)
     experiment = None if settings.experiment is None else option("experiment", settings.experiment)
-    path.check_path(chosen, list(settings.callbacks), experiment)
+    asked = cross_validation.choice_of(settings, chosen, auto)
+    if asked is None:
+        path.check_path(chosen, list(settings.callbacks), experiment)
     callbacks = [
         structured(f"callbacks.{name}", CALLBACKS[choose("callbacks", CALLBACKS, name)], node or {})
         for name, node in settings.callbacks.items()
@@ -58,6 +64,8 @@ def assemble(settings: Settings) -> Parts:
         build("schedule", SCHEDULES, settings.schedule),
     )
     check_penalty(optimizer.name, penalty)
+    if asked is not None:
+        check_cells(optimizer, activation, loss)
     if optimizer.full_batch:
         check_smooth(optimizer.name, activation, loss, settings.label_smoothing > 0)
         check_exact(optimizer.name, strategy)
@@ -70,7 +78,8 @@ def assemble(settings: Settings) -> Parts:
         build("data", SOURCES, settings.data),
         choose_metrics(settings.metrics, activation),
         callbacks,
-        [] if strengths(chosen) is None else penalties,
+        [] if asked is not None or strengths(chosen) is None else penalties,
+        asked,
     )
 
 

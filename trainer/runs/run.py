@@ -24,6 +24,7 @@ from trainer.runs.callbacks.protocol import Callback, close
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.coefficients import Coefficients
 from trainer.runs.config import Settings
+from trainer.runs.cross_validation import settled
 from trainer.runs.evaluation import Evaluation
 from trainer.runs.lock import Lock, claim, move_log
 from trainer.runs.model import Model
@@ -40,12 +41,14 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
     """Trains as the settings say and leaves metrics.csv, model.npz, run.json and the pictures in the folder.
 
     Along several strengths of a penalty there are path.csv and coefficients.csv instead; see trainer.runs.path.
+    With folds there are cv.csv and cv.png beside them; see trainer.runs.cross_validation.
 
     A folder that has a run already stays as it is: the new one is put beside it, with a number; see Result.folder.
     recorded is the configuration as run.json is to keep it, by default the settings.  With settings.experiment the
     experiment takes the place of the training and there is no result.  Raises Diverged, after writing, if it did.
     """
     seed = secrets.randbits(32) if settings.seed is None else settings.seed
+    settings = settled(settings)
     parts = assemble(settings)
     if settings.experiment is not None:
         from trainer.runs.experiments import EXPERIMENTS
@@ -74,6 +77,7 @@ def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None 
     checkpoint it starts anew.  ConfigError if the settings differ, or another process is at work in the folder.
     """
     record = read_record(folder)
+    settings = settled(settings)
     config = asdict(settings) if recorded is None else recorded
     checkpoint.require_same(record["config"], config, folder)
     parts = assemble(settings)
@@ -165,6 +169,7 @@ def _go(training: Training, found: Checkpoint | None) -> Result:
     status, failure = "finished", None
     training.announce()
     try:
+        _choose(course)
         _train(course, callbacks, bar)
     except (Diverged, KeyboardInterrupt) as error:
         status = "diverged" if isinstance(error, Diverged) else "interrupted"
@@ -190,6 +195,16 @@ def _go(training: Training, found: Checkpoint | None) -> Result:
         if error is not failure:
             training.give_up(error)
         raise
+
+
+def _choose(course: Course) -> None:
+    """Chooses the strength of the penalty, where it is to be chosen; the run begins with what the folds have learnt."""
+    course.training = training = course.training.choose()
+    if training.chosen is not None:
+        course.point = Point(training.start())
+        log.info(training.chosen.line)
+        for doubt in training.chosen.doubts(training.settings.epochs):
+            log.warning(doubt)
 
 
 def _train(course: Course, callbacks: list[Callback], rows_done: RowBar) -> None:
@@ -313,7 +328,8 @@ def _describe(
     train, pictured = training.data.train, bool(training.settings.plots and course.rows)
     learnt = Coefficients.of(model, end.state.w, train)
     along = [(point.strength, Coefficients.of(model, point.state.w, train)) for point in points]
-    files = coefficients.write(folder, along or [(0.0, learnt)], bool(points))
+    files = training.chosen.write(folder, title, pictured) if training.chosen else []
+    files += coefficients.write(folder, along or [(0.0, learnt)], bool(points))
     if pictured and result.status != "interrupted":
         if points:
             names = (model.classes, model.features)
@@ -340,7 +356,8 @@ def _end_of_training(course: Course, status: str) -> Ending:
         optimizer = training.parts.optimizer
         if optimizer.full_batch and proof.proves(optimizer.gap):  # type: ignore[attr-defined]
             reason, converged = reason or just_enough(proof, training.settings.epochs), True
-    return Ending(state, course.rows[-1] if course.rows else {}, reason, converged, proof)
+    metrics = {**(course.rows[-1] if course.rows else {}), **(training.chosen.metrics if training.chosen else {})}
+    return Ending(state, metrics, reason, converged, proof)
 
 
 def _end_of_path(course: Course, points: Sequence[path.Point], status: str) -> Ending:

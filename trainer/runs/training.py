@@ -21,12 +21,14 @@ from trainer.objective.blocks import predict
 from trainer.objective.certificate import Certificate
 from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
+from trainer.optimizers.choosing import STEPS
 from trainer.optimizers.fit import TrainState, columns, proved
-from trainer.runs import checkpoint, memory, path
+from trainer.runs import checkpoint, cross_validation, memory, path
 from trainer.runs.callbacks.protocol import Callback, Context
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.coefficients import Coefficients
 from trainer.runs.config import Settings
+from trainer.runs.cross_validation import Chosen, Folded
 from trainer.runs.evaluation import Evaluation, evaluated, shares_of
 from trainer.runs.lock import Lock, process
 from trainer.runs.model import Model
@@ -87,7 +89,9 @@ class Training:
     folder: Path
     recorded: Mapping[str, Any] | None
     fingerprint: str | None
+    folded: Folded | None = None  # of which the strength of the penalty is to be chosen
     lock: Lock | None = None  # of the folder, once it is the run's
+    chosen: Chosen | None = None
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -100,6 +104,16 @@ class Training:
         names = [name for name in columns(self.parts.metrics) if with_valid or not name.startswith("val_")]
         context = Context(names, self.parts.objective, self.data.train, self.seed, past, self.folder, self.config)
         return [callback.start(context) for callback in self.parts.callbacks]
+
+    def choose(self) -> "Training":
+        """The training at the strength that cross-validation chooses, where there is one to choose; see cv.csv."""
+        parts, settings = self.parts, self.settings
+        if parts.choice is None or self.folded is None:
+            return self
+        rest = (parts.objective, parts.optimizer, parts.metrics, settings.epochs)
+        chosen = cross_validation.choose(parts.choice, self.folded, self.data.train, *rest)
+        objective = replace(parts.objective, penalty=chosen.penalty)
+        return replace(self, parts=parts._replace(objective=objective), chosen=chosen)
 
     def table(self, rows: Sequence[Mapping[str, float]]) -> Table:
         """metrics.csv, or path.csv of a path, with these rows so far."""
@@ -115,6 +129,8 @@ class Training:
 
     def start(self) -> TrainState:
         """The state before the first epoch, or before the first strength of a path."""
+        if self.chosen is not None:
+            return TrainState(0, self.chosen.w, self.parts.optimizer.init(self.chosen.w))
         scale = known(self.parts.objective.activation, "start_scale")
         start = TrainState.start(self.parts.optimizer, self.data.train, scale, self.seed)
         return replace(start, optimizer=()) if self.parts.path else start
@@ -219,6 +235,7 @@ class Training:
             "converged": end.converged,
             "metrics": result.metrics,
             **({"path": end.path} if end.path else {}),
+            **({"cross_validation": self.chosen.record} if self.chosen else {}),
             "gap": end.proof.gap,
             "gap_reason": end.proof.why,
             "epochs": end.state.epoch,
@@ -269,7 +286,8 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
         raw, test = raw.encoded(encoding), None if test is None else test.encoded(encoding)
     if isinstance(parts.source, File):
         test = test or parts.source.test(raw)
-    beside = memory.of_run(raw, len(parts.path))
+    choice = parts.choice
+    beside = memory.of_run(raw, len(parts.path) if choice is None else len(choice.penalties) or STEPS)
     memory.check_fit(Problem(parts.objective, raw), parts.optimizer, settings.dtype, parts.batch_size, beside)
     data = prepare(
         raw,
@@ -289,6 +307,7 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
     for name, part in (("training", data.train), ("validation", data.valid), ("test", test)):
         if part is not None and part.weight is not None and not part.weight.any():
             raise DataError(f"All {name} rows weigh 0, so none counts. Give some a weight, or split by another seed.")
+    folded = None if choice is None else cross_validation.folded(data.train, choice, settings, seed)
     data = data._replace(train=for_training(data.train, settings.label_smoothing, settings.class_weight))
     for part in (data.train, data.valid):
         if part is not None:
@@ -308,7 +327,7 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
             stacklevel=1,
         )
     plane = raw if settings.plots and len(raw.features) == 2 and isinstance(raw.x, np.ndarray) else None
-    return Training(settings, seed, parts, data, test, plane, folder, recorded, fingerprint)
+    return Training(settings, seed, parts, data, test, plane, folder, recorded, fingerprint, folded)
 
 
 def _has_targets(data: Data) -> bool:

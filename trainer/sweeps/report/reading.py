@@ -30,7 +30,7 @@ MOST_RUNS = 10_000
 MOST_FOLDERS = 50_000
 DEEPEST = 6  # levels below a given folder
 DEEPEST_VALUE = 100  # lists and dictionaries inside one another
-LARGEST = {"run.json": 4 << 20, "metrics.csv": 32 << 20, "path.csv": 32 << 20, "sweep.json": 32 << 20}  # bytes
+LARGEST = {"run.json": 4 << 20, "sweep.json": 32 << 20, **dict.fromkeys(TABLES, 32 << 20)}  # bytes
 KEPT_POINTS = 240  # of a curve; pages draw at most 60 of them
 ALTERED = "is not what the run wrote: its SHA-256 differs"
 

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer.errors import ConfigError
+from trainer.objective.metrics import METRICS
 from trainer.runs.text import csv_text, inert, written
 from trainer.sweeps.record import BAD, GOOD
 from trainer.sweeps.report.reading import Run
 from trainer.sweeps.report.values import number, plain
 
-LOWER = ("loss", "log_loss", "brier", "ece")  # the better, the lower; of the others the higher is the better
-HIGHER = ("accuracy", "top_k")
+LOWER = ("loss", *(name for name, metric in METRICS.items() if metric.higher is False))  # is the better
+HIGHER = tuple(name for name, metric in METRICS.items() if metric.higher)
 LOSSES = ("val_loss", "loss")
 SILENT = ("seed", "plots", "resume", "loggers", "logger", "name", "sweep")  # they change no number
 

@@ -1,0 +1,294 @@
+"""Cross-validation before a training: it chooses the strength of the penalty, which then is fitted to all of the rows.
+
+The folds stand in the place of validation rows, and the test rows are out of all of it. Features are standardised once,
+by all rows that are no test rows: a fold's held-out rows have a share in their means and deviations, and in no target.
+
+A run that was interrupted chooses anew.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from trainer.arrays import Array
+from trainer.data.rows import Data, for_training, stratified
+from trainer.errors import ConfigError, counted, listed, require
+from trainer.objective.metrics import Metric
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import Penalty, expand, strengths
+from trainer.optimizers import Optimizer
+from trainer.optimizers.choosing import RULES, Scores, automatic, check_folds, reached
+from trainer.optimizers.cross_validation import Cell, Fold, cross_validate
+from trainer.runs.config import Settings
+from trainer.runs.outputs import CELLS, Table
+from trainer.runs.path import positions
+
+AUTO = "auto"  # in the place of a strength: a grid that the data decide
+OWN = ("gap", "iterations", "converged")  # columns of cv.csv after what was measured
+
+
+class Choice(NamedTuple):
+    """What is asked for: so many folds, a rule, and the penalties to choose from, the strongest first; none is AUTO."""
+
+    folds: int
+    rule: str
+    penalties: list[Penalty]
+
+
+class Folded(NamedTuple):
+    """The rows that are no test rows, with their own weights, and the folds of them."""
+
+    data: Data
+    folds: list[Fold]
+
+
+def settled(settings: Settings) -> Settings:
+    """The settings that a run with folds goes by: no validation rows beside them, and no checkpoint."""
+    return replace(settings, valid_fraction=0.0, checkpoint=False) if settings.folds else settings
+
+
+def without_auto(node: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The node of a penalty without the word auto, and whether it was there."""
+    asked = node.get("strength") == AUTO
+    return {key: value for key, value in node.items() if not (asked and key == "strength")}, asked
+
+
+def choice_of(settings: Settings, penalty: Penalty, auto: bool) -> Choice | None:
+    """What the settings ask to choose, or None; ConfigError where folds and strengths do not go together."""
+    way = "penalty.strength=auto or penalty.strength=[1,0.1,0.01]"
+    if not settings.folds:
+        require(not auto, "penalty.strength=auto is a grid to choose from. Add folds=5, or give a strength.")
+        require(settings.rule == "best", f"rule={settings.rule} chooses a strength. Add folds=5 with {way}.")
+        return None
+    many = f"folds={settings.folds}"
+    if not hasattr(penalty, "strength"):
+        raise ConfigError(
+            f"{many} chooses a strength, and penalty={penalty.name} has none. Take penalty=l2 with {way}."
+        )
+    if not auto and len(strengths(penalty) or []) < 2:
+        raise ConfigError(
+            f"{many} chooses among strengths, and penalty.strength={penalty.strength} is one. Give {way}."
+        )
+    if settings.experiment is not None:
+        raise ConfigError(
+            f"{many} chooses by many trainings, and experiment={settings.experiment['name']} has none. Leave it out."
+        )
+    if settings.callbacks:
+        raise ConfigError(
+            f"{many} chooses by many trainings, and callbacks={listed(settings.callbacks)} watches a single one. Leave "
+            "it out."
+        )
+    return Choice(settings.folds, settings.rule, [] if auto else expand(penalty))
+
+
+def folded(data: Data, choice: Choice, settings: Settings, seed: int) -> Folded:
+    """The folds of rows with their own weights."""
+    place = stratified(data.labels, choice.folds, seed)
+    bare, folds = replace(data, x=np.empty((len(data), 0))), []
+    for number in range(choice.folds):
+        train, test = np.flatnonzero(place != number), np.flatnonzero(place == number)
+        own = settings.class_weight
+        folds.append(Fold(train, test, None if own is None else for_training(bare.rows(train), 0.0, own).weight))
+    check_folds(data, folds, classes=1)
+    return Folded(replace(data, smoothing=settings.label_smoothing), folds)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What came of a cross-validation: the choice, its penalties, the scores and a row of cv.csv for each cell."""
+
+    choice: Choice
+    penalties: Sequence[Penalty]
+    scores: Scores
+    rows: Sequence[Mapping[str, Any]]
+    seconds: float
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The place of the penalty that each rule chooses."""
+        return {rule: self.scores.chosen(rule) for rule in RULES}
+
+    @property
+    def place(self) -> int:
+        return self.places[self.choice.rule]
+
+    @property
+    def penalty(self) -> Penalty:
+        return self.penalties[self.place]
+
+    @property
+    def w(self) -> Array:
+        """The mean of the folds' parameters (D+1,K), close to those of all rows."""
+        return np.asarray(self.scores.w[self.place])
+
+    @cached_property
+    def strengths(self) -> list[float]:
+        return [float(penalty.strength) for penalty in self.penalties]  # type: ignore[attr-defined]
+
+    @property
+    def missed(self) -> list[float]:
+        """Strengths with a cell that is not at its minimum."""
+        ends = np.all(self.scores.reached, axis=0).tolist()
+        return [strength for strength, there in zip(self.strengths, ends, strict=True) if not there]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over the folds at the chosen strength, under the names of validation metrics."""
+        own = [row for row in self.rows if row["strength"] == self.strengths[self.place]]
+        names = [name for name in own[0] if name not in ("strength", "fold", *OWN)]
+        return {f"val_{name}": float(np.mean([row[name] for row in own])) for name in names}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What run.json says of it."""
+        return {
+            "folds": self.choice.folds,
+            "rule": self.choice.rule,
+            "strength": self.strengths[self.place],
+            **{rule: self._said(place) for rule, place in self.places.items()},
+            "strengths": self.strengths,
+            "not_converged": self.missed,
+        }
+
+    def _said(self, place: int) -> dict[str, float]:
+        loss, error = float(self.scores.mean[place]), float(self.scores.error[place])
+        return {"strength": self.strengths[place], "loss": loss, "standard_error": error}
+
+    @property
+    def line(self) -> str:
+        """For the terminal."""
+        found = [
+            f"{rule} {said['strength']:.4g} (loss {said['loss']:.4g} ± {said['standard_error']:.2g})"
+            for rule, said in ((rule, self._said(place)) for rule, place in self.places.items())
+        ]
+        cells = f"{counted(len(self.penalties), 'strength')} on {counted(self.choice.folds, 'fold')}"
+        return f"{cells} in {self.seconds:.2f} s: {', '.join(found)}; rule={self.choice.rule}"
+
+    def doubts(self, epochs: int) -> list[str]:
+        """What a reader of the choice has to know, in sentences."""
+        found, chosen = [], self.strengths[self.place]
+        if self.missed:
+            own = f"; the chosen {chosen:.4g} is one of them" if chosen in self.missed else ""
+            found.append(
+                f"Cells at strength {', '.join(f'{strength:.4g}' for strength in self.missed)} did not converge, so "
+                f"their loss is not that of the minimum{own}. {self.scores.late(epochs, 'epochs')}"
+            )
+        if chosen not in self.missed and np.isnan(self.scores.gaps[:, self.place]).any():
+            found.append(f"There is no proof of the cells at the chosen strength {chosen:.4g}: see gap in cv.csv.")
+        stronger, weaker = self.scores.ends(self.choice.rule)
+        stronger &= bool(self.choice.penalties)  # an automatic grid begins where the weights have no effect
+        weaker &= self.strengths[-1] > 0
+        for there, strength, what in (
+            (stronger, self.strengths[0], "strongest and is chosen, and a stronger"),
+            (weaker, self.strengths[-1], "weakest and does best, and a weaker"),
+        ):
+            if there:
+                found.append(
+                    f"Strength {strength:.4g} is the {what} one may do better. Give some beyond it, as in "
+                    f"penalty.strength=[{strength:.2g},...]."
+                )
+        return found
+
+    def write(self, folder: Path, title: str, pictured: bool) -> list[Path]:
+        """cv.csv, a row a cell, and cv.png."""
+        with Table(folder / CELLS, list(self.rows[0]), self.rows):
+            pass
+        return [folder / CELLS, *([draw(folder / "cv.png", self, title)] if pictured else [])]
+
+
+def choose(
+    choice: Choice,
+    folded: Folded,
+    train: Data,
+    objective: Objective,
+    optimizer: Optimizer,
+    metrics: Mapping[str, Metric],
+    epochs: int,
+) -> Chosen:
+    """Fits every strength to every fold; train are all rows as they will be trained on, for an automatic grid."""
+    began = time.perf_counter()
+    penalties = choice.penalties or automatic(objective, train)
+    (data, folds), scores = folded, Scores(choice.folds, len(penalties))
+    rows: dict[tuple[int, int], Mapping[str, Any]] = {}
+    cells = cross_validate(objective, optimizer, data, folds, lambda total: penalties, epochs=epochs, metrics=metrics)
+    bar = tqdm(total=scores.values.size, unit="cell", leave=False, disable=None)  # none without a terminal
+    with bar:
+        for cell in cells:
+            scores.add(cell)
+            rows[cell.place, cell.fold] = _row(cell)
+            bar.update()
+    return Chosen(choice, penalties, scores, [rows[key] for key in sorted(rows)], time.perf_counter() - began)
+
+
+def _row(cell: Cell) -> Mapping[str, Any]:
+    """A cell's line of cv.csv."""
+    return {
+        "strength": float(cell.penalty.strength),  # type: ignore[attr-defined]
+        "fold": cell.fold + 1,
+        **cell.metrics,
+        "gap": "" if cell.proof.gap is None else cell.proof.gap,
+        "iterations": cell.iterations,
+        "converged": reached(cell),
+    }
+
+
+def draw(path: Path, chosen: Chosen, title: str) -> Path:
+    """The mean loss on the rows held out against the strength, with its standard errors and what each rule chooses.
+
+    Strengths with a cell that has not converged are open circles.
+    """
+    from matplotlib.figure import Figure  # slow to import
+
+    from trainer.runs.plots import COLORS, save, tidy
+
+    figure = Figure(figsize=(10, 4.5))
+    figure.subplots_adjust(left=0.08, right=0.68, bottom=0.13, top=0.9)
+    figure.suptitle(title)
+    axes = figure.subplots()
+    scores, x = chosen.scores, positions(chosen.strengths)
+    for number, losses in enumerate(scores.values):
+        axes.plot(x, losses, color="0.8", linewidth=0.7, zorder=1, label=None if number else "a fold")
+    look: dict[str, Any] = {
+        "color": COLORS[0],
+        "ecolor": COLORS[0],
+        "elinewidth": 1,
+        "capsize": 2,
+        "marker": "o",
+        "markersize": 4,
+    }
+    axes.errorbar(x, scores.mean, yerr=scores.error, zorder=3, label="mean of the folds ± standard error", **look)
+    missed = np.isin(chosen.strengths, chosen.missed)
+    if missed.any():
+        circles: dict[str, Any] = {"color": COLORS[0], "markerfacecolor": "white", "markersize": 7, "zorder": 4}
+        axes.plot(x[missed], scores.mean[missed], "o", label="not converged", **circles)
+    best = chosen.places["best"]
+    within = scores.mean[best] + scores.error[best]
+    axes.axhline(within, color=COLORS[5], linewidth=0.8, linestyle="--", label="best + its standard error", zorder=2)
+    for rule, style, color in (("best", "-", COLORS[5]), ("1se", ":", COLORS[2])):
+        place = chosen.places[rule]
+        kept = ", chosen" if rule == chosen.choice.rule else ""
+        axes.axvline(
+            x[place],
+            color=color,
+            linestyle=style,
+            linewidth=1.5,
+            zorder=2,
+            label=f"{rule}: {chosen.strengths[place]:.4g}{kept}",
+        )
+    axes.set(xlabel="strength of the penalty", ylabel="mean loss on the rows held out", xscale="log")
+    margin = (x[0] / x[-1]) ** 0.02
+    axes.set_xlim(x[0] * margin, x[-1] / margin)
+    if chosen.strengths[-1] == 0:
+        axes.annotate("0", (x[-1], 0), xycoords=("data", "axes fraction"), xytext=(0, -16), textcoords="offset points")
+    finite = scores.mean[np.isfinite(scores.mean) & (scores.mean > 0)]
+    if len(finite) and finite.max() > 10 * finite.min():
+        axes.set_yscale("log")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small")
+    tidy(axes)
+    return save(figure, path)
