@@ -24,6 +24,7 @@ from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2
 from trainer.objective.problem import Problem
 from trainer.optimizers import OPTIMIZERS, Adam, Fista, Lbfgs, Newton, Sgd
+from trainer.optimizers.cross_validation import Fold, cross_validate
 from trainer.optimizers.fit import TrainState, fit
 from trainer.runs import memory
 from trainer.runs.model import Model
@@ -201,3 +202,22 @@ def test_features_as_they_came_are_let_go_where_no_picture_needs_them(source, ke
     settings = replace(SETTINGS, plots=True)
     training = prepared(settings, 3, assemble(settings)._replace(source=watched), Path(), None)
     assert (seen[0]() is not None) == kept == (training.plane is not None)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "k", "folds"), [(20_000, 10, 3, 5), (3_000, 200, 4, 3), (2_000, 20, 40, 10), (4_000, 5, 2, 50)]
+)
+def test_cross_validation_takes_no_more_than_is_estimated(n, d, k, folds):
+    random = np.random.default_rng(0)
+    data = Data(random.normal(size=(n, d)), random.integers(0, k, size=n), tuple(range(k)), Numbered(d))
+    parts = np.array_split(random.permutation(n), folds)
+    splits = [Fold(np.setdiff1d(np.arange(n), test), np.sort(test)) for test in parts]
+    objective = Objective(Softmax(), CrossEntropy(), auto, L2(1.0), threads=1)
+    path = [L2(1.0), L2(0.1)]
+    estimate = memory.of_fit(Problem(objective, data), Newton(), np.float64, None) + memory.of_folds(data, folds)
+    tracemalloc.start()
+    for cell in cross_validate(objective, Newton(), data, splits, lambda total: path, epochs=50, metrics={}):
+        assert cell.certified
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.1 * estimate < peak < estimate

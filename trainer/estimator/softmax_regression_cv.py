@@ -27,7 +27,7 @@ from trainer.optimizers import Optimizer
 from trainer.optimizers.choosing import Scores, check_cells, check_folds
 from trainer.optimizers.cross_validation import Fold, cross_validate
 from trainer.optimizers.proximal import check_penalty
-from trainer.runs.memory import check_fit
+from trainer.runs.memory import check_fit, of_folds
 
 
 class SoftmaxRegressionCV(SoftmaxRegression):
@@ -156,6 +156,7 @@ class SoftmaxRegressionCV(SoftmaxRegression):
             )
         check_penalty(given.optimizer.name, objective.penalty)
         kept = 8 * len(self.Cs_) * (data.x.shape[1] + 1) * len(data.classes)
+        kept += of_folds(data, len(folds))
         check_fit(Problem(objective, data), given.optimizer, data.x.dtype, None, kept)
 
         def penalties(total: float) -> list[Penalty]:

@@ -23,6 +23,7 @@ from trainer.objective.blocks import blocks
 from trainer.objective.preconditioner import DENSE, FACTORS
 from trainer.objective.problem import Problem
 from trainer.objective.view import COPIED, KEPT, SAMPLE
+from trainer.optimizers.cross_validation import KEPT as STACKED
 
 if TYPE_CHECKING:
     from trainer.optimizers import Optimizer
@@ -81,6 +82,12 @@ def of_run(data: Data, strengths: int) -> int:
         0 if isinstance(data.x, Features) else 3 * len(data) * numbers_a_row(data.x) * (12 if is_sparse(data.x) else 8)
     )
     return int(held + 16 * len(data) + NAMED * data.x.shape[1] + strengths * parameters * (8 + TEXT))
+
+
+def of_folds(data: Data, folds: int) -> int:
+    """Bytes that cross-validation takes beside a fit: the rows held out, and what the models of a stack keep of all."""
+    held = 0 if isinstance(data.x, Features) else len(data) * numbers_a_row(data.x) * (12 if is_sparse(data.x) else 8)
+    return held + 40 * folds * len(data) + 24 * min(folds * len(data) * len(data.classes), STACKED)
 
 
 def of_predictions(rows: int, classes: int) -> int:
