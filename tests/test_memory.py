@@ -214,7 +214,7 @@ def test_cross_validation_takes_no_more_than_is_estimated(n, d, k, folds):
     splits = [Fold(np.setdiff1d(np.arange(n), test), np.sort(test)) for test in parts]
     objective = Objective(Softmax(), CrossEntropy(), auto, L2(1.0), threads=1)
     path = [L2(1.0), L2(0.1)]
-    estimate = memory.of_fit(Problem(objective, data), Newton(), np.float64, None) + memory.of_folds(data, folds)
+    estimate = memory.of_fit(Problem(objective, data), Newton(), np.float64, None) + memory.of_folds(data, folds, 1)
     tracemalloc.start()
     for cell in cross_validate(objective, Newton(), data, splits, lambda total: path, epochs=50, metrics={}):
         assert cell.certified

@@ -156,7 +156,7 @@ class SoftmaxRegressionCV(SoftmaxRegression):
             )
         check_penalty(given.optimizer.name, objective.penalty)
         kept = 8 * len(self.Cs_) * (data.x.shape[1] + 1) * len(data.classes)
-        kept += of_folds(data, len(folds))
+        kept += of_folds(data, len(folds), objective.threads)
         check_fit(Problem(objective, data), given.optimizer, data.x.dtype, None, kept)
 
         def penalties(total: float) -> list[Penalty]:

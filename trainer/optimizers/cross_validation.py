@@ -156,11 +156,13 @@ class _Search:
         return Cell(number, place, penalty, w, iterations, proof, self.gap, believed, measured)
 
     def stackable(self) -> bool:
-        """Whether trainer.optimizers.stacked knows such problems, and there is room for them."""
+        """Whether trainer.optimizers.stacked knows such problems and has room, and folds have most rows in common."""
         problem, numbers = Problem(self.objective, self.data), len(self.data) * len(self.data.classes)
         smooth = all(penalty.lasso == 0 < penalty.ridge for path in self.paths for penalty in path)
         room = numbers <= KEPT and len(self.data) * len(self.folds) <= KEPT
-        return problem.rough and problem.sums.softmax_like and smooth and room
+        trained = sum(len(fold.train) for fold in self.folds)
+        shared = 2 * trained >= len(self.folds) * len(np.unique(np.concatenate([fold.train for fold in self.folds])))
+        return problem.rough and problem.sums.softmax_like and smooth and room and shared
 
     def stacked(self) -> Iterator[Cell]:
         """All folds of a strength together; a cell that is not proved there goes on alone."""
@@ -173,17 +175,19 @@ class _Search:
         most = min(max(1, min(COLUMNS // classes, KEPT // (len(data) * classes))), len(folds))
         stack = Stack(objective, middle, weights, totals, most)
         v = stack.exact.enter(Problem(objective, middle).start(np.zeros((data.x.shape[1] + 1, classes))))
-        tests = [held_out(self.data, fold) for fold in folds]
+        few = sum(len(fold.test) for fold in folds) <= len(self.data)
+        tests = [held_out(self.data, fold) for fold in folds] if few else [None] * len(folds)
         for solved in along(stack, v, strengths, Aim(self.gap, self.epochs), most):
             for number, fold in enumerate(folds):
                 w, iterations = stack.exact.leave(solved.v[number]), int(solved.iterations[number])
                 gap = float(solved.bound[number] / solved.value[number])
+                test = tests[number] or held_out(self.data, fold)
                 proof = Certificate(gap, f"certified to {gap:.1e} of E", float(solved.value[number]))
                 if proof.proves(self.gap):
-                    yield self.cell(number, solved.place, w, iterations, proof, proof.why, tests[number])
+                    yield self.cell(number, solved.place, w, iterations, proof, proof.why, test)
                 else:
                     train, left = training_rows(self.data, fold), self.epochs - iterations
-                    cell = self.fitted(number, solved.place, train, tests[number], w, left)
+                    cell = self.fitted(number, solved.place, train, test, w, left)
                     yield cell._replace(iterations=cell.iterations + iterations)
 
     def sets(self) -> tuple[Array, Array, Array]:

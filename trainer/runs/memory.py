@@ -84,10 +84,12 @@ def of_run(data: Data, strengths: int) -> int:
     return int(held + 16 * len(data) + NAMED * data.x.shape[1] + strengths * parameters * (8 + TEXT))
 
 
-def of_folds(data: Data, folds: int) -> int:
-    """Bytes that cross-validation takes beside a fit: the rows held out, and what the models of a stack keep of all."""
+def of_folds(data: Data, folds: int, threads: int) -> int:
+    """Bytes that cross-validation takes beside a fit: rows held out, and what a stack keeps and works on."""
     held = 0 if isinstance(data.x, Features) else len(data) * numbers_a_row(data.x) * (12 if is_sparse(data.x) else 8)
-    return held + 40 * folds * len(data) + 24 * min(folds * len(data) * len(data.classes), STACKED)
+    scores = folds * len(data) * len(data.classes)
+    at_work = 8 * threads * TEMPORARIES * min(scores, 1 << 17)
+    return held + 24 * folds * len(data) + 24 * min(scores, STACKED) + at_work
 
 
 def of_predictions(rows: int, classes: int) -> int:

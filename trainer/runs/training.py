@@ -288,7 +288,7 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
         test = test or parts.source.test(raw)
     choice = parts.choice
     beside = memory.of_run(raw, len(parts.path) if choice is None else len(choice.penalties) or STEPS)
-    beside += 0 if choice is None else memory.of_folds(raw, choice.folds)
+    beside += 0 if choice is None else memory.of_folds(raw, choice.folds, parts.objective.threads)
     memory.check_fit(Problem(parts.objective, raw), parts.optimizer, settings.dtype, parts.batch_size, beside)
     data = prepare(
         raw,
