@@ -34,7 +34,7 @@ from trainer.runs.overrides import tamed
 from trainer.runs.probe import LINEAR, PICTURE, TABLE, Probed, columns, draw, keep_model, rows, safetensors
 from trainer.runs.schema import build
 from trainer.runs.text import printable
-from trainer.sweeps.report.probe import CONVENTION, best_of, render
+from trainer.sweeps.report.probe import best_of, render
 from trainer.sweeps.report.summary import HIGHER, LOWER
 
 PAGE, MODELS = "probe.html", "models"
@@ -179,7 +179,10 @@ def run(config: DictConfig) -> None:
     print(f"best: {printable(best.layer)}, {_told(task, best)[0]}; C={best.chosen.c:.4g}, strength={best.strength:.4g}")
     for note in notes:
         print(f"Note: {printable(note)}")
-    print(CONVENTION)
+    means = "2 / (C N)" if len(classes) == 2 else "1 / (C N)"
+    print(
+        f"C is scikit-learn's, beside the sum of the losses; strength is penalty.strength, beside their mean: {means}."
+    )
     written = [TABLE, PICTURE, PAGE, *([] if settings.models == "none" else [f"{MODELS}/"])]
     print(f"in {shorter(folder.absolute())}: {', '.join(written)}")
 

@@ -15,6 +15,7 @@ wherever it is then; here each fit goes to its minimum, with a proof.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -125,14 +126,12 @@ class Clip:
     def wanted(self, scores: Mapping[float, float]) -> list[float]:
         end = DECADES * FINE
         every = {step: 10.0 ** (step / FINE) for step in range(-end, end + 1)}
-        if not scores:
+        known = [step for step, c in every.items() if c in scores]
+        if not known:
             return [every[step] for step in range(-end, end + 1, COARSE)]
-        peak = next(step for step in every if every[step] == best(scores))
-        for size in (8, 4, 2, 1):  # where the neighbours at one distance are known, those at half of it are next
-            around = [every[step] for step in (peak - size, peak + size) if step in every]
-            if not scores.keys() >= set(around):
-                return [c for c in around if c not in scores]
-        return []
+        half = min(after - before for before, after in pairwise(known)) // 2
+        peak = next(step for step in known if every[step] == best(scores))
+        return [every[step] for step in (peak - half, peak + half) if step in every and half]
 
 
 @dataclass(frozen=True)

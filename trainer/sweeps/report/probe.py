@@ -20,11 +20,9 @@ WIDTH, TALL, LEFT, TOP = 1000.0, 22.0, 150.0, 6.0  # of the heat map; TALL is a 
 CONVENTION = (
     "C is scikit-learn's and stands beside the sum of the losses, C Σ loss + ½ Σ w²; strength is penalty.strength and "
     "stands beside their mean, Σ loss / N + ½ strength Σ w². So strength = 1 / (C N), and 2 / (C N) with two classes, "
-    "where scikit-learn has one column of weights."
-)
-BESIDE = (
-    "A lambda beside the sum of the losses, with ½ Σ w², is 1/C; beside their mean, with Σ w² and no ½, it is half the "
-    "strength. N are the rows that a fit is trained on: in probe.csv those of the search, for the models all of them."
+    "where scikit-learn has one column of weights. A lambda beside the sum of the losses, with ½ Σ w², is 1/C; beside "
+    "their mean, with Σ w² and no ½, it is half the strength. N are the rows that a fit is trained on: in probe.csv "
+    "those of the search, for the models all of them."
 )
 
 
@@ -56,7 +54,7 @@ def render(
         heat=heat_map(found, cs, by) if len(cs) > 1 and len(cs) * len(found) <= MOST_CELLS else "",
         range=_range(found, cs, by),
         about=[" ".join(part.split()) for part in _about(protocol)],
-        convention=f"{CONVENTION} {BESIDE}",
+        convention=CONVENTION,
         folders=folders,
         versions=", ".join(f"{plain(name, 30)} {plain(text, 30)}" for name, text in versions().items()),
     )
