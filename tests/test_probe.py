@@ -1,7 +1,6 @@
 """trainer probe: each protocol is a plain loop over scikit-learn, and what it leaves is what it found."""
 
 import csv
-import gc
 import gzip
 import json
 import re
@@ -11,19 +10,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pytest
+import yaml
 from matplotlib.image import imread
 from numpy.testing import assert_allclose, assert_array_equal
+from omegaconf import OmegaConf
 from pyarrow import parquet
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.metrics import log_loss
 
-from tests.test_command_line import call  # noqa: F401 - a fixture
+from tests.test_command_line import CONF, assert_refused, call  # noqa: F401 - a fixture
 from tests.test_report import CHROMIUM, browse
 from trainer.commands import probe as command
 from trainer.data.layers import Layer, find_layers, read_labels
-from trainer.errors import DataError, FileError
+from trainer.errors import DataError, FileError, TrainerError
 from trainer.optimizers import probing
 from trainer.optimizers.probing import PROTOCOLS, Clip, Cv, Dinov2, Mteb
+from trainer.runs import memory
 from trainer.runs import probe as files
 from trainer.runs.model import Model
 
@@ -58,7 +60,8 @@ def probe(call, folder):  # noqa: F811
     def run(*words, features="layers/*.npy", labels="labels.npy"):
         given = {word.partition("=")[0] for word in words}
         short = SHORT if "protocol" not in given else []
-        return call(f"features={features}", f"labels={labels}", "output=out", *short, *words, name="probe")
+        base = ["plots=false", *([] if "models" in given else ["models=none"]), *short]
+        return call(f"features={features}", f"labels={labels}", "output=out", *base, *words, name="probe")
 
     return run
 
@@ -81,7 +84,7 @@ def test_dinov2_is_a_loop_over_45_strengths_and_a_fit_on_all_rows(call, tmp_path
     x, y = rows_of(classes, scale=0.5)
     np.save("x.npy", x)
     np.save("y.npy", y)
-    assert call("features=x.npy", "labels=y.npy", "output=out", name="probe").code == 0
+    assert call("features=x.npy", "labels=y.npy", "output=out", "plots=false", name="probe").code == 0
     rows = table()
     cs = 10 ** np.linspace(-6, 5, 45)
     assert_allclose(column(rows, "C"), cs)
@@ -194,7 +197,7 @@ def test_rows_of_which_none_can_be_held_out_are_a_sentence(protocol):
 
 
 def test_a_probe_leaves_its_files(probe):
-    outcome = probe()
+    outcome = probe("models=all", "plots=true")
     assert (outcome.code, outcome.err) == (0, "")
     names = ["layer2", "layer9", "layer10"]  # 10 after 9
     assert [line.split()[0] for line in outcome.out.splitlines()[:3]] == names
@@ -208,7 +211,7 @@ def test_a_probe_leaves_its_files(probe):
     assert [row["layer"] for row in rows if row["chosen"] == "True"] == names
     assert imread("out/probe.png").shape[2] == 4
     page = Path("out/probe.html").read_text()
-    assert "python -m trainer.probe &#39;features=layers/*.npy&#39; labels=labels.npy output=out" in page
+    assert "python -m trainer.probe &#39;features=layers/*.npy&#39; labels=labels.npy output=out " in page
     assert page.count("<title>layer") == 15
     assert page.count('class="pick"') == 3
     assert "load_file(&#39;models/layer9/linear.safetensors&#39;)" in page
@@ -224,7 +227,7 @@ def test_models_says_of_which_layers_a_classifier_is_kept(probe, models, kept):
 
 
 def test_the_classifier_is_of_raw_features_and_predicts_from_the_command_line(probe, call):  # noqa: F811
-    assert probe(labels="labels.txt").code == 0
+    assert probe("models=all", features="layers/layer9.npy", labels="labels.txt").code == 0
     assert call("model=out/models/layer9", "data=file", "data.path=layers/layer9.npy", name="predict").code == 0
     (predicted,) = Path("out/models").rglob("*.csv")
     says = np.array([row["prediction"] for row in table(predicted)])
@@ -236,7 +239,7 @@ def test_the_classifier_is_of_raw_features_and_predicts_from_the_command_line(pr
 
 def test_a_linear_layer_of_torch_predicts_the_same(probe):
     library = pytest.importorskip("safetensors")
-    assert probe(labels="labels.txt").code == 0
+    assert probe("models=all", features="layers/layer9.npy", labels="labels.txt").code == 0
     place = Path("out/models/layer9")
     with library.safe_open(place / "linear.safetensors", framework="numpy") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -256,34 +259,42 @@ def test_without_the_library_the_model_is_written_all_the_same(probe, monkeypatc
         raise ImportError(name)
 
     monkeypatch.setattr(files, "import_module", missing)
-    outcome = probe()
+    outcome = probe("models=all", features="layers/layer9.npy")
     assert outcome.code == 0
     assert "linear.safetensors is not written, as it needs pip install 'softmax-trainer[probe]'" in outcome.out
     assert {path.name for path in Path("out/models/layer9").iterdir()} == {"model.npz"}
 
 
-@pytest.mark.parametrize("kind", ["stack", "parquet", "by columns", "list"])
-def test_layers_come_from_other_files_with_the_same_result(probe, kind):
-    assert probe("models=none").code == 0
-    expected = [{**row, "layer": ""} for row in table()]
-    given = sorted(Path("layers").glob("*.npy"), key=lambda path: int(path.stem[5:]))
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("kind", ["stack", "parquet", "by columns"])
+def test_layers_come_from_other_files_with_the_same_features(kind):
+    before = find_layers(["layers/*.npy"])
+    expected = [layer.read(np.float32) for layer in before]
     features = "layers/*.npy"
     if kind == "stack":
-        np.save("stack.npy", np.stack([np.load(path) for path in given]))
+        np.save("stack.npy", np.stack(expected))
         features = "stack.npy"
-    elif kind == "list":
-        features = f"[{','.join(map(str, given))}]"
-    for path in given:
+    for layer, x in zip(before, expected, strict=True):
         if kind == "by columns":
-            np.save(path, np.asfortranarray(np.load(path)))
+            np.save(layer.path, np.asfortranarray(x))
         elif kind == "parquet":
-            columns = dict(zip("abcde", np.load(path).T, strict=True))
-            parquet.write_table(pyarrow.table(columns), path.with_suffix(".parquet"), row_group_size=40)
+            table = pyarrow.table(dict(zip("abcde", x.T, strict=True)))
+            parquet.write_table(table, Path(layer.path).with_suffix(".parquet"), row_group_size=40)
             features = "layers/*.parquet"
-    assert probe("models=none", "overwrite=true", features=features).code == 0
+    found = find_layers([features])
+    names = ["stack/0", "stack/1", "stack/2"] if kind == "stack" else ["layer2", "layer9", "layer10"]
+    assert [layer.name for layer in found] == names
+    for layer, x in zip(found, expected, strict=True):
+        assert layer.dtype(None) == np.float32
+        assert_array_equal(layer.read(np.float32), x)
+
+
+def test_a_list_of_files_and_a_stack_are_words_of_the_command(probe):
+    np.save("stack.npy", np.stack([np.load(f"layers/{name}.npy") for name in ("layer9", "layer2")]))
+    assert probe(features="stack.npy").code == 0
+    expected = [{**row, "layer": ""} for row in table()]
+    assert probe("overwrite=true", features="[layers/layer9.npy,layers/layer2.npy]").code == 0
     assert [{**row, "layer": ""} for row in table()] == expected
-    if kind == "stack":
-        assert [row["layer"] for row in table()][::5] == ["stack/0", "stack/1", "stack/2"]
 
 
 @pytest.mark.parametrize(
@@ -303,7 +314,7 @@ def test_the_features_keep_their_digits(tmp_path, given, asked, becomes):
     x = np.arange(12).reshape(4, 3).astype(given)
     np.save(path, x)
     (layer,) = find_layers([path])
-    read = layer.read(asked)
+    read = layer.read(layer.dtype(asked))
     assert (read.dtype, read.flags.c_contiguous) == (becomes, True)
     assert_array_equal(read, x)
 
@@ -311,8 +322,7 @@ def test_the_features_keep_their_digits(tmp_path, given, asked, becomes):
 def test_one_layer_is_in_memory_at_a_time(probe, monkeypatch):
     alive, read = [], Layer.read
 
-    def watched(layer, dtype=None):
-        gc.collect()
+    def watched(layer, dtype):
         assert [one for one in alive if one() is not None] == []
         x = read(layer, dtype)
         alive.append(weakref.ref(x))
@@ -408,7 +418,6 @@ def wrong(tmp_path, what):
         ("", ["features=[1]"], 2, "features must name a file, or several"),
         ("", ["labels=nowhere.npy"], 3, "nowhere.npy cannot be read: No such file"),
         ("", ["labels=layers"], 3, "layers cannot be read: it is a directory"),
-        ("", ["protocol=dino"], 2, "protocol=dino is not known; did you mean dinov2? Choices: clip, cv, dinov2, mteb"),
         ("", ["protocol.held_out=1"], 2, "protocol.held_out must be greater than 0 and less than 1, got 1"),
         ("", ["protocol=cv", "protocol.folds=1"], 2, "protocol.folds must be at least 2, got 1"),
         ("", ["protocol=cv", "protocol.folds=151"], 2, "protocol.folds=151 of 150 rows leaves none"),
@@ -417,7 +426,7 @@ def wrong(tmp_path, what):
         ("", ["protocol=mteb", "protocol.samples=0"], 2, "protocol.samples must be at least 1, got 0"),
         ("", ["protocol=mteb", "protocol.samples=50"], 2, "protocol.samples=50 a class of 150 rows leaves none"),
         ("", ["protocol=mteb", "protocol.C=0"], 2, "protocol.C must be finite and greater than 0, got 0"),
-        ("", ["protocol=mteb", "protocol.held_out=0.5"], 2, "protocol=mteb has no key held_out"),
+        ("", ["protocol=mteb", "protocol.held_out=0.5"], 2, "protocol=mteb has no key protocol.held_out"),
         ("", ["metrics=[]"], 2, "metrics=[] must begin with what chooses the strength, one of accuracy"),
         ("", ["metrics=[sparsity]"], 2, "metrics=['sparsity'] must begin with what chooses the strength"),
         ("", ["metrics=[accuracy,f1]"], 2, "metrics=f1 is not known"),
@@ -425,30 +434,53 @@ def wrong(tmp_path, what):
         ("", ["dtype=float16"], 2, "dtype=float16 is not known"),
         ("", ["seed=-1"], 2, "seed must be at least 0, got -1"),
         ("", ["threads=0"], 2, "threads must be at least 1"),
-        ("", ["feature=x.npy"], 2, "There is no key feature; did you mean features?"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_probed_is_a_sentence(probe, folder, what, words, code, sentence):
-    wrong(folder, what)
-    outcome = probe(*words)
-    assert outcome.code == code
-    assert sentence in outcome.err
-    assert len(outcome.err.splitlines()) == 1
-    assert not Path("out").exists() or what in ("nan", "short")
+@pytest.mark.usefixtures("folder")
+def test_what_cannot_be_probed_is_a_sentence(tmp_path, what, words, code, sentence):
+    wrong(tmp_path, what)
+    with pytest.raises(TrainerError) as refused:
+        command.run(settings("features=layers/*.npy", "labels=labels.npy", *words))
+    assert refused.value.exit_code == code
+    assert sentence in str(refused.value)
+    assert not Path("out").exists() or what == "nan"
 
 
-def test_both_names_of_what_is_missing_are_asked_for(call, folder):  # noqa: F811
-    assert call("labels=labels.npy", name="probe").err.startswith("features cannot be read: Missing mandatory value")
+def settings(*words):
+    """What Hydra would make of the words, in a fraction of its time."""
+    given = dict(word.split("=", 1) for word in words)
+    node = yaml.safe_load((CONF / "probe.yaml").read_text()) | {"output": "out"}
+    name = given.pop("protocol", "dinov2")
+    node["protocol"] = yaml.safe_load((CONF / f"protocol/{name}.yaml").read_text())
+    for key, value in given.items():
+        inner, _, last = key.rpartition(".")
+        (node[inner] if inner else node)[last] = yaml.safe_load(value)
+    return OmegaConf.create({key: value for key, value in node.items() if key not in ("defaults", "hydra")})
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["features=layers/layer2.npy", "labels=[1,2]"], "labels must be of type str, got [1, 2] of type list."),
+        (["features=a.npy", "labels=b.npy", "protocol=dino"], "did you mean dinov2? Choices: clip, cv, dinov2, mteb"),
+        (["feature=a.npy", "labels=b.npy"], "There is no key feature; did you mean features?"),
+        (["labels=labels.npy"], "features cannot be read: Missing mandatory value: features."),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_a_wrong_command_ends_in_a_sentence_and_leaves_nothing(call, words, sentence):  # noqa: F811
+    assert_refused(call(*words, name="probe"), 2, [sentence], ".")
 
 
 def test_a_probe_is_not_written_over_unless_asked_to(probe):
-    assert probe("models=none").code == 0
+    words = {"features": "layers/layer9.npy"}
+    assert probe(**words).code == 0
     before = Path("out/probe.csv").read_bytes()
-    outcome = probe("seed=4")
+    outcome = probe("seed=4", **words)
     assert outcome.code == 2
     assert "out/probe.csv exists; name another folder by output=..., or set overwrite=true." in outcome.err
     assert Path("out/probe.csv").read_bytes() == before
-    assert probe("seed=4", "overwrite=true", "models=none").code == 0
+    assert probe("seed=4", "overwrite=true", **words).code == 0
     assert Path("out/probe.csv").read_bytes() != before
 
 
@@ -460,13 +492,13 @@ def test_without_an_output_it_has_a_folder_of_its_own(call, folder):  # noqa: F8
 
 def test_equal_seeds_hold_out_the_same_rows_of_all_layers(probe):
     Path("layers/layer11.npy").write_bytes(Path("layers/layer2.npy").read_bytes())
-    assert probe("models=none").code == 0
+    assert probe().code == 0
     rows = [{**row, "layer": ""} for row in table()]
     assert rows[:5] == rows[-5:]
 
 
 def test_a_choice_at_the_end_of_the_grid_is_said(probe):
-    outcome = probe("protocol=dinov2", "protocol.low=-6", "protocol.high=-5", "protocol.strengths=2", "models=none")
+    outcome = probe("protocol=dinov2", "protocol.low=-6", "protocol.high=-5", "protocol.strengths=2")
     assert re.search(r"Note: the chosen C=1e-0[56] is the (smallest|largest) of all tried in layer", outcome.out)
     page = Path("out/probe.html").read_text()
     assert "the best may lie beyond" in page
@@ -488,19 +520,22 @@ def test_a_class_of_which_no_row_can_be_held_out_is_named(probe):
     labels = np.load("labels.npy")
     labels[[3, 77]] = 7, 8
     np.save("labels.npy", labels)
-    assert "Note: no row is held out of 7, 8, as there are too few of these classes." in probe().out
+    assert (
+        "Note: no row is held out of 7, 8, as there are too few of these classes."
+        in probe(features="layers/layer2.npy").out
+    )
 
 
 def test_ctrl_c_keeps_the_layers_that_are_done(probe, monkeypatch):
     read = Layer.read
 
-    def interrupted(layer, dtype=None):
+    def interrupted(layer, dtype):
         if layer.name == "layer9":
             raise KeyboardInterrupt
         return read(layer, dtype)
 
     monkeypatch.setattr(Layer, "read", interrupted)
-    outcome = probe()
+    outcome = probe("models=all")
     assert outcome.code == 130
     assert outcome.err.splitlines()[-1] == "Interrupted."
     assert [row["layer"] for row in table()] == ["layer2"] * 5
@@ -517,11 +552,21 @@ def test_the_bar_counts_every_fit_to_its_end(probe, monkeypatch, protocol):
             bars.append(self)
 
     monkeypatch.setattr(command, "tqdm", Bar)
-    outcome = probe(f"protocol={protocol}", "models=none", features="layers/layer9.npy")
+    outcome = probe(f"protocol={protocol}", features="layers/layer9.npy")
     assert outcome.code == 0
     assert ", layer9]" in outcome.err
     (bar,) = bars
     assert bar.n == bar.total
+
+
+def test_more_than_the_memory_holds_is_refused_before_it_is_read(probe, monkeypatch):
+    monkeypatch.setattr(memory, "SMALL", 0)
+    monkeypatch.setattr(memory, "available", lambda: 1 << 10)
+    monkeypatch.setattr(Layer, "read", None)
+    outcome = probe()
+    assert outcome.code == 3
+    assert "Probing layer2, 150 rows of 5 features in 3 classes, takes about" in outcome.err
+    assert outcome.err.endswith("Take fewer rows, or dtype=float32.\n")
 
 
 def test_names_of_files_of_the_same_name_are_those_of_their_folders(tmp_path):
@@ -543,10 +588,10 @@ def test_a_file_that_becomes_shorter_is_a_sentence(tmp_path):
     *_, last = find_layers([str(path)])
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(DataError, match="has become shorter while it was read"):
-        last.read()
+        last.read(np.float64)
     path.unlink()
     with pytest.raises(FileError, match="cannot be read any more"):
-        last.read()
+        last.read(np.float64)
 
 
 def test_the_help_has_every_protocol_and_key(call):  # noqa: F811

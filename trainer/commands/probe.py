@@ -1,5 +1,6 @@
 """``python -m trainer.probe features=... labels=...``: linear probes of a network's layers, as they are published."""
 
+import gc
 import re
 import shlex
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ Keys:
   threads=null      null takes every core
   output=...        the folder to write to; outputs/probe/<date>/<time>/ unless given
   overwrite=false   whether a probe in that folder may be written over
+  plots=true        draw probe.png
 
 It leaves probe.csv, probe.png, probe.html, and for each layer models/<layer>/model.npz, and linear.safetensors for
 torch.nn.Linear if safetensors is installed (pip install 'softmax-trainer[probe]').
@@ -81,6 +83,7 @@ class ProbeSettings:
     seed: int = 3
     threads: int | None = None
     overwrite: bool = False
+    plots: bool = True
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
@@ -124,12 +127,15 @@ class _Task:
         return list(dict.fromkeys([*self.metrics, "loss"]))
 
     def read(self, layer: Layer) -> Data:
-        """The rows of a layer, where the memory can hold what fits to them take."""
-        x = layer.read(self.settings.dtype)
-        data = Data(x, self.labels, self.classes, Numbered(x.shape[1]))
-        copied = x.nbytes  # into the rows that are trained on and those held out
-        memory.check_fit(Problem(self.objective, data), solver(data), x.dtype, None, copied)
-        return data
+        """The rows of a layer; FileError where the memory cannot hold them and what a fit takes."""
+        dtype, (count, features) = layer.dtype(self.settings.dtype), layer.file.shape
+        empty = np.broadcast_to(np.zeros((), dtype), (count, features))
+        data = Data(empty, self.labels, self.classes, Numbered(features))
+        taken = memory.of_fit(Problem(self.objective, data), solver(data), dtype, None)
+        taken += 2 * empty.size * dtype.itemsize  # the rows, and again as those trained on and those held out
+        what = f"Probing {layer.name}, {count:,} rows of {features:,} features in {len(self.classes):,} classes,"
+        memory.check(taken, what, "Take fewer rows, or dtype=float32.")
+        return replace(data, x=layer.read(dtype))
 
     def probed(self, layer: Layer, bar: Any) -> Probed:
         """What the protocol finds of a layer, and its model where each is to be kept."""
@@ -174,7 +180,8 @@ def run(config: DictConfig) -> None:
         place = found.index(best)
         found[place] = best = task.fitted(best, task.read(layers[place]))
     notes = _notes(task, found)
-    draw(folder / PICTURE, found, task.by, f"{counted(len(found), 'layer')}, protocol {protocol.name}")
+    if settings.plots:
+        draw(folder / PICTURE, found, task.by, f"{counted(len(found), 'layer')}, protocol {protocol.name}")
     write_text(folder / PAGE, _page(task, found, notes), durable=False)
     print(f"best: {printable(best.layer)}, {_told(task, best)[0]}; C={best.chosen.c:.4g}, strength={best.strength:.4g}")
     for note in notes:
@@ -183,8 +190,8 @@ def run(config: DictConfig) -> None:
     print(
         f"C is scikit-learn's, beside the sum of the losses; strength is penalty.strength, beside their mean: {means}."
     )
-    written = [TABLE, PICTURE, PAGE, *([] if settings.models == "none" else [f"{MODELS}/"])]
-    print(f"in {shorter(folder.absolute())}: {', '.join(written)}")
+    written = {TABLE: True, PICTURE: settings.plots, PAGE: True, f"{MODELS}/": settings.models != "none"}
+    print(f"in {shorter(folder.absolute())}: {', '.join(name for name, there in written.items() if there)}")
 
 
 def _table(task: _Task, layers: Sequence[Layer]) -> list[Probed]:
@@ -197,6 +204,7 @@ def _table(task: _Task, layers: Sequence[Layer]) -> list[Probed]:
         tqdm(total=fits, unit="fit", leave=False, disable=None) as bar,
     ):
         for number, layer in enumerate(layers, start=1):
+            gc.collect()  # what the fits to the last one were made of refers to itself, and would wait for its turn
             bar.set_postfix_str(printable(layer.name))
             one = task.probed(layer, bar)
             for row in rows(one, task.measured):

@@ -67,13 +67,14 @@ class Layer:
     path: str
     file: File
 
-    def read(self, dtype: str | None = None) -> Array:
-        """x (N,D) as dtype; None is float32 for what has no more digits, and float64 for all else.
-
-        DataError for a number that is not finite.
-        """
+    def dtype(self, asked: str | None) -> "np.dtype[Any]":
+        """What is asked for; or float32 for what has no more digits, and float64 for all else."""
         short = self.file.dtype.kind == "f" and self.file.dtype.itemsize <= 4
-        x = self.file.whole(dtype or (np.float32 if short else np.float64))
+        return np.dtype(asked or (np.float32 if short else np.float64))
+
+    def read(self, dtype: Any) -> Array:
+        """x (N,D) as dtype; DataError for a number that is not finite."""
+        x = self.file.whole(dtype)
         refuse(~np.isfinite(x), x, self.file.place, FINITE)
         return x
 

@@ -91,12 +91,12 @@ def _range(found: Sequence[Probed], cs: Sequence[float], by: By) -> str:
     values = table[~(table != table)]
     if not len(values):
         return "none of them finite"
-    pale, dark = (values.max(), values.min()) if by.lower else (values.min(), values.max())
-    return f"from {short(float(pale))} where it is pale to {short(float(dark))} where it is dark, the better"
+    faint, full = (values.max(), values.min()) if by.lower else (values.min(), values.max())
+    return f"from {short(float(faint))}, faint, to {short(float(full))}, in full colour, which is the better"
 
 
 def heat_map(found: Sequence[Probed], cs: Sequence[float], by: By) -> Markup:
-    """A cell a layer and C, darker where the metric is better; numbers of a cell are its title."""
+    """A cell a layer and C, in fuller colour where the metric is better; numbers of a cell are its title."""
     table = grid(found, cs, by.metric)
     finite = table[table == table]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
@@ -118,7 +118,7 @@ def heat_map(found: Sequence[Probed], cs: Sequence[float], by: By) -> Markup:
             if math.isfinite(share):
                 told = f"{plain(layer.layer, 80)}, C {short(one.c)}: {by.metric} {short(one.mean(by.metric))}"
                 told += "" if one.certified else ", not certified"
-                shade = f'fill-opacity="{0.04 + 0.96 * share:.3f}"'
+                shade = f'fill-opacity="{0.1 + 0.9 * share:.3f}"'
                 parts.append(f"<rect {size} {shade}><title>{escape(told)}</title></rect>")
     bottom = TOP + TALL * len(found)
     every = max(1, math.ceil(len(cs) / 12))
