@@ -1,6 +1,5 @@
 """``python -m trainer.probe features=... labels=...``: linear probes of a network's layers, as they are published."""
 
-import gc
 import re
 import shlex
 from collections.abc import Sequence
@@ -204,7 +203,6 @@ def _table(task: _Task, layers: Sequence[Layer]) -> list[Probed]:
         tqdm(total=fits, unit="fit", leave=False, disable=None) as bar,
     ):
         for number, layer in enumerate(layers, start=1):
-            gc.collect()  # what the fits to the last one were made of refers to itself, and would wait for its turn
             bar.set_postfix_str(printable(layer.name))
             one = task.probed(layer, bar)
             for row in rows(one, task.measured):
