@@ -26,7 +26,7 @@ from trainer.objective.penalties import L2
 from trainer.objective.problem import Problem
 from trainer.objective.threads import available_cores
 from trainer.optimizers.cross_validation import Fold
-from trainer.optimizers.probing import PROTOCOLS, By, ProbeProtocol, probe, refit, solver, tried
+from trainer.optimizers.probing import CERTIFIED, PROTOCOLS, By, ProbeProtocol, probe, refit, solver, tried
 from trainer.runs import memory
 from trainer.runs.config import check_threads, read_settings
 from trainer.runs.outputs import Table, shorter, write_text, writing
@@ -254,8 +254,8 @@ def _some(layers: Sequence[Probed]) -> str:
 
 
 def _page(task: _Task, found: Sequence[Probed], notes: Sequence[str]) -> str:
-    fits = [cell for layer in found for one in layer.tried for cell in one.cells]
-    certified = sum(cell.certified for cell in fits)
+    fits = [cell.proof for layer in found for one in layer.tried for cell in one.cells]
+    certified = sum(proof.proves(CERTIFIED) for proof in fits)
     chips = [f"{len(task.labels):,} rows", f"{len(task.classes):,} classes", counted(len(found), "layer")]
     chips += [f"{certified:,} of {len(fits):,} fits certified", f"chosen by {task.by.metric}"]
     folders = {one.layer: task.place(one).relative_to(task.folder).as_posix() for one in found if one.final is not None}

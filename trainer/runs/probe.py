@@ -14,7 +14,7 @@ from trainer.chain.activations import Softmax
 from trainer.data.rows import Data, Standardizer
 from trainer.objective.certificate import Certificate
 from trainer.optimizers.cross_validation import Cell
-from trainer.optimizers.probing import By, Tried, choose
+from trainer.optimizers.probing import CERTIFIED, By, Tried, choose
 from trainer.runs.model import Model
 from trainer.runs.outputs import MODEL, write_whole, writing
 
@@ -59,7 +59,7 @@ class Probed:
     @property
     def certified(self) -> bool:
         """Whether the chosen fits, and the last one, are proved to be at their minimum."""
-        return self.chosen.certified and (self.final is None or self.final.certified)
+        return all(proof.proves(CERTIFIED) for proof in self._proofs)
 
     @property
     def proof(self) -> str:
