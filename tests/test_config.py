@@ -12,6 +12,7 @@ from trainer.data.sources import SOURCES
 from trainer.errors import OTHER_NAMES, ConfigError
 from trainer.objective.penalties import PENALTIES
 from trainer.optimizers import OPTIMIZERS, SCHEDULES
+from trainer.optimizers.probing import PROTOCOLS
 from trainer.runs.callbacks.registry import CALLBACKS
 from trainer.runs.config import Settings, read_settings
 from trainer.runs.experiments import EXPERIMENTS
@@ -27,6 +28,7 @@ REGISTRIES = {
     "penalty": PENALTIES,
     "data": SOURCES,
     "experiment": EXPERIMENTS,
+    "protocol": PROTOCOLS,
 }
 OPTIONS = [(group, path.stem) for group in REGISTRIES for path in sorted((CONF / group).glob("*.yaml"))]
 
@@ -71,7 +73,7 @@ def test_the_root_yaml_states_the_defaults_of_the_root_schema():
 @pytest.mark.parametrize(
     "overrides",
     [
-        *[[f"{group}={option}"] for group, option in OPTIONS if group not in ("activation", "loss", "data", "penalty")],
+        *[[f"{group}={option}"] for group, option in OPTIONS if group in ("optimizer", "schedule", "experiment")],
         *[[f"penalty={name}", "optimizer=fista"] for name in PENALTIES],
         *[[f"data={name}", *(["data.path=x.csv"] if name == "file" else [])] for name in SOURCES],
         *[[f"gradient={name}"] for name in GRADIENTS],

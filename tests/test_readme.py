@@ -55,6 +55,10 @@ def folder(tmp_path, monkeypatch):
     for name in ("flowers.csv", "new.csv"):
         (tmp_path / name).write_text("\n".join(",".join(map(str, line)) for line in lines))
     (tmp_path / "shop.csv").write_text(SHOP)
+    (tmp_path / "layers").mkdir()
+    for number in range(3):
+        np.save(tmp_path / f"layers/layer{number}.npy", iris.x[:, : number + 2].astype(np.float32))
+    np.save(tmp_path / "labels.npy", iris.y)
     columns = dict(zip(lines[0], map(list, zip(*rows, strict=True)), strict=True))
     parquet.write_table(pyarrow.table(columns), tmp_path / "flowers.parquet")
 

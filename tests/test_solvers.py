@@ -1,7 +1,9 @@
 """newton, lbfgs and auto: the optimum, by its own conditions and by scikit-learn, at any scale of the features."""
 
+import gc
 import json
 import warnings
+import weakref
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -572,3 +574,18 @@ def test_a_product_from_the_kept_slopes_is_that_from_the_scores(pair, smoothing,
         kept, anew = view.hessian(here)(d), view.hessian(replace(here, rows={}))(d)
         assert_allclose(kept, anew, atol=2e-6 * np.abs(anew).max())
         assert_allclose(kept, along_differences(problem, w, d), atol=1e-5 * np.abs(anew).max())
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+def test_the_rows_go_with_the_fit_and_wait_for_no_collector(solver):
+    data = sample(200)
+    rows = weakref.ref(data.x)
+    gc.collect()
+    gc.disable()
+    try:
+        reports = list(fit(CE, solver, data, None, TrainState.start(solver, data), epochs=100))
+        assert reports[-1].converged
+        del data, reports
+        assert rows() is None
+    finally:
+        gc.enable()

@@ -20,7 +20,7 @@ from trainer.errors import FileError, TrainerError, first_line
 from trainer.runs.interrupts import Terminated, importing, signals
 from trainer.runs.text import printable
 
-COMMANDS = ("train", "predict", "evaluate", "explain", "report", "sweep", "check", "pairs")
+COMMANDS = ("train", "predict", "evaluate", "explain", "probe", "report", "sweep", "check", "pairs")
 LEAST_MEMORY = 768 << 20  # bytes of address space
 
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from trainer.commands.keys import unknown_key
+from trainer.commands.keys import groups_of, unknown_key
 from trainer.errors import ConfigError, choose, first_line
 from trainer.runs.config import config_folder, options
 from trainer.runs.overrides import check_flags, check_folder, check_overrides, values_of
@@ -38,7 +38,7 @@ def perform(
     could refuse.
     """
     if {"--help", "-h"} & set(words):
-        print(text.replace("{choices}", choices()))
+        print(text.replace("{choices}", choices(config_name)))
         return
     with explained(config_name, words):
         if not any(word.startswith("-") for word in words):
@@ -104,9 +104,10 @@ def composed(config_name: str, overrides: list[str]) -> DictConfig:
         return hydra.compose(config_name, overrides, return_hydra_config=True)
 
 
-def choices() -> str:
-    """The groups of conf/ and their options, a line each."""
-    return "\n".join(f"  {group:<12} {', '.join(names)}" for group, names in options().items())
+def choices(config_name: str) -> str:
+    """The groups from which a configuration chooses, and their options, a line each."""
+    groups = groups_of(config_name)
+    return "\n".join(f"  {group:<12} {', '.join(names)}" for group, names in options().items() if group in groups)
 
 
 def explain(error: Exception, config_name: str, words: list[str]) -> str:

@@ -12,9 +12,8 @@ from trainer.runs.text import flat, written
 
 def unknown_key(key: str, config_name: str, named: Mapping[str, Sequence[Any]]) -> str:
     """named are the options that a command line gives, by group; the others are those of the configuration."""
-    root = yaml.safe_load((config_folder() / f"{config_name}.yaml").read_text(encoding="utf-8"))
-    groups = {group: name for entry in root["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
-    groups = {group: named.get(group) or [name] for group, name in groups.items() if group in options()}
+    root = _root(config_name)
+    groups = {group: named.get(group) or [name] for group, name in groups_of(config_name).items()}
     chosen = {group: [f"{group}={written(name)}" for name in names] for group, names in groups.items()}
     plain = [name for name in (*root, *groups) if name not in ("defaults", "hydra")]
     owners = dict.fromkeys(plain, ()) | _owners(groups)
@@ -40,6 +39,16 @@ def unknown_key(key: str, config_name: str, named: Mapping[str, Sequence[Any]]) 
     meant = [known for known in meant if far(known) == min(map(far, meant))]
     told = [known if known in usable else f"{known}, of {_any(owners[known])}" for known in meant]
     return f"{what}{f'; did you mean {_any(told)}?' if told else '.'}{keys}"
+
+
+def groups_of(config_name: str) -> dict[str, Any]:
+    """The groups from which a configuration chooses, and their defaults."""
+    entries = [entry for entry in _root(config_name)["defaults"] if isinstance(entry, dict)]
+    return {group: name for entry in entries for group, name in entry.items() if group in options()}
+
+
+def _root(config_name: str) -> Any:
+    return yaml.safe_load((config_folder() / f"{config_name}.yaml").read_text(encoding="utf-8"))
 
 
 def _owners(groups: Mapping[str, Any]) -> dict[str, Sequence[str]]:

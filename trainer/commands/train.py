@@ -44,7 +44,8 @@ Examples:
   python -m trainer data=file data.path=flowers.csv data.target=species penalty=l2 penalty.strength=0.01
   python -m trainer -m loss=ce,brier gradient=fused,jacobian optimizer.lr=0.01,0.1
 
-Other commands, each with a --help of its own: trainer predict, explain, report, sweep, check, pairs.
+Other commands, each with a --help of its own: trainer predict, evaluate, explain, probe, report, sweep, check,
+pairs.
 
 --cfg job prints the configuration of a run without running it, -m sweeps over lists with commas;
 --hydra-help lists the flags of Hydra, and eval "$(trainer -sc install=bash)" completes all of this by the Tab key."""

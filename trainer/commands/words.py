@@ -6,7 +6,7 @@ import re
 from trainer.runs.text import grammar
 
 PATHS = (
-    *("data.path", "data.target", "data.test_path", "model", "output", "resume"),
+    *("data.path", "data.target", "data.test_path", "features", "labels", "model", "output", "resume"),
     *("hydra.run.dir", "hydra.sweep.dir", "callbacks.mlflow.store"),
 )
 OWN = ("report", "sweep")  # commands that read their words themselves; Hydra reads those of the others
@@ -30,4 +30,5 @@ def _path(word: str, quote: bool) -> str:
     if key.lstrip("+") not in PATHS:
         return word
     value = re.sub(r"(^|[,'\"])~(?=[/\\]|$)", lambda found: found[1] + os.path.expanduser("~"), value)
-    return f"{key}={value if not quote or _NO_TEXT.fullmatch(value) else grammar(value)}"
+    listed = key == "features" and value.startswith("[")
+    return f"{key}={value if not quote or listed or _NO_TEXT.fullmatch(value) else grammar(value)}"

@@ -67,6 +67,15 @@ class NpyFile:
     def place(self, row: int, column: int) -> str:
         return f"{shown(self.path)}[{row}, {column}]"
 
+    def whole(self, dtype: Any) -> Array:
+        """All of x (N,D) as dtype, in C order."""
+        rows, columns = self.shape
+        raw = self._numbers(0, rows * columns)
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(
+                raw.reshape(columns, rows).T if self.by_columns else raw.reshape(-1, columns), dtype
+            )
+
     def _numbers(self, first: int, count: int) -> NDArray[Any]:
         try:
             raw = np.fromfile(self.path, self.dtype, count, offset=self.offset + first * self.dtype.itemsize)
@@ -86,7 +95,7 @@ def read_npy(file: IO[bytes], path: str, target: str | None, label_needed: bool,
     name = shown(path)
     x: Any
     with damage(name, *NPY):
-        shape, by_columns, dtype = _header(file, None, name, "biuf")
+        shape, by_columns, dtype = header(file, None, name, "biuf")
     check_table(shape, name)
     if math.prod(shape) == 0 or read_whole(shape, in_memory, name):
         x = features(_values(file, name), name)
@@ -110,7 +119,7 @@ def read_npz(file: IO[bytes], path: str, target: str | None, label_needed: bool)
             key = info.filename.removesuffix(".npy")
             kinds = PARTS[key] if sparse else "biuf" if key == "x" else "biufU"
             with archive.open(info) as stream:
-                arrays[key] = _array(stream, info.file_size, f"{name}: {key}", kinds)
+                arrays[key] = array(stream, info.file_size, f"{name}: {key}", kinds)
     if sparse:
         if target is None and label_needed:
             raise ConfigError(f"data.target must be the path of a .npy file with the labels of {name}.")
@@ -134,7 +143,7 @@ def labels(target: str, path: str, shape: tuple[int, int]) -> NDArray[Any]:
     with opened(target) as (file, kind):
         if kind != ".npy":
             raise ConfigError(f"data.target={shown(target)} must be a .npy file with the labels of {shown(path)}.")
-        y = _array(file, None, shown(target), "biufU")
+        y = array(file, None, shown(target), "biufU")
     _check_lengths(shape, y, shown(path))
     return y
 
@@ -162,10 +171,10 @@ def _check_members(
         raise DataError(f"{name} must hold the arrays x and y, each once, not {listed(keys)}; {NPZ[1]}.")
 
 
-def _array(stream: IO[bytes], size: int | None, name: str, kinds: str) -> NDArray[Any]:
+def array(stream: IO[bytes], size: int | None, name: str, kinds: str) -> NDArray[Any]:
     """An array in the .npy format, of one of these dtype kinds; `size` bytes long, None for a whole file."""
     with damage(name, *NPY):
-        shape, _, dtype = _header(stream, size, name, kinds)
+        shape, _, dtype = header(stream, size, name, kinds)
         if math.prod(shape) * max(dtype.itemsize, 8) > reading.MAX_BYTES:
             promise = f"the shape {str(shape)[:60]} of {dtype}"
             raise DataError(f"{name} has {promise}, as float64 more than {reading.MAX_BYTES:,} bytes; use fewer rows.")
@@ -179,7 +188,7 @@ def _values(stream: IO[bytes], name: str) -> NDArray[Any]:
         return np.lib.format.read_array(stream, allow_pickle=False)
 
 
-def _header(stream: IO[bytes], size: int | None, name: str, kinds: str) -> Header:
+def header(stream: IO[bytes], size: int | None, name: str, kinds: str) -> Header:
     """The header of an array of one of these dtype kinds, which promises just what the bytes behind it can hold."""
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, by_columns, dtype = headers[np.lib.format.read_magic(stream)](stream)

@@ -69,8 +69,8 @@ def stem_of(path: str) -> str:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[tuple[IO[bytes], str]]:
-    """A regular file and its kind."""
+def opened(path: str, kinds: Sequence[str] = KINDS) -> Iterator[tuple[IO[bytes], str]]:
+    """A regular file and its kind, which is one of these."""
     kind = kind_of(path)
     try:
         status = os.stat(path.replace("\0", "\\0"))  # a NUL is a ValueError; the text \0 is just not there
@@ -78,24 +78,24 @@ def opened(path: str) -> Iterator[tuple[IO[bytes], str]]:
             raise OSError("it is a directory, a device or a pipe, not a regular file")
         if status.st_size > MAX_BYTES and kind not in IN_PLACE:
             raise OSError(f"it has {status.st_size:,} bytes, and at most {MAX_BYTES:,} are read")
-        if kind not in KINDS:
-            ways = f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
+        if kind not in kinds:
+            ways = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
             raise ConfigError(f"{shown(path)} is of an unknown kind; convert it to {ways}.")
         with open(path, "rb") as file:
             yield file, kind
     except OSError as error:
         if isinstance(error, FileError):  # of a second file, opened inside
             raise
-        near = _near(path.replace("\0", "\\0")) if isinstance(error, FileNotFoundError) else ""
+        near = _near(path.replace("\0", "\\0"), kinds) if isinstance(error, FileNotFoundError) else ""
         raise FileError(f"{shown(path)} cannot be read: {error.strerror or error}{near}.") from error
 
 
-def _near(path: str) -> str:
-    """What lies where a file was looked for: those of its folder that are called alike, or else all of our kinds."""
+def _near(path: str, kinds: Sequence[str]) -> str:
+    """What lies where a file was looked for: those of its folder that are called alike, or else all of these kinds."""
     folder, name = os.path.split(path)
     try:
         with os.scandir(folder or ".") as entries:
-            there = sorted(entry.name for entry in islice(entries, 10_000) if kind_of(entry.name) in KINDS)
+            there = sorted(entry.name for entry in islice(entries, 10_000) if kind_of(entry.name) in kinds)
     except OSError:
         return f"; there is no folder {shown(folder)}"
     plain = {other.lower(): other for other in there}
@@ -103,7 +103,7 @@ def _near(path: str) -> str:
     if alike:
         return f"; it may be {' or '.join(map(quoted, alike))}"
     where = f"the folder {shown(folder)}" if folder else "the working folder"
-    return f"; {where} has {listed(there)}" if there else f"; {where} has no {', '.join(KINDS[:-1])} or {KINDS[-1]}"
+    return f"; {where} has {listed(there)}" if there else f"; {where} has no {', '.join(kinds[:-1])} or {kinds[-1]}"
 
 
 @contextmanager

@@ -74,6 +74,20 @@ class TableFile:
     def grain(self) -> int:
         return max(self._groups.counts, default=1)
 
+    @property
+    def dtype(self) -> Any:
+        """float32 where every column has no more digits, else float64."""
+        short = all(str(self.schema.field(name).type) in ("float", "halffloat") for name in self.columns)
+        return np.dtype(np.float32 if short else np.float64)
+
+    def take_all(self) -> None:
+        """Takes all columns as features; DataError where one is no number."""
+        check_names(self.names, self.name)
+        if other := [name for name in self.names if self._is(name) != "number"]:
+            what = f"is of type {str(self.schema.field(other[0]).type)[:40]}, which is no number"
+            raise DataError(f"{self.name}: column {quoted(other[0])} {what}; leave numbers alone in the file.")
+        self.columns = self.names
+
     def choose(self, chosen: Chosen, asked: Columns, fitted: bool) -> Encoding | None:
         """Takes these as the features, and learns their levels where no model has; DataError for doubtful ones."""
         self.columns = [self.names[place] for place in chosen.features]
@@ -179,9 +193,9 @@ class TableFile:
     def place(self, row: int, column: int) -> str:
         return f"{self.name}: row {row} of column {quoted(self.columns[column])}"
 
-    def whole(self) -> Array:
+    def whole(self, dtype: Any = np.float64) -> Array:
         """All features (N,D), of a file of which nothing more is to be read."""
-        x = np.empty(self.shape)
+        x = np.empty(self.shape, dtype)
         for group, (start, stop) in enumerate(zip(self.edges[:-1], self.edges[1:], strict=True)):
             _transpose(self._decode(group), 0, x[start:stop])
         return x

@@ -127,7 +127,7 @@ class View:
         self.sums, self.sample = sums, sample
         self.dtype = np.dtype(dtype)
         self.single = self.dtype == np.float32
-        self.exact = exact or self
+        self._exact = exact
         self.mean, self.scale, self.intercept = sample.mean, sample.scale, sums.objective.intercept
         penalty, x = sums.objective.penalty, sums.data.x
         self.ridge = np.append(np.minimum(self._by_scale(penalty.ridge, 2), LARGEST), 0.0)[:, None]  # (D+1,1)
@@ -137,6 +137,11 @@ class View:
         self._moments: Any = None
         if self.single and not hasattr(x, "reader") and x.shape[0] * numbers_a_row(x) <= COPIED:
             (self._u,) = sums.map_sum(lambda block: ((self._standardised(block),),))
+
+    @property
+    def exact(self) -> "View":
+        """The view in double precision; kept as None by itself, or a fit's copies of the rows would outlive it."""
+        return self._exact or self
 
     def _by_scale(self, strength: float, power: int) -> Array:
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from trainer.sweeps.record import GOOD, STATUSES
@@ -32,15 +32,12 @@ FEW = 20  # numbers that are told one by one
 def render(found: Found, ranking: Ranking, output: Path) -> str:
     """The whole page, which is to lie in a folder."""
     keys, ranked, aim = ranking
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"date": _date, "duration": duration, "plain": plain, "short": short, "value": value}
-    template = environment.from_string(files("trainer.sweeps.report").joinpath("page.html.jinja").read_text("utf-8"))
     counts = Counter(run.status for run in found.runs)
     first = sorted((item for item in ranked if item.rank), key=lambda item: (item.mark != "best", item.rank))
     coloured = sorted(first[: charts.COLOURS], key=lambda item: item.rank)  # the best of each data set, then by rank
     for place, item in enumerate(coloured, 1):
         item.colour = place
-    return template.render(
+    return template("page.html.jinja").render(
         most={"rows": ALL_ROWS, "panels": MOST_PANELS},
         found=found,
         runs=len(found.runs),
@@ -61,6 +58,17 @@ def render(found: Found, ranking: Ranking, output: Path) -> str:
         every=[(item, run, _link(run, output)) for item in ranked for run in item.runs if run.place],
         failures=_failures(found.runs, keys),
     )
+
+
+def template(name: str) -> Template:
+    """A page of this folder, with the head and the style that all of them share."""
+    here = files("trainer.sweeps.report")
+    loader = FunctionLoader(lambda other: here.joinpath(other).read_text("utf-8"))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader
+    )
+    environment.filters |= {"date": _date, "duration": duration, "plain": plain, "short": short, "value": value}
+    return environment.get_template(name)
 
 
 def value(mean: float, deviation: float = math.nan) -> str:
