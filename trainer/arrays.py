@@ -5,7 +5,7 @@ letter        shape           meaning
 ============  ==============  =============================================================================
 ``x``         (N, D)          features
 ``y``         (..., N, K)     target rows, non-negative: one-hot, soft, multi-hot or all-zero; ``s = y.sum(-1)``;
-                              one-hot rows may be labels (N,) where a strategy takes them
+                              one-hot rows may be labels (..., N), integers, where a strategy takes them
 ``w``         (D+1, K)        parameters; the last row is the bias, which no penalty touches
 ``z``         (..., N, K)     scores ``x @ w[:-1] + w[-1]``
 ``a``         (..., N, K)     activation of the scores: the prediction
@@ -36,7 +36,12 @@ def namespace(array: Array) -> Any:
 def one_hot(labels: Array, classes: int, dtype: Any) -> Array:
     """Target rows (N,K), F-ordered, with a one in the column of each label (N,)."""
     xp = namespace(labels)
-    return xp.astype(xp.arange(classes)[:, None] == labels, dtype).T
+    return xp.astype(xp.arange(classes)[:, None] == labels[..., None, :], dtype).mT
+
+
+def are_labels(y: Array, z: Array) -> bool:
+    """Whether targets of scores z (...,N,K) are labels: (N,) of all models, or (...,N) of each its own."""
+    return y.ndim == 1 or (y.shape == z.shape[:-1] and not namespace(y).isdtype(y.dtype, "real floating"))
 
 
 def contraction(dl_da: Array, da_dz: Array) -> Array:

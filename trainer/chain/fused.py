@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.arrays import Array, namespace, one_hot, others
+from trainer.arrays import Array, are_labels, namespace, one_hot, others
 from trainer.chain.activations.base import Activation
 from trainer.chain.activations.elementwise import Identity, Sigmoid, Tanh
 from trainer.chain.activations.normalized import NormalizedSigmoid, Spherical, Taylor
@@ -33,7 +33,7 @@ class LossGrad(NamedTuple):
     dl_dz: Array
 
 
-# y is (N,K); where takes_labels says so it may also be the labels (N,) of one-hot rows.
+# y is (...,N,K); where takes_labels says so it may also be the labels (...,N) of one-hot rows.
 GradientStrategy = Callable[[Activation, Loss, Array, Array], LossGrad]
 
 
@@ -70,7 +70,7 @@ def _softmax_ce(activation: Any, loss: Any, z: Array, y: Array, precise: bool = 
     """
     scores = z if activation.temperature == 1 else z / activation.temperature
     xp = namespace(z)
-    if y.ndim == 1:
+    if are_labels(y, z):
         if isinstance(z, np.ndarray):
             return _labelled_ce(scores, y, activation.temperature)
         y = one_hot(y, z.shape[-1], z.dtype)
@@ -91,7 +91,7 @@ def _softmax_ce(activation: Any, loss: Any, z: Array, y: Array, precise: bool = 
 
 
 def _labelled_ce(z: Array, labels: Array, temperature: float) -> LossGrad:
-    """softmax with ce where the rows are labels (N,) and q is one at a single place: written over the exponentials.
+    """softmax with ce where the rows are labels (...,N) and q is one at a single place: written over the exponentials.
 
     (1) d = z - max, e = exp d, and t = e at the label.
     (2) o = sum e without the label, so S = o + t.
@@ -113,7 +113,7 @@ def _labelled_ce(z: Array, labels: Array, temperature: float) -> LossGrad:
 
 
 def places(labels: Array, shape: tuple[int, ...]) -> Array:
-    """Where the label of each row stands in a flat array (...,K,N).
+    """Where the label (N,), or (...,N), of each row stands in a flat array (...,K,N).
 
     >>> places(np.array([1, 0]), (3, 2))
     array([2, 1])

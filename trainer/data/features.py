@@ -119,7 +119,7 @@ def is_sparse(x: Any) -> bool:
 
 def numbers_a_row(x: Any) -> int:
     """How many numbers a row of x holds: D, or of a sparse matrix the mean count of those it stores."""
-    return int(-(-x.nnz // max(1, x.shape[0]))) if is_sparse(x) else int(x.shape[1])
+    return int(-(-x.nnz // max(1, x.shape[0]))) if is_sparse(x) else int(x.shape[-1])
 
 
 def ids(x: Any) -> list[int]:

@@ -332,13 +332,17 @@ def batches(data: Data, size: int | None, seed: int, epoch: int) -> Iterator[Dat
     if size is None or size >= len(data):
         yield data
         return
-    random = np.random.default_rng([seed, epoch])
     if isinstance(data.x, Features):
-        for rows in shuffled_pools(data.x, size, random):
+        for rows in shuffled_pools(data.x, size, np.random.default_rng([seed, epoch])):
             pool = data.rows(rows)
             for start in range(0, len(pool), size):
                 yield pool.rows(slice(start, start + size))
         return
-    order = random.permutation(len(data))
+    order = shuffle(len(data), seed, epoch)
     for start in range(0, len(data), size):
         yield data.rows(order[start : start + size])
+
+
+def shuffle(count: int, seed: int, epoch: int) -> Array:
+    """The order of so many rows in memory in an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(count)

@@ -71,14 +71,21 @@ def scores(w: Array, x: Array) -> Array:
 
 
 def times(x: Array, v: Array) -> Array:
-    """x v (...,N,K), F-ordered: the transposed product runs every reduction over K along the long axis."""
-    if v.ndim > 2 and not isinstance(x, np.ndarray):
+    """x v (...,N,K), F-ordered: the transposed product runs every reduction over K along the long axis.
+
+    In a stack each model has its own product, of all rows x (N,D) or of its own rows (...,N,D).
+    """
+    if isinstance(x, np.ndarray):
+        return np.ascontiguousarray(v.mT @ x.mT).mT
+    if v.ndim > 2:
         return np.stack([times(x, one).mT for one in v]).mT
     return np.ascontiguousarray(v.mT @ x.T).mT  # a sparse product lies the other way round
 
 
 def against(x: Array, q: Array) -> Array:
     """x^T q (...,D,K).  Unlike dot, matmul keeps the interpreter's lock while its result has few numbers."""
+    if q.ndim > 2 and isinstance(x, np.ndarray):
+        return (q.mT @ x).mT  # of a stack there is no other that makes each model's product by one call
     if q.ndim > 2:
         return np.stack([against(x, one) for one in q])
     product: Array = np.dot(q.T, x) if isinstance(x, np.ndarray) else q.T @ x

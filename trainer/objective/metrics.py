@@ -3,6 +3,7 @@
 One shape serves them all: a metric gives statistics of each row, the objective takes their weighted means over the
 rows that have a target, block by block, and ``finish`` makes one number of the means. For accuracy the statistic is
 the number itself; ece's are fifteen, one for each bin, because its absolute values stand outside the means.
+A stack of models has predictions (...,N,K); the target rows are those of all, or of each its own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,9 +41,14 @@ class Metric:
 def accuracy(a: Array, y: Array) -> Array:
     """1 where the largest prediction falls on a largest target of the row, else 0  (N,)."""
     xp = namespace(a)
-    predicted = xp.argmax(a, axis=1)  # of a and not of z: some activations are not monotone
-    target = xp.take_along_axis(y, predicted[:, None], axis=1)[:, 0]
-    return xp.astype(target == xp.max(y, axis=1), a.dtype)
+    predicted = xp.argmax(a, axis=-1)  # of a and not of z: some activations are not monotone
+    target = xp.take_along_axis(_of_each(y, a), predicted[..., None], axis=-1)[..., 0]
+    return xp.astype(target == xp.max(y, axis=-1), a.dtype)
+
+
+def _of_each(y: Array, a: Array) -> Array:
+    """The targets of each model, also where all of them share the rows."""
+    return y if y.ndim == a.ndim else namespace(a).broadcast_to(y, a.shape)
 
 
 @dataclass(frozen=True)
@@ -56,22 +62,22 @@ class TopK:
 
     def __call__(self, a: Array, y: Array) -> Array:
         xp = namespace(a)
-        best = xp.argsort(-a, axis=1, stable=True)[:, : self.k]  # (N,k)
-        top = xp.max(xp.take_along_axis(y, best, axis=1), axis=1)
-        return xp.astype(top == xp.max(y, axis=1), a.dtype)
+        best = xp.argsort(-a, axis=-1, stable=True)[..., : self.k]  # (N,k)
+        top = xp.max(xp.take_along_axis(_of_each(y, a), best, axis=-1), axis=-1)
+        return xp.astype(top == xp.max(y, axis=-1), a.dtype)
 
 
 def log_loss(a: Array, y: Array) -> Array:
     """-sum_k y_k log a_k / s with s = sum_k y_k  (N,).  A probability of exactly zero at a target makes it inf."""
     xp = namespace(a)
-    s = xp.sum(y, axis=1)
+    s = xp.sum(y, axis=-1)
     terms = xp.where(y > 0, y * xp.log(xp.where(y > 0, a, 1.0)), 0.0)
-    return -xp.sum(terms, axis=1) / xp.where(s > 0, s, 1.0) + 0.0  # + 0.0: a perfect row is 0 and not -0
+    return -xp.sum(terms, axis=-1) / xp.where(s > 0, s, 1.0) + 0.0  # + 0.0: a perfect row is 0 and not -0
 
 
 def brier(a: Array, y: Array) -> Array:
     """sum_k (a_k - y_k)^2  (N,): between 0 and 2 on distributions, as Brier (1950) had it."""
-    return namespace(a).sum((a - y) ** 2, axis=1)
+    return namespace(a).sum((a - y) ** 2, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -87,10 +93,10 @@ class CalibrationError:
     def __call__(self, a: Array, y: Array) -> Array:
         """hit - confidence in the column of the row's bin, zeros elsewhere  (N,B)."""
         xp = namespace(a)
-        confidence = xp.max(a, axis=1)
+        confidence = xp.max(a, axis=-1)
         place = xp.clip(xp.ceil(confidence * self.bins) - 1, 0, self.bins - 1)
-        inside = place[:, None] == xp.arange(self.bins, dtype=a.dtype)  # (N,B)
-        return (accuracy(a, y) - confidence)[:, None] * xp.astype(inside, a.dtype)
+        inside = place[..., None] == xp.arange(self.bins, dtype=a.dtype)  # (N,B)
+        return (accuracy(a, y) - confidence)[..., None] * xp.astype(inside, a.dtype)
 
     @staticmethod
     def finish(means: Array) -> float:
@@ -100,7 +106,7 @@ class CalibrationError:
 def sparsity(a: Array, y: Array) -> Array:
     """The share of exact zeros among the K numbers of the row  (N,)."""
     xp = namespace(a)
-    return xp.mean(xp.astype(a == 0, a.dtype), axis=1)
+    return xp.mean(xp.astype(a == 0, a.dtype), axis=-1)
 
 
 METRICS: dict[str, Metric] = {

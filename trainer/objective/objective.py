@@ -1,7 +1,7 @@
 """The objective E(w), and the sums over blocks of rows that it and its gradient dE_dw consist of."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -67,23 +67,24 @@ class Evaluation(NamedTuple):
     dE_dw: Any = None
 
 
-def weighted(part: Data, loss: Array, dl_dz: Array) -> LossGrad:
+def weighted(part: Any, loss: Array, dl_dz: Array) -> LossGrad:
     """loss (B,) and dl_dz (B,K) times the weights of the rows, where they have some."""
     if part.weight is None:
         return LossGrad(loss, dl_dz)
     weight = part.weight.astype(dl_dz.dtype, copy=False)
-    return LossGrad(weight * loss, weight[:, None] * dl_dz)
+    return LossGrad(weight * loss, weight[..., None] * dl_dz)
 
 
-def count(objective: Objective, data: Data) -> float:
-    """What rows add to the denominator of E."""
+def count(objective: Objective, data: Any) -> Any:
+    """What rows add to the denominator of E; an array (M,) where each model of a stack has rows of its own."""
     if objective.reduction == "rows" or data.weight is None:
         return float(len(data))
-    return float(data.weight.sum(dtype=np.float64))
+    total = data.weight.sum(axis=-1, dtype=np.float64)
+    return total if total.ndim else float(total)
 
 
-def gradient_sums(objective: Objective, part: Data, w: Array, labels: bool) -> Sums:
-    """The sums of rows at w (...,D+1,K), one model or a stack.
+def gradient_sums(objective: Objective, part: Any, w: Array, labels: bool) -> Sums:
+    """The sums of rows at w (...,D+1,K), one model or a stack over them or over rows of their own.
 
     The strategy gets labels in the place of one-hot rows where it takes them.
     """
@@ -99,22 +100,54 @@ def pulled_back(objective: Objective, x: Array, dl_dz: Array) -> Array:
     return np.concatenate([against(x, dl_dz), bias], axis=-2)
 
 
-def metric_sums(
-    objective: Objective, part: Data, w: Array, metrics: Mapping[str, Metric], labels: bool, slopes: bool
-) -> tuple[Any, ...]:
-    """The loss, the denominator, the weight of the rows that have a target at all, dl_dw or zero, and each metric."""
+class OfRows(NamedTuple):
+    """What is measured of rows, in each model of a stack.
+
+    loss (...,N), whether a row has a target at all ([...,]N), dl_dw (...,D+1,K) or zero, statistics (...,N[,S])
+    """
+
+    loss: Array
+    there: Array
+    dl_dw: Any
+    statistics: list[Array]
+
+
+def of_rows(
+    objective: Objective, part: Any, w: Array, metrics: Mapping[str, Metric], labels: bool, slopes: bool
+) -> OfRows:
+    """What is measured of rows at w (...,D+1,K), one model or a stack over them or over rows of their own."""
     y, z = part.plain_targets(w.dtype), scores(w, part.x)
     with np.errstate(all="ignore"):
         # The exact strategy, whichever one trains: a reported loss must not suffer from its rounding.
         loss, dl_dz = auto(*objective.pair, z, part.y if labels else part.smooth(y))
         dl_dw = pulled_back(objective, part.x, weighted(part, loss, dl_dz).dl_dz) if slopes else 0.0
         a = objective.activation(z)
-        weight = np.ones(len(part)) if part.weight is None else part.weight
-        labelled = weight * (y.sum(axis=1) > 0)
-        statistics = [metric.statistics(a, y) for metric in metrics.values()]  # (N,) or (N,M) each
+        return OfRows(loss, y.sum(axis=-1) > 0, dl_dw, [metric.statistics(a, y) for metric in metrics.values()])
+
+
+def metric_sums(objective: Objective, part: Any, found: OfRows) -> tuple[Any, ...]:
+    """Of one model: loss, denominator, weight of the rows that have a target at all, dl_dw or zero, and each metric."""
+    weight = np.ones(len(part)) if part.weight is None else part.weight
+    labelled = weight * found.there
+    with np.errstate(all="ignore"):
         # A row that does not count must not, also where its number is infinite.
-        sums = [np.atleast_1d(np.where(labelled > 0, rows.T, 0.0) @ labelled) for rows in statistics]
-        return (float(weight @ loss), count(objective, part), float(labelled.sum(dtype=np.float64)), dl_dw, *sums)
+        sums = [np.atleast_1d(np.where(labelled > 0, rows.T, 0.0) @ labelled) for rows in found.statistics]
+        total = float(labelled.sum(dtype=np.float64))
+        return (float(weight @ found.loss), count(objective, part), total, found.dl_dw, *sums)
+
+
+def evaluated(
+    objective: Objective, w: Array, metrics: Mapping[str, Metric], sums: Sequence[Any], slopes: bool
+) -> Evaluation:
+    """What the sums over all blocks say of a model w (D+1,K)."""
+    loss, total, labelled, dl_dw, *rest = sums
+    total = total or 1.0
+    with np.errstate(invalid="ignore"):  # without any target a metric is nan
+        values = [
+            metric.finish(rows / np.float64(labelled)) for metric, rows in zip(metrics.values(), rest, strict=True)
+        ]
+    dE_dw = dl_dw / total + objective.penalty.grad(w) if slopes else None
+    return Evaluation(float(loss / total), dict(zip(metrics, values, strict=True)), dE_dw)
 
 
 class BlockSum:
@@ -191,17 +224,13 @@ class BlockSum:
         The loss is the objective's, on smooth targets where the data have them. Metrics are stated on the targets as
         they are, and their means are over the weights whatever the reduction.
         """
-        loss, total, labelled, dl_dw, *sums = self.map_sum(
-            lambda block: metric_sums(self.objective, self.part(block), w, metrics, self.short_exactly, slopes),
-            blocks(self.data, w.shape[1]),
-        )
-        total = total or 1.0
-        with np.errstate(invalid="ignore"):  # without any target a metric is nan
-            values = [
-                metric.finish(rows / np.float64(labelled)) for metric, rows in zip(metrics.values(), sums, strict=True)
-            ]
-        dE_dw = dl_dw / total + self.objective.penalty.grad(w) if slopes else None
-        return Evaluation(float(loss / total), dict(zip(metrics, values, strict=True)), dE_dw)
+        objective = self.objective
+
+        def sums(block: Block) -> tuple[Any, ...]:
+            part = self.part(block)
+            return metric_sums(objective, part, of_rows(objective, part, w, metrics, self.short_exactly, slopes))
+
+        return evaluated(objective, w, metrics, self.map_sum(sums, blocks(self.data, w.shape[1])), slopes)
 
     def name_the_row(self, w: Array) -> None:
         """NonFiniteError for the first row that the strategy fails at, unless the scores themselves have run away."""

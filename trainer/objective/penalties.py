@@ -208,4 +208,9 @@ def _value(penalty: Penalty, w: Array) -> Any:
 
 def _grad(penalty: Penalty, w: Array) -> Array:
     """The derivative of the smooth share."""
-    return np.concatenate([penalty.ridge * w[..., :-1, :], np.zeros_like(w[..., -1:, :])], axis=-2)
+    return ridge_slope(penalty.ridge, w)
+
+
+def ridge_slope(ridge: Any, w: Array) -> Array:
+    """The derivative of ridge/2 |w[:-1]|_2^2, for one number or for one a model of a stack (M,1,1)."""
+    return np.concatenate([ridge * w[..., :-1, :], np.zeros_like(w[..., -1:, :])], axis=-2)

@@ -1,8 +1,13 @@
-"""First-order optimisers: sgd, adam and adamw.  Each asks the problem once a step."""
+"""First-order optimisers: sgd, adam and adamw.  Each asks the problem once a step.
+
+A step is an update: w, the state, the gradient and the rate go in, with the numbers of the settings as the update needs
+them. They are floats, or arrays (M,1,1) of a stack of M models, see trainer.optimizers.stack; w decides their dtype, so
+each model of the stack gets the bits that it would get alone.
+"""
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -44,10 +49,17 @@ class Sgd:
     def init(self, w: Array) -> Array:
         return np.zeros_like(w)
 
+    def numbers(self, steps: int) -> tuple[float, ...]:
+        return (self.momentum,)
+
+    def moved(self, w: Array, state: Array, g: Array, lr: Any, momentum: Any) -> tuple[Array, Array]:
+        """The new w and v."""
+        v = momentum * state + g
+        return w - lr * (g + momentum * v if self.nesterov else v), v
+
     def step(self, problem: Problem, w: Array, state: Array) -> Step:
         value, g = problem.value_and_grad(w)
-        v = self.momentum * state + g
-        return Step(w - self.lr * (g + self.momentum * v if self.nesterov else v), v, value)
+        return Step(*self.moved(w, state, g, self.lr, *self.numbers(0)), value)
 
 
 class Moments(NamedTuple):
@@ -84,16 +96,23 @@ class _WithMoments:
     def init(self, w: Array) -> Moments:
         return Moments(np.zeros_like(w), np.zeros_like(w), 0)
 
-    def _moved(self, problem: Problem, w: Array, state: Moments, decay: float) -> Step:
+    def numbers(self, steps: int) -> tuple[float, ...]:
+        """Those of the step after so many; all in double precision, before they meet an array."""
+        b1, b2, number = self.beta1, self.beta2, steps + 1
+        return b1, 1 - b1, b2, 1 - b2, 1 - b1**number, 1 - b2**number, self.eps, getattr(self, "weight_decay", 0.0)
+
+    def moved(self, w: Array, state: Moments, g: Array, lr: Any, *numbers: Any) -> tuple[Array, Moments]:
         """A step along mean / (sqrt(square) + eps), both bias-corrected, and along decay times the weights."""
-        value, g = problem.value_and_grad(w)
-        steps = state.steps + 1
-        mean = self.beta1 * state.mean + (1 - self.beta1) * g
-        square = self.beta2 * state.square + (1 - self.beta2) * g * g
-        root = np.sqrt(square / (1 - self.beta2**steps))
-        direction = mean / (1 - self.beta1**steps) / (root + self.eps)
+        b1, rest1, b2, rest2, bias1, bias2, eps, decay = numbers
+        mean = b1 * state.mean + rest1 * g
+        square = b2 * state.square + rest2 * g * g
+        direction = mean / bias1 / (np.sqrt(square / bias2) + eps)
         direction[..., :-1, :] += decay * w[..., :-1, :]  # the bias has no share in it
-        return Step(w - self.lr * direction, Moments(mean, square, steps), value)
+        return w - lr * direction, Moments(mean, square, state.steps + 1)
+
+    def step(self, problem: Problem, w: Array, state: Moments) -> Step:
+        value, g = problem.value_and_grad(w)
+        return Step(*self.moved(w, state, g, self.lr, *self.numbers(state.steps)), value)
 
 
 @dataclass(frozen=True)
@@ -105,9 +124,6 @@ class Adam(_WithMoments):
     """
 
     name: ClassVar[str] = "adam"
-
-    def step(self, problem: Problem, w: Array, state: Moments) -> Step:
-        return self._moved(problem, w, state, decay=0.0)
 
 
 @dataclass(frozen=True)
@@ -126,6 +142,3 @@ class AdamW(_WithMoments):
         _WithMoments.__post_init__(self)
         ok = 0 <= self.weight_decay < math.inf
         require(ok, f"optimizer.weight_decay must be finite and at least 0, got {self.weight_decay}.")
-
-    def step(self, problem: Problem, w: Array, state: Moments) -> Step:
-        return self._moved(problem, w, state, self.weight_decay)
