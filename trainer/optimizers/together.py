@@ -32,8 +32,9 @@ LARGEST = 1 << 17  # numbers of x (1 MiB) up to which trainings on different row
 class Member:
     """A training by a first-order optimiser, as fit takes it, at the state that it has come to.
 
-    >>> first, second = (Member(objective, Sgd(lr=lr), data, None, w, 9, None, 3, Constant(), {}) for lr in (0.1, 0.2))
-    >>> first.kind == second.kind
+    >>> start = TrainState.start(Sgd(), data)
+    >>> slow, fast = (Member(objective, Sgd(lr), data, None, start, 9, None, 3, Constant(), {}) for lr in (0.1, 0.2))
+    >>> slow.kind == fast.kind
     True
     """
 
@@ -72,7 +73,7 @@ class Member:
         """Where those must be together that go over the same large data."""
         return (self.seed, self.state.epoch) if _kind_of(self.train) == id(self.train) else None
 
-    def alone(self) -> Report | TrainerError:
+    def alone(self) -> Report | Exception:
         """The next epoch by itself."""
         try:
             return next(
@@ -89,7 +90,7 @@ class Member:
                     metrics=self.metrics,
                 )
             )
-        except TrainerError as error:
+        except Exception as error:
             return error
 
 
@@ -101,26 +102,36 @@ def _kind_of(data: Data) -> Any:
     return *shapes, data.weight is None, data.smoothing > 0
 
 
-def advance(members: Sequence[Member]) -> list[Report | TrainerError]:
+def advance(members: Sequence[Member]) -> list[Report | Exception]:
     """The next epoch of each, which has one left: its report, or why there is none.
 
-    >>> w = TrainState.start(Sgd(), data)
-    >>> rates = (0.1, 0.2)
-    >>> members = [Member(objective, Sgd(lr=lr), data, None, w, 9, None, 3, Constant(), {}) for lr in rates]
+    >>> start, rates = TrainState.start(Sgd(), data), (0.1, 0.2)
+    >>> members = [Member(objective, Sgd(lr), data, None, start, 9, None, 3, Constant(), {}) for lr in rates]
     >>> [round(report.metrics["loss"], 3) for report in advance(members)]
     [0.681, 0.671]
     """
     groups: dict[Any, list[int]] = {}
     for number, member in enumerate(members):
         groups.setdefault((member.kind, member.place), []).append(number)
-    found: dict[int, Report | TrainerError] = {}
+    found: dict[int, Report | Exception] = {}
     for numbers in groups.values():
-        group = [members[number] for number in numbers]
-        found |= zip(numbers, _together(group) if len(group) > 1 else [group[0].alone()], strict=True)
+        found |= zip(numbers, _made([members[number] for number in numbers]), strict=True)
     return [found[number] for number in range(len(members))]
 
 
-def _together(members: Sequence[Member]) -> list[Report | TrainerError]:
+def _made(members: Sequence[Member]) -> Sequence[Report | Exception]:
+    """The next epoch of trainings of one kind. Each alone needs less memory, and says what is wrong with its data."""
+    if len(members) > 1:
+        try:
+            return _together(members)
+        except (TrainerError, OSError, MemoryError):
+            pass
+        except Exception as error:
+            return [error] * len(members)
+    return [member.alone() for member in members]
+
+
+def _together(members: Sequence[Member]) -> list[Report | Exception]:
     """An epoch of trainings of one kind; one in which something is not finite makes its epoch alone, which says what.
 
     Nothing that has become infinite or nan turns finite again without a trace: parameters stay so, and of what they do

@@ -1,14 +1,15 @@
 """One experiment from settings to files: data, objective, fit, callbacks, results.  It knows nothing of Hydra.
 
 Everything that can be refused is refused before the first file is written. The way from the start to the last file is
-read from top to bottom, so it is one file, though a long one.
+read from top to bottom, so it is one file, though a long one. It stops before each epoch, so that many runs can go it
+side by side; see runs.company.
 """
 
 import logging
 import secrets
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from trainer.runs import card, checkpoint, coefficients, evaluation, path
 from trainer.runs.callbacks.protocol import Callback, close
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.coefficients import Coefficients
+from trainer.runs.company import Seat, may_join
 from trainer.runs.config import Settings
 from trainer.runs.cross_validation import settled
 from trainer.runs.evaluation import Evaluation
@@ -35,6 +37,7 @@ from trainer.runs.schema import build
 from trainer.runs.training import Ending, Point, Result, Training, prepared, summary
 
 log = logging.getLogger("trainer")
+Steps = Generator[None, None, Result | None]  # a run that stops before each epoch
 
 
 def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = None) -> Result | None:
@@ -47,6 +50,30 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
     recorded is the configuration as run.json is to keep it, by default the settings.  With settings.experiment the
     experiment takes the place of the training and there is no result.  Raises Diverged, after writing, if it did.
     """
+    return _to_the_end(running(settings, folder, recorded))
+
+
+def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = None) -> Result | None:
+    """Goes on with the run in the folder, from its checkpoint to the bits of a run that was never interrupted.
+
+    The settings are those that the run began with, but for epochs.  None if it is already finished; without a
+    checkpoint it starts anew.  ConfigError if the settings differ, or another process is at work in the folder.
+    """
+    return _to_the_end(resuming(settings, folder, recorded))
+
+
+def _to_the_end(steps: Steps) -> Result | None:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+def running(
+    settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = None, seat: Seat | None = None
+) -> Steps:
+    """What run does, step by step; with a seat among others that train beside it."""
     seed = secrets.randbits(32) if settings.seed is None else settings.seed
     settings = settled(settings)
     parts = assemble(settings)
@@ -61,21 +88,19 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
             move_log(folder, taken)
             experiment(parts.objective, seed, log.info)
         return None
-    training = prepared(settings, seed, parts, folder, recorded)
+    training = prepared(settings, seed, parts, folder, recorded, *_shared(seat))
     training.callbacks()  # refused, if need be, before there is a folder
     taken, lock = claim(folder)
     with lock:
         move_log(folder, taken)
         log.info(headline(parts, settings))
-        return _go(replace(training, folder=taken, lock=lock), None)
+        return (yield from _go(replace(training, folder=taken, lock=lock), None, seat))
 
 
-def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = None) -> Result | None:
-    """Goes on with the run in the folder, from its checkpoint to the bits of a run that was never interrupted.
-
-    The settings are those that the run began with, but for epochs.  None if it is already finished; without a
-    checkpoint it starts anew.  ConfigError if the settings differ, or another process is at work in the folder.
-    """
+def resuming(
+    settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = None, seat: Seat | None = None
+) -> Steps:
+    """What resume does, step by step; with a seat among others that train beside it."""
     record = read_record(folder)
     settings = settled(settings)
     config = asdict(settings) if recorded is None else recorded
@@ -99,7 +124,8 @@ def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None 
             log.info(f"{shorter(folder)} is already finished, after {length}{why or '.'}{way}")
             return None
         remove_parts(folder)
-        training = replace(prepared(settings, int(record["seed"]), parts, folder, recorded), lock=lock)
+        training = prepared(settings, int(record["seed"]), parts, folder, recorded, *_shared(seat))
+        training = replace(training, lock=lock)
         if training.fingerprint != record.get("data_sha256"):
             raise ConfigError(
                 f"data.path={settings.data.get('path')} has changed since {folder} began, so the run cannot go on. "
@@ -122,7 +148,12 @@ def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None 
                     "would have had other learning rates.",
                     stacklevel=1,
                 )
-        return _go(training, found)
+        return (yield from _go(training, found, seat))
+
+
+def _shared(seat: Seat | None) -> list[Any]:
+    """What prepares data once for all beside whom a run trains."""
+    return [] if seat is None else [seat.share]
 
 
 def _check_epochs(folder: Path, settings: Settings, parts: Parts, done: int) -> None:
@@ -136,41 +167,47 @@ def _check_epochs(folder: Path, settings: Settings, parts: Parts, done: int) -> 
 
 @dataclass
 class Course:
-    """A run on its way: the rows of its table, where it is, and when it began, earlier parts of it counted."""
+    """A run on its way: the rows of its table, where it is, when it began, earlier parts counted, and beside whom."""
 
     training: Training
     rows: list[Mapping[str, float]]
     point: Point
     began: float
+    seat: Seat | None
 
     @classmethod
-    def of(cls, training: Training, found: Checkpoint | None) -> "Course":
+    def of(cls, training: Training, found: Checkpoint | None, seat: Seat | None) -> "Course":
         """From a checkpoint, or from the start."""
         now = time.perf_counter()
         if found is None:
-            return cls(training, [], Point(training.start()), now)
+            return cls(training, [], Point(training.start()), now, seat)
         reason = found.reason if found.ended else ""  # that of an interruption is over
         point = Point(found.state, "stopped" if found.status == "stopped" else "running", reason, found.converged)
-        return cls(training, list(found.rows), point, now - found.seconds)
+        return cls(training, list(found.rows), point, now - found.seconds, seat)
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.began
 
+    @property
+    def size(self) -> int:
+        """How many runs train side by side, this one among them."""
+        return 1 if self.seat is None else self.seat.company.size
+
     def keep(self, status: str, point: Point | None = None) -> float:
-        """Writes a checkpoint; returns when the next one may come."""
+        """Writes a checkpoint; returns the seconds that it took."""
         return self.training.keep(self.rows, point or self.point, status, self.began)
 
 
-def _go(training: Training, found: Checkpoint | None) -> Result:
+def _go(training: Training, found: Checkpoint | None, seat: Seat | None) -> Generator[None, None, Result]:
     """Trains from a checkpoint, or from the start, to the end."""
-    course, bar = Course.of(training, found), RowBar()
+    course, bar = Course.of(training, found, seat), RowBar()
     callbacks = training.callbacks(course.rows)
     status, failure = "finished", None
     training.announce()
     try:
         _choose(course)
-        _train(course, callbacks, bar)
+        yield from _train(course, callbacks, bar)
     except (Diverged, KeyboardInterrupt) as error:
         status = "diverged" if isinstance(error, Diverged) else "interrupted"
         course.point, failure = course.point._replace(reason=course.point.reason or str(error)), error
@@ -207,11 +244,14 @@ def _choose(course: Course) -> None:
             log.warning(doubt)
 
 
-def _train(course: Course, callbacks: list[Callback], rows_done: RowBar) -> None:
-    """Goes through the epochs, or the strengths, that are left: a row in the table and now and then a checkpoint."""
+def _train(course: Course, callbacks: list[Callback], rows_done: RowBar) -> Generator[None, None, None]:
+    """Goes through the epochs, or the strengths, that are left: a row in the table and now and then a checkpoint.
+
+    Stops before each, once what comes before the first has been done.
+    """
     training, parts = course.training, course.training.parts
-    steps = _strengths(course, rows_done) if parts.path else _epochs(course, callbacks, rows_done)
-    due = time.perf_counter() + checkpoint.EVERY
+    steps = _strengths(course, rows_done) if parts.path else _epochs(course, callbacks, _reports(course, rows_done))
+    due = time.perf_counter() + checkpoint.after(checkpoint.FIRST, course.size)
     with training.table(course.rows) as table:
         bar = tqdm(
             steps,
@@ -221,24 +261,40 @@ def _train(course: Course, callbacks: list[Callback], rows_done: RowBar) -> None
             leave=False,
             disable=None,  # no bar where there is no terminal
         )
+        yield
         for row, reached in bar:
             course.rows.append(row)
             table.add(row)
             course.point = reached
             if training.settings.checkpoint and not reached.reason and time.perf_counter() >= due:
-                due = course.keep("running")
+                took = course.keep("running")
+                due = time.perf_counter() + checkpoint.after(took, course.size)
+            if not reached.reason:
+                yield
 
 
-Steps = Iterator[tuple[Mapping[str, float], Point]]  # a row of the table, and where the run is after it
+Rows = Iterator[tuple[Mapping[str, float], Point]]  # a row of the table, and where the run is after it
 
 
-def _epochs(course: Course, callbacks: list[Callback], done: RowBar) -> Steps:
-    """The epochs that are left, until the last one or until a callback stops."""
+def _reports(course: Course, done: RowBar) -> Iterator[Report]:
+    """The epochs that are left, of this run alone or of all beside whom it trains."""
     training, point = course.training, course.point
-    over = point.status == "stopped" or point.converged
-    epochs = point.state.epoch if over else training.settings.epochs
-    for report in _fit(training, replace(training.parts.objective, progress=done), point.state, epochs):
+    if point.status == "stopped" or point.converged:
+        return iter(())
+    if course.seat is not None and may_join(training.parts):
+        return course.seat.fit(training, point.state)
+    return _alone(training, point.state, done)
+
+
+def _alone(training: Training, state: TrainState, done: RowBar) -> Iterator[Report]:
+    for report in _fit(training, replace(training.parts.objective, progress=done), state, training.settings.epochs):
         done.finish()
+        yield report
+
+
+def _epochs(course: Course, callbacks: list[Callback], reports: Iterator[Report]) -> Rows:
+    """A row of each epoch that is left, until the last one or until a callback stops."""
+    for report in reports:
         answers = [callback(report) for callback in callbacks]  # every one sees every report
         numbers = {name: value for answer in answers for name, value in answer.numbers.items()}
         stop = " ".join(answer.stop for answer in answers if answer.stop)
@@ -249,7 +305,7 @@ def _epochs(course: Course, callbacks: list[Callback], done: RowBar) -> Steps:
             return
 
 
-def _strengths(course: Course, done: RowBar) -> Steps:
+def _strengths(course: Course, done: RowBar) -> Rows:
     """The strengths of a path that are left; see trainer.runs.path."""
     training, state = course.training, course.point.state
     parts = training.parts

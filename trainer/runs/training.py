@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -151,7 +151,7 @@ class Training:
             self.lock.check()
 
     def keep(self, rows: Sequence[Mapping[str, float]], point: Point, status: str, began: float) -> float:
-        """Writes a checkpoint; returns when the next one may come."""
+        """Writes a checkpoint; returns the seconds that it took."""
         self.check_folder()
         start = time.perf_counter()
         now = Checkpoint(
@@ -166,8 +166,7 @@ class Training:
             self.fingerprint,
         )
         checkpoint.keep(self.folder, now)
-        end = time.perf_counter()
-        return end + max(checkpoint.EVERY, (end - start) / checkpoint.SHARE)
+        return time.perf_counter() - start
 
     def announce(self) -> None:
         """Says in run.json that the run is under way, and what it is, so that it can be told from a finished one."""
@@ -271,45 +270,24 @@ class Training:
         return files
 
 
-def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded: Mapping[str, Any] | None) -> Training:
-    """The run with its data, all checked."""
-    fingerprint = _fingerprint(parts.source)
-    raw, test = split(parts.source(seed), settings.test_fraction, seed, "test_fraction")
-    if isinstance(parts.source, File):
-        require(
-            not (test and parts.source.test_path), "test_fraction and data.test_path are two test sets; leave one out."
-        )
-    if raw.encoding is not None:
-        known, _ = split(raw, settings.valid_fraction, seed)  # means and levels are those of the training rows alone
-        encoding = raw.encoding.fit(known.x, str(settings.data.get("path")))
-        memory.check(8 * len(raw) * len(encoding.names), "Encoding the columns", "Drop some, or convert to .parquet.")
-        raw, test = raw.encoded(encoding), None if test is None else test.encoded(encoding)
-    if isinstance(parts.source, File):
-        test = test or parts.source.test(raw)
+def prepared(
+    settings: Settings,
+    seed: int,
+    parts: Parts,
+    folder: Path,
+    recorded: Mapping[str, Any] | None,
+    share: Callable[[str, Callable[[], Any]], Any] = lambda name, make: make(),
+) -> Training:
+    """The run with its data, all checked; share keeps what runs on the same rows have in common, by its name."""
+    fingerprint, raw, test = share("read", lambda: _read(settings, seed, parts.source))
     choice = parts.choice
     beside = memory.of_run(raw, len(parts.path) if choice is None else len(choice.penalties) or STEPS)
     beside += 0 if choice is None else memory.of_folds(raw, choice.folds, parts.objective.threads)
     memory.check_fit(Problem(parts.objective, raw), parts.optimizer, settings.dtype, parts.batch_size, beside)
-    data = prepare(
-        raw,
-        valid_fraction=settings.valid_fraction,
-        standardize=settings.standardize,
-        seed=seed,
-        dtype=settings.dtype,
-    )
-    if data.valid is not None:
-        seen, asked = (_classes_in(part) for part in (data.train, data.valid))
-        if lost := [str(name) for name, there in zip(raw.classes, asked & ~seen, strict=True) if there]:
-            warnings.warn(
-                f"{subject('Class', 'Classes', lost)} no training row, only validation rows, and cannot be learnt. "
-                f"Lower valid_fraction={settings.valid_fraction}, or remove what has too few rows.",
-                stacklevel=1,
-            )
-    for name, part in (("training", data.train), ("validation", data.valid), ("test", test)):
-        if part is not None and part.weight is not None and not part.weight.any():
-            raise DataError(f"All {name} rows weigh 0, so none counts. Give some a weight, or split by another seed.")
+    data = share("prepared", lambda: _ready(settings, seed, raw, test))
     folded = None if choice is None else cross_validation.folded(data.train, choice, settings, seed)
-    data = data._replace(train=for_training(data.train, settings.label_smoothing, settings.class_weight))
+    smoothing, weights = settings.label_smoothing, settings.class_weight
+    data = data._replace(train=share("to train on", lambda: for_training(data.train, smoothing, weights)))
     for part in (data.train, data.valid):
         if part is not None:
             check_targets(parts.objective.loss, part.y, part.smoothing)
@@ -329,6 +307,45 @@ def prepared(settings: Settings, seed: int, parts: Parts, folder: Path, recorded
         )
     plane = raw if settings.plots and len(raw.features) == 2 and isinstance(raw.x, np.ndarray) else None
     return Training(settings, seed, parts, data, test, plane, folder, recorded, fingerprint, folded)
+
+
+def _read(settings: Settings, seed: int, source: Source) -> tuple[str | None, Data, Data | None]:
+    """The fingerprint of the file, the rows to learn from, and those held out of everything, their columns encoded."""
+    fingerprint = _fingerprint(source)
+    raw, test = split(source(seed), settings.test_fraction, seed, "test_fraction")
+    if isinstance(source, File):
+        require(not (test and source.test_path), "test_fraction and data.test_path are two test sets; leave one out.")
+    if raw.encoding is not None:
+        known, _ = split(raw, settings.valid_fraction, seed)  # means and levels are those of the training rows alone
+        encoding = raw.encoding.fit(known.x, str(settings.data.get("path")))
+        memory.check(8 * len(raw) * len(encoding.names), "Encoding the columns", "Drop some, or convert to .parquet.")
+        raw, test = raw.encoded(encoding), None if test is None else test.encoded(encoding)
+    if isinstance(source, File):
+        test = test or source.test(raw)
+    return fingerprint, raw, test
+
+
+def _ready(settings: Settings, seed: int, raw: Data, test: Data | None) -> Prepared:
+    """The rows to train and to validate on, some of which count."""
+    data = prepare(
+        raw,
+        valid_fraction=settings.valid_fraction,
+        standardize=settings.standardize,
+        seed=seed,
+        dtype=settings.dtype,
+    )
+    if data.valid is not None:
+        seen, asked = (_classes_in(part) for part in (data.train, data.valid))
+        if lost := [str(name) for name, there in zip(raw.classes, asked & ~seen, strict=True) if there]:
+            warnings.warn(
+                f"{subject('Class', 'Classes', lost)} no training row, only validation rows, and cannot be learnt. "
+                f"Lower valid_fraction={settings.valid_fraction}, or remove what has too few rows.",
+                stacklevel=1,
+            )
+    for name, part in (("training", data.train), ("validation", data.valid), ("test", test)):
+        if part is not None and part.weight is not None and not part.weight.any():
+            raise DataError(f"All {name} rows weigh 0, so none counts. Give some a weight, or split by another seed.")
+    return data
 
 
 def _has_targets(data: Data) -> bool:

@@ -1,7 +1,8 @@
 """Worker processes and their supervisor: jobs go out by pipes, and a job that dies or hangs costs no other job.
 
 concurrent.futures gives up the whole pool when one process is killed. Here each process has its own pipe; one that
-ends without an answer is replaced, and its job is reported with the signal that ended it.
+ends without an answer is replaced, and its job is reported with the signal that ended it. Of several jobs that it had
+nobody knows whose fault it was: each goes on by itself.
 """
 
 import multiprocessing
@@ -12,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import ModuleType
@@ -20,10 +21,13 @@ from typing import Any
 
 from trainer.errors import FileError
 from trainer.runs.interrupts import held
+from trainer.runs.outputs import RECORD
+from trainer.sweeps.stacks import stacked
 from trainer.sweeps.worker import IMPORTED, Ended, Job, note, serve
 
 TICK = 0.1  # seconds between two looks at the clock
 GRACE = 1.0  # seconds that an interrupted run has to keep what it has learnt
+MORE = 0.1  # and for each run beside it
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -32,7 +36,7 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     ready: bool = False
-    job: Job | None = None
+    jobs: dict[int, Job] = field(default_factory=dict)  # that have not been answered
     began: float = 0.0
 
 
@@ -70,12 +74,14 @@ def _context() -> Any:
 
 
 class Pool:
-    """Runs jobs in so many processes; running names the jobs that have no answer yet."""
+    """Runs jobs in so many processes, in stacks or each alone; running names those that have no answer yet."""
 
-    def __init__(self, workers: int, timeout: float | None = None) -> None:
+    def __init__(self, workers: int, timeout: float | None = None, stacks: bool = False) -> None:
         self._context = _context()
         self._count = workers
         self._timeout = timeout
+        self._stacks = stacks
+        self._waiting = deque[list[Job]]()
         self._workers: list[_Worker] = []
         self._stillborn = 0
         self.running: set[int] = set()
@@ -88,11 +94,12 @@ class Pool:
             return
         try:
             self._start(self._count)
-            waiting = deque([first, *jobs])  # which are made while the workers import
-            while waiting or self.running:
+            whole = [first, *jobs]  # which are made while the workers import
+            self._waiting.extend(stacked(whole, self._count) if self._stacks else [[job] for job in whole])
+            while self._waiting or self.running:
                 for worker in self._workers:
-                    if waiting and worker.ready and worker.job is None:
-                        self._send(worker, waiting.popleft())
+                    if self._waiting and worker.ready and not worker.jobs:
+                        self._send(worker, self._waiting.popleft())
                 by_pipe: dict[Any, _Worker] = {worker.pipe: worker for worker in self._workers}
                 heard = wait(list(by_pipe), TICK)
                 if not heard:
@@ -102,7 +109,8 @@ class Pool:
                     if ended is not None:
                         yield ended
                 yield from self._overdue()
-                missing = min(self._count, len(waiting) + len(self.running)) - len(self._workers)
+                busy = sum(bool(worker.jobs) for worker in self._workers)
+                missing = min(self._count, len(self._waiting) + busy) - len(self._workers)
                 if missing > 0:
                     self._start(missing)
         finally:
@@ -121,11 +129,11 @@ class Pool:
                 theirs.close()
                 self._workers.append(_Worker(process, ours))
 
-    def _send(self, worker: _Worker, job: Job) -> None:
-        worker.job, worker.began = job, time.monotonic()
-        self.running.add(job.number)
+    def _send(self, worker: _Worker, jobs: list[Job]) -> None:
+        worker.jobs, worker.began = {job.number: job for job in jobs}, time.monotonic()
+        self.running |= worker.jobs.keys()
         try:
-            worker.pipe.send(job)
+            worker.pipe.send(jobs)
         except OSError:  # it died while idle: _hear finds out
             return
 
@@ -135,18 +143,18 @@ class Pool:
         except (EOFError, OSError):
             return self._dead(worker)
         if isinstance(answer, Ended):
-            worker.job = None
+            worker.jobs.pop(answer.number, None)
             self.running.discard(answer.number)
             return answer
         worker.ready, self._stillborn = True, 0
         return None
 
     def _dead(self, worker: _Worker) -> Ended | None:
-        """A worker that closed its pipe: its job, if it had one, was killed with it."""
+        """A worker that closed its pipe: its job, if it had one, was killed with it; of several each goes on alone."""
         worker.process.join(GRACE)
         code = worker.process.exitcode
         self._drop(worker)
-        if worker.job is None:
+        if not worker.jobs:
             self._stillborn += not worker.ready
             if self._stillborn > 2 * self._count:
                 raise FileError(
@@ -154,23 +162,32 @@ class Pool:
                     "that there is memory for each."
                 )
             return None
-        return self._lost(worker.job, "killed", f"Its process {_ending(code)}.")
+        return self._lost(worker, "killed", f"Its process {_ending(code)}.")
 
     def _overdue(self) -> Iterator[Ended]:
         if self._timeout is None:
             return
         now = time.monotonic()
         for worker in list(self._workers):
-            if worker.job is not None and now - worker.began > self._timeout:
+            if worker.jobs and now - worker.began > self._timeout:
                 worker.process.kill()
+                worker.process.join(GRACE)
                 self._drop(worker)
                 reason = f"It took longer than sweep.timeout={self._timeout:g} seconds."
-                yield self._lost(worker.job, "timeout", reason)
+                ended = self._lost(worker, "timeout", reason)
+                if ended is not None:
+                    yield ended
 
-    def _lost(self, job: Job, status: str, reason: str) -> Ended:
-        self.running.discard(job.number)
-        note(job.folder, reason)
-        return Ended(job.number, status, reason)
+    def _lost(self, worker: _Worker, status: str, reason: str) -> Ended | None:
+        """How the job of a process that is gone has ended; if it had several, nothing yet: each is tried alone."""
+        self.running -= worker.jobs.keys()
+        first, *others = worker.jobs.values()
+        if others:
+            again = [replace(job, goes_on=(job.folder / RECORD).exists()) for job in (first, *others)]
+            self._waiting.extendleft([job] for job in reversed(again))
+            return None
+        note(first.folder, reason)
+        return Ended(first.number, status, reason)
 
     def _drop(self, worker: _Worker) -> None:
         worker.pipe.close()
@@ -181,10 +198,11 @@ class Pool:
         with held():  # a second Ctrl-C must leave no process behind
             processes = [worker.process for worker in self._workers]
             for worker in self._workers:
-                if worker.job is not None or not worker.ready:
+                if worker.jobs or not worker.ready:
                     worker.process.terminate()
                 worker.pipe.close()
-            deadline = time.monotonic() + GRACE
+            most = max((len(worker.jobs) for worker in self._workers), default=0)
+            deadline = time.monotonic() + GRACE + MORE * most
             for process in processes:
                 process.join(max(0.0, deadline - time.monotonic()))
             for process in processes:

@@ -121,7 +121,7 @@ class Sweep:
 
         cores = available_cores()
         workers = min(self.options.workers or cores, max(1, len(todo)))
-        pool = Pool(workers, self.options.timeout)
+        pool = Pool(workers, self.options.timeout, self.options.stack == "auto")
         ended, written = 0, 0.0
         try:
             with closing(pool.run(self.jobs(todo, threads=max(1, cores // workers)))) as ends:

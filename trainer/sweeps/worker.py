@@ -10,17 +10,23 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from trainer.errors import Diverged, TrainerError
 from trainer.runs.config import Settings
 from trainer.runs.outputs import LogFile, open_log
+
+if TYPE_CHECKING:
+    from trainer.runs.company import Seat
+    from trainer.runs.training import Result
 
 LOG = "trainer.log"
 IMPORTED = ("trainer.runs.run", "sklearn.datasets", "sklearn.model_selection")  # what nearly every run needs
@@ -52,7 +58,7 @@ class Ended:
 
 
 def serve(connection: Connection) -> None:
-    """Takes jobs from the pipe until it is closed, and answers each with how it ended."""
+    """Takes jobs, several at a time, from the pipe until it is closed, and answers each with how it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides; where signals cannot be masked this says so
     signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_end_with_the_pool, daemon=True).start()
@@ -67,10 +73,7 @@ def serve(connection: Connection) -> None:
         tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a worker that is killed leaves
         connection.send("ready")
         while True:
-            job = connection.recv()
-            ended = perform(job)
-            connection.send(ended)
-            if ended.status == "interrupted":
+            if not perform_together(connection.recv(), connection.send):
                 return
     except (EOFError, OSError, KeyboardInterrupt):  # the pool has no more jobs, or is no more
         return
@@ -78,38 +81,104 @@ def serve(connection: Connection) -> None:
 
 def perform(job: Job) -> Ended:
     """Runs one job; whatever it raises ends in its log and in the answer, and nowhere else."""
-    from trainer.runs.run import resume, run
+    perform_together([job], (ends := list[Ended]()).append)
+    return ends[0]
 
-    handler = LogFile(job.folder / LOG, delay=True)  # run makes the folder
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    trace = ""
-    try:
-        result = (resume if job.goes_on else run)(job.settings, job.folder, recorded=job.recorded)
+
+class Turn:
+    """A job on its way, which stops before each epoch."""
+
+    def __init__(self, job: Job, seat: "Seat") -> None:
+        from trainer.runs.run import resuming, running
+
+        self.job, self.seat = job, seat
+        self._steps = (resuming if job.goes_on else running)(job.settings, job.folder, job.recorded, seat)
+        self._handler = LogFile(job.folder / LOG, delay=True)  # the run makes the folder
+        self._handler.setFormatter(logging.Formatter("%(message)s"))
+
+    def step(self, interrupt: bool = False) -> Ended | None:
+        """Lets it go on to the next epoch, or be interrupted; how it ended, once it has."""
+        root = logging.getLogger()
+        root.addHandler(self._handler)
+        try:
+            if interrupt:
+                self._steps.throw(KeyboardInterrupt())
+            else:
+                next(self._steps)
+            return None
+        except StopIteration as end:
+            ended = self._well(end.value)
+        except BaseException as error:
+            ended = self._badly(error)
+        finally:
+            root.removeHandler(self._handler)
+        self._handler.close()
+        return ended
+
+    def _well(self, result: "Result | None") -> Ended:
         if result is None:  # an experiment
-            return Ended(job.number, "finished")
-        return Ended(job.number, result.status, "", dict(result.metrics), result.folder)
-    except Diverged as error:
-        status, reason = "diverged", str(error)
+            return Ended(self.job.number, "finished")
+        return Ended(self.job.number, result.status, "", dict(result.metrics), result.folder)
+
+    def _badly(self, error: BaseException) -> Ended:
+        status, reason, trace = "failed", str(error), "".join(traceback.format_exception(error))
+        if isinstance(error, Diverged):
+            status, trace = "diverged", ""
+        elif isinstance(error, KeyboardInterrupt):
+            status, reason, trace = "interrupted", "The sweep was interrupted.", ""
+        elif isinstance(error, TrainerError):
+            trace = ""
+        elif isinstance(error, MemoryError):
+            reason = f"Out of memory: {error or 'the system gave no more'}."
+        elif isinstance(error, SystemExit):
+            reason = f"The run called sys.exit({'' if error.code is None else repr(error.code)})."
+        else:
+            reason = f"{type(error).__name__}: {error}"
+        note(self.job.folder, trace + reason)
+        return Ended(self.job.number, status, reason)
+
+
+def perform_together(jobs: Sequence[Job], answer: Callable[[Ended], object]) -> bool:
+    """Runs jobs side by side and answers each as it ends; whether all came to an end before an interruption.
+
+    As many train at a time as have epochs of one kind, see optimizers.together, and room for their data.
+    """
+    from trainer.runs.company import Company, Seat, advance_all
+
+    company = Company([job.settings for job in jobs])
+    waiting, turns = deque(jobs), list[Turn]()
+
+    def go_on(some: Sequence[Turn]) -> None:
+        for turn in some:
+            if (ended := turn.step()) is not None:
+                turns.remove(turn)
+                company.ended(turn.job.settings)
+                try:
+                    answer(ended)
+                except OSError:
+                    raise KeyboardInterrupt from None  # the pool is no more
+                if ended.status == "interrupted":
+                    raise KeyboardInterrupt
+
+    try:
+        while waiting or turns:
+            one_kind = len({turn.seat.kind for turn in turns}) < 2
+            while waiting and one_kind and company.has_room(waiting[0].settings):
+                job = waiting.popleft()
+                company.begun()
+                turns.append(Turn(job, Seat(company, job.settings)))
+                go_on(turns[-1:])
+                one_kind = not turns or turns[-1].seat.kind == turns[0].seat.kind
+            together = [turn for turn in turns if turn.seat.kind == turns[0].seat.kind]
+            advance_all([turn.seat for turn in together])
+            go_on(together)
     except KeyboardInterrupt:
-        status, reason = "interrupted", "The sweep was interrupted."
-    except TrainerError as error:
-        status, reason = "failed", str(error)
-    except MemoryError as error:
-        status, reason = "failed", f"Out of memory: {error or 'the system gave no more'}."
-        trace = traceback.format_exc()
-    except SystemExit as stop:
-        status, reason = "failed", f"The run called sys.exit({'' if stop.code is None else repr(stop.code)})."
-        trace = traceback.format_exc()
-    except BaseException as error:
-        status, reason = "failed", f"{type(error).__name__}: {error}"
-        trace = traceback.format_exc()
-    finally:
-        root.removeHandler(handler)
-        handler.close()
-    note(job.folder, trace + reason)
-    return Ended(job.number, status, reason)
+        ends = [turn.step(interrupt=True) for turn in turns]
+        with suppress(OSError):
+            for ended in filter(None, ends):
+                answer(ended)
+        return False
+    return True
 
 
 def note(folder: Path, text: str) -> None:

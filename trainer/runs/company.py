@@ -1,0 +1,147 @@
+"""Runs that train side by side in one process: their epochs are made together, and data that they share once.
+
+Each run goes its own way from its settings to its files, see run.run, and stops before each epoch. Then all of them
+have their next epoch made by trainer.optimizers.together, and each goes on with its own report.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from trainer.data.features import is_sparse
+from trainer.data.rows import Data
+from trainer.optimizers.fit import Report, TrainState
+from trainer.optimizers.together import Member, advance
+from trainer.runs.config import Settings
+from trainer.runs.parts import Parts
+from trainer.runs.training import Training
+
+T = TypeVar("T")
+ROOM = 1 << 28  # bytes of data (256 MiB) that runs side by side may hold; one by itself holds what it needs
+
+
+class Company:
+    """The data that runs side by side have prepared, for as long as one is there or to come that needs them.
+
+    >>> company = Company([settings, settings])
+    >>> company.share(settings, "rows", lambda: 1), company.share(settings, "rows", lambda: 2)
+    (1, 1)
+    """
+
+    def __init__(self, coming: Sequence[Settings]) -> None:
+        self.size = 0  # runs side by side just now
+        self._users = Counter(map(rows_of, coming))
+        self._kept: dict[str | None, dict[str, tuple[Any, list[warnings.WarningMessage]]]] = {}
+        self._largest = 0
+
+    def share(self, settings: Settings, name: str, make: Callable[[], T]) -> T:
+        """What make gives, made once for all runs on the same rows; what it warns of, each of them warns of."""
+        key = rows_of(settings)
+        if key is None:
+            return make()
+        kept = self._kept.setdefault(key, {})
+        if name not in kept:
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                kept[name] = make(), said
+            self._largest = max(self._largest, _bytes_of(kept))
+        value, said = kept[name]
+        for one in said:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        return value  # type: ignore[no-any-return]
+
+    def has_room(self, settings: Settings) -> bool:
+        """Whether another run may come: its rows are there, or there is room for as many as any has so far."""
+        used = sum(_bytes_of(kept) for kept in self._kept.values())
+        return self.size == 0 or rows_of(settings) in self._kept or used + self._largest <= ROOM
+
+    def begun(self) -> None:
+        """A run has joined the others."""
+        self.size += 1
+
+    def ended(self, settings: Settings) -> None:
+        """A run is over; rows that no other needs are let go."""
+        self.size -= 1
+        key = rows_of(settings)
+        self._users[key] -= 1
+        if self._users[key] == 0:
+            self._kept.pop(key, None)
+
+
+class Seat:
+    """The place of one run in company."""
+
+    def __init__(self, company: Company, settings: Settings) -> None:
+        self.company, self._settings = company, settings
+        self._member: Member | None = None
+        self._next: Report | Exception | None = None
+
+    def share(self, name: str, make: Callable[[], T]) -> T:
+        """See Company.share."""
+        return self.company.share(self._settings, name, make)
+
+    def fit(self, training: Training, state: TrainState) -> Iterator[Report]:
+        """In the place of optimizers.fit.fit: the reports that advance_all brings."""
+        parts, (train, valid, _), settings = training.parts, training.data, training.settings
+        numbers = settings.epochs, parts.batch_size, training.seed
+        self._member = Member(
+            parts.objective, parts.optimizer, train, valid, state, *numbers, parts.schedule, parts.metrics
+        )
+        return self._reports()
+
+    def _reports(self) -> Iterator[Report]:
+        while self._next is not None:
+            report, self._next = self._next, None
+            if not isinstance(report, Report):
+                raise report
+            yield report
+
+    @property
+    def kind(self) -> Any:
+        """What runs whose epochs are made together have in common; None before a run trains."""
+        return None if self._member is None else self._member.kind
+
+    @property
+    def waits(self) -> Member | None:
+        """The training that is to have another epoch, if it is."""
+        member = self._member
+        return member if member is not None and member.state.epoch < member.epochs and self._next is None else None
+
+    def take(self, report: Report | Exception) -> None:
+        """The epoch that was made, or why it could not be."""
+        self._next = report
+        if self._member is not None and isinstance(report, Report):
+            self._member.state = report.state
+
+
+def may_join(parts: Parts) -> bool:
+    """Whether the epochs of a run can be made with those of others; a solver has its own way through them."""
+    return hasattr(parts.optimizer, "moved")
+
+
+def advance_all(seats: Sequence[Seat]) -> None:
+    """The next epoch of each run that waits for one."""
+    waiting = [(seat, member) for seat in seats if (member := seat.waits) is not None]
+    for (seat, _), report in zip(waiting, advance([member for _, member in waiting]), strict=True):
+        seat.take(report)
+
+
+def rows_of(settings: Settings) -> str | None:
+    """All that the rows of a run follow from, as they are prepared for its training; None where a seed is drawn."""
+    if settings.seed is None:
+        return None
+    fractions = settings.test_fraction, settings.valid_fraction, settings.label_smoothing
+    return repr((settings.data, settings.seed, *fractions, settings.standardize, settings.dtype, settings.class_weight))
+
+
+def _bytes_of(kept: Any) -> int:
+    """The bytes of the features in what is kept."""
+    if isinstance(kept, Data):
+        x = kept.x
+        return int(x.data.nbytes + x.indices.nbytes if is_sparse(x) else x.nbytes if isinstance(x, np.ndarray) else 0)
+    if isinstance(kept, dict):
+        return sum(map(_bytes_of, kept.values()))
+    return sum(map(_bytes_of, kept)) if isinstance(kept, tuple) else 0
