@@ -125,15 +125,35 @@ def of_rows(
         return OfRows(loss, y.sum(axis=-1) > 0, dl_dw, [metric.statistics(a, y) for metric in metrics.values()])
 
 
-def metric_sums(objective: Objective, part: Any, found: OfRows) -> tuple[Any, ...]:
+class Counting(NamedTuple):
+    """How rows count: their weight (N,), that of those with a target (N,), the sums of both, and if it is all of them.
+
+    The sum of the first is the denominator of E, by the objective's reduction.
+    """
+
+    weight: Array
+    labelled: Array
+    total: float
+    labelled_total: float
+    all: bool
+
+    @classmethod
+    def of(cls, objective: Objective, part: Any, there: Array) -> "Counting":
+        """Of rows of which some have a target."""
+        weight = np.ones(len(part)) if part.weight is None else part.weight
+        labelled = weight * there
+        total = float(labelled.sum(dtype=np.float64))
+        return cls(weight, labelled, count(objective, part), total, bool((labelled > 0).all()))
+
+
+def metric_sums(counting: Counting, found: OfRows) -> tuple[Any, ...]:
     """Of one model: loss, denominator, weight of the rows that have a target at all, dl_dw or zero, and each metric."""
-    weight = np.ones(len(part)) if part.weight is None else part.weight
-    labelled = weight * found.there
+    labelled = counting.labelled
     with np.errstate(all="ignore"):
         # A row that does not count must not, also where its number is infinite.
-        sums = [np.atleast_1d(np.where(labelled > 0, rows.T, 0.0) @ labelled) for rows in found.statistics]
-        total = float(labelled.sum(dtype=np.float64))
-        return (float(weight @ found.loss), count(objective, part), total, found.dl_dw, *sums)
+        rows = [part.T if counting.all else np.where(labelled > 0, part.T, 0.0) for part in found.statistics]
+        sums = [np.atleast_1d(part @ labelled) for part in rows]
+        return (float(counting.weight @ found.loss), counting.total, counting.labelled_total, found.dl_dw, *sums)
 
 
 def evaluated(
@@ -228,7 +248,8 @@ class BlockSum:
 
         def sums(block: Block) -> tuple[Any, ...]:
             part = self.part(block)
-            return metric_sums(objective, part, of_rows(objective, part, w, metrics, self.short_exactly, slopes))
+            found = of_rows(objective, part, w, metrics, self.short_exactly, slopes)
+            return metric_sums(Counting.of(objective, part, found.there), found)
 
         return evaluated(objective, w, metrics, self.map_sum(sums, blocks(self.data, w.shape[1])), slopes)
 

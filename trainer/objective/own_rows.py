@@ -18,6 +18,7 @@ from trainer.data.rows import Data
 from trainer.objective.blocks import Block, blocks, map_sum
 from trainer.objective.metrics import Metric
 from trainer.objective.objective import (
+    Counting,
     Evaluation,
     Objective,
     OfRows,
@@ -132,12 +133,11 @@ def evaluations(
     labels = rows.one_hot and takes_labels(auto, *first.pair)
 
     def sums(block: Block) -> tuple[Any, ...]:
-        whole, found = _part(rows, block), []
-        for some, part in _in_parts(whole, len(w), w):
+        found = []
+        for some, part in _in_parts(_part(rows, block), len(w), w):
             measured = of_rows(first, part, w[some], metrics, labels, slopes)
-            for number in range(len(w[some])):
-                own = part.weights_of(number) if isinstance(part, OwnRows) else part
-                found.append(metric_sums(first, own, _of_model(measured, number, part is own)))
+            counting = _countings(first, part, measured.there, len(w[some]))
+            found += [metric_sums(counting[number], _of_model(measured, number)) for number in range(len(w[some]))]
         return tuple(chain.from_iterable(found))
 
     flat = map_sum(sums, blocks(rows, w.shape[-1]), first.threads, first.progress)  # type: ignore[arg-type]
@@ -170,8 +170,15 @@ def _joined(found: Sequence[Sums]) -> tuple[Any, ...]:
     return np.concatenate(loss), np.concatenate(dl_dw), total
 
 
-def _of_model(found: OfRows, number: int, shared: bool) -> OfRows:
+def _countings(objective: Objective, part: Any, there: Array, models: int) -> Sequence[Counting]:
+    """How the rows count in each model: the same in all where they are those of all, or all of them count."""
+    if isinstance(part, OwnRows) and (part.weight is not None or not there.all()):
+        return [Counting.of(objective, part.weights_of(number), there[number]) for number in range(models)]
+    same = Counting.of(objective, part, there[0] if isinstance(part, OwnRows) else there)
+    return [same] * models
+
+
+def _of_model(found: OfRows, number: int) -> OfRows:
     """What is measured of the rows in one model of the stack."""
-    there = found.there if shared else found.there[number]
     dl_dw = found.dl_dw[number] if isinstance(found.dl_dw, np.ndarray) else found.dl_dw
-    return OfRows(found.loss[number], there, dl_dw, [rows[number] for rows in found.statistics])
+    return OfRows(found.loss[number], found.there, dl_dw, [rows[number] for rows in found.statistics])

@@ -32,7 +32,7 @@ NAMES = ("checkpoint.npz", "checkpoint.previous.npz")
 EVERY = 1.0  # seconds between two checkpoints, at least
 FREE = ("epochs", "sweep", "skip_illegal")  # keys of a configuration that may change when a run goes on
 SHARE = 0.05  # of the time that checkpoints may take: one that takes long to write comes less often
-FIRST = 0.01  # seconds that the first one is taken to need
+ANOTHER = 0.01  # seconds that the checkpoint of a run beside it takes, at least
 LARGEST = 1 << 33  # bytes of a checkpoint
 WHOLE = 1 << 26  # bytes of a data file up to which all of it is hashed
 END = 1 << 20  # bytes of both ends of a larger one that are
@@ -119,12 +119,12 @@ def keep(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def after(took: float, runs: int) -> float:
-    """Seconds from a checkpoint that took so long to the next one, of as many runs side by side.
+    """Seconds from a checkpoint that took so long to the next one, where so many runs side by side write one.
 
     >>> after(0.01, runs=1), round(after(0.01, runs=50))
     (1.0, 10)
     """
-    return max(EVERY, runs * took / SHARE)
+    return max(EVERY, (took + (runs - 1) * max(took, ANOTHER)) / SHARE)
 
 
 def latest(folder: Path, check: Callable[[Checkpoint], object]) -> Checkpoint | None:

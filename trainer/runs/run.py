@@ -251,7 +251,7 @@ def _train(course: Course, callbacks: list[Callback], rows_done: RowBar) -> Gene
     """
     training, parts = course.training, course.training.parts
     steps = _strengths(course, rows_done) if parts.path else _epochs(course, callbacks, _reports(course, rows_done))
-    due = time.perf_counter() + checkpoint.after(checkpoint.FIRST, course.size)
+    last, took = time.perf_counter(), 0.0
     with training.table(course.rows) as table:
         bar = tqdm(
             steps,
@@ -266,9 +266,9 @@ def _train(course: Course, callbacks: list[Callback], rows_done: RowBar) -> Gene
             course.rows.append(row)
             table.add(row)
             course.point = reached
+            due = last + checkpoint.after(took, course.size)
             if training.settings.checkpoint and not reached.reason and time.perf_counter() >= due:
-                took = course.keep("running")
-                due = time.perf_counter() + checkpoint.after(took, course.size)
+                took, last = course.keep("running"), time.perf_counter()
             if not reached.reason:
                 yield
 
