@@ -18,18 +18,22 @@ from trainer.sweeps.record import read
 
 pytestmark = pytest.mark.processes
 SLOW = os.environ.get("TRAINER_SLOW") == "1"
-KILLS = 100 if SLOW else 1
+KILLS = {"off": 100, "auto": 20} if SLOW else {"off": 1, "auto": 1}  # of jobs that each train alone, and in stacks
 EACH = 8 if SLOW else 1  # kills of one sweep, at most
 AIMED = 0.6 if SLOW else 1  # share of the kills that wait for a write: most of the time goes by before the first one
-JOBS = ["loss=ce,brier", "seed=range(4)", "epochs=8"] if SLOW else ["loss=ce,brier", "epochs=4"]
-ARGUMENTS = ["-m", *JOBS, "optimizer=adam", "schedule=cosine", "data.samples=60", "sweep.workers=2"]
+JOBS = {
+    "off": ["loss=ce,brier", "seed=range(4)", "epochs=8"] if SLOW else ["loss=ce,brier", "epochs=4"],
+    "auto": ["optimizer.lr=0.01,0.1", *(["seed=range(4)", "epochs=8"] if SLOW else ["seed=1,2", "epochs=4"])],
+}
+ARGUMENTS = ["-m", "optimizer=adam", "schedule=cosine", "data.samples=60", "sweep.workers=2"]
 PROGRAM = "from tests.crash.sweep_child import main; main()"
 
 
-def start(folder, markers):
+def start(folder, markers, stack):
     """Begins the sweep in the folder, or goes on with it, in a group of processes of its own."""
     markers.mkdir()
-    begun = [f"resume={folder}"] if (folder / "sweep.json").exists() else [*ARGUMENTS, f"hydra.sweep.dir={folder}"]
+    fresh = [*ARGUMENTS, *JOBS[stack], f"sweep.stack={stack}", f"hydra.sweep.dir={folder}"]
+    begun = [f"resume={folder}"] if (folder / "sweep.json").exists() else fresh
     root = Path(__file__).parents[2]
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *begun],
@@ -92,23 +96,24 @@ def jobs_of(folder):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_killed_sweeps_go_on_to_the_same_bits(tmp_path):
+@pytest.mark.parametrize("stack", JOBS)
+def test_killed_sweeps_go_on_to_the_same_bits(stack, tmp_path):
     began = time.monotonic()
-    process = start(tmp_path / "whole", tmp_path / "markers")
+    process = start(tmp_path / "whole", tmp_path / "markers", stack)
     wait_for(works, tmp_path / "markers", process)
     idle = time.monotonic() - began
     finish(process)
     length = time.monotonic() - began
     whole = jobs_of(tmp_path / "whole")
-    assert len(whole) == (8 if SLOW else 2)
+    assert len(whole) == (8 if SLOW else 2 if stack == "off" else 4)
     rng = np.random.default_rng(None if SLOW else 0)
     kills = inside = sweeps = 0
-    while kills < KILLS:
+    while kills < KILLS[stack]:
         sweeps += 1
         folder = tmp_path / f"sweep{sweeps}"
         for attempt in range(rng.integers(1, EACH, endpoint=True)):
             markers = tmp_path / f"markers{sweeps}-{attempt}"
-            process = start(folder, markers)
+            process = start(folder, markers, stack)
             if rng.random() < AIMED:
                 wait_for(works, markers, process)
                 time.sleep(rng.uniform(0, (length - idle) / 2))
@@ -125,14 +130,13 @@ def test_killed_sweeps_go_on_to_the_same_bits(tmp_path):
                 check_nothing_is_torn(job)
             if (folder / "sweep.json").exists():
                 read(folder)
-        finish(start(folder, tmp_path / f"markers{sweeps}"))
+        finish(start(folder, tmp_path / f"markers{sweeps}", stack))
         assert jobs_of(folder) == whole
         assert set(read(folder).counts()) == {"finished"}
         assert not list(folder.rglob(".*"))
         for job in folder.glob("[0-9]"):
             assert {path.name for path in job.iterdir()} - {NAMES[1], "run.lock"} == FILES | {"trainer.log"}
     seconds = time.monotonic() - began
-    print(
-        f"{kills} kills of {sweeps} sweeps, {inside} inside a write, in {seconds:.0f} s; all went on to the same bits"
-    )
-    assert inside >= (KILLS * 2 // 5 if SLOW else 0)
+    told = f"stack={stack}: {kills} kills of {sweeps} sweeps, {inside} inside a write, in {seconds:.0f} s"
+    print(f"{told}; all went on to the same bits")
+    assert inside >= (KILLS[stack] * 2 // 5 if SLOW else 0)
