@@ -1,4 +1,4 @@
-"""Runs a second of 200 tiny ones: our launcher beside Hydra's basic and joblib launchers and GridSearchCV.
+"""Runs a second of 200 tiny ones: our launcher, in stacks or not, beside Hydra's basic and joblib and GridSearchCV.
 
     python benchmarks/sweep.py [--jobs 200] [--slow-jobs 20]
 
@@ -63,6 +63,7 @@ def main() -> None:
         print(f"{name:<34}{jobs:>6}{wall:>9.2f}{jobs / wall:>8.1f}", flush=True)
 
     sweep("ours, hydra/launcher=workers", given.jobs)
+    sweep("ours, sweep.stack=off", given.jobs, "sweep.stack=off")
     sweep("Hydra's basic", given.slow_jobs, "hydra/launcher=basic", "hydra/sweeper=basic")
     if find_spec("hydra_plugins") and find_spec("hydra_plugins.hydra_joblib_launcher"):
         sweep("Hydra's joblib", given.slow_jobs, "hydra/launcher=joblib", "hydra/sweeper=basic")

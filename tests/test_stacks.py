@@ -4,10 +4,12 @@ import json
 import logging
 import os
 import re
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from tests.test_command_line import assert_refused, call, command, report  # noqa: F401
 from tests.test_resume import SMALL
 from tests.test_run import json_of, rows_of
-from trainer.data import sources
+from trainer.data import files, sources
 from trainer.optimizers import together
 from trainer.runs import checkpoint, company
 from trainer.runs.checkpoint import NAMES
@@ -37,11 +39,14 @@ def jobs_of(settings, folder):
 
 @pytest.fixture(autouse=True)
 def _spoken():
-    """Logs as in a worker."""
+    """Logs and warnings as in a worker."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.INFO)
-    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda message, *_: logging.getLogger("trainer").warning(f"Warning: {message}")
+        yield
     root.setLevel(level)
 
 
@@ -336,3 +341,57 @@ def test_a_sweep_in_stacks_is_that_without(tmp_path):
 
 def test_a_stack_is_auto_or_off(call, tmp_path):  # noqa: F811
     assert_refused(call("-m", "seed=1,2", "sweep.stack=on"), 2, ["sweep.stack=on", "auto", "off"], tmp_path)
+
+
+def mib_read(folder):
+    """What the log of a job says of the disk."""
+    return float(re.search(r"(\S+) MiB read of rows that stay in their file", (folder / "trainer.log").read_text())[1])
+
+
+@pytest.mark.parametrize("batch_size", [None, 64])
+def test_a_file_on_the_disk_is_read_once_for_the_whole_stack(batch_size, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.normal(size=(40_000, 8)))
+    np.save(tmp_path / "y.npy", rng.integers(3, size=40_000))
+    place = {"path": str(tmp_path / "x.npy"), "target": str(tmp_path / "y.npy"), "in_memory": False}
+    tried = replace(TINY, data={"name": "file", **place}, batch_size=batch_size, epochs=2, class_weight="balanced")
+    grid = [replace(tried, optimizer={"name": "adam", "lr": 0.01 * (n + 1)}) for n in range(4)]
+    assert perform_together(jobs_of(grid, tmp_path / "together"), lambda _: None)
+    alone = perform(jobs_of(grid, tmp_path / "alone")[3])
+    one, other = content(tmp_path / "together" / "3"), content(alone.folder)
+    for name in one.keys() - {"trainer.log"}:
+        assert one[name] == other[name], name
+    once = mib_read(tmp_path / "alone" / "3")
+    assert once >= 3 * 40_000 * 8 * 8 / 2**20
+    most = max(mib_read(tmp_path / "together" / str(n)) for n in range(4))
+    # What a run reads at its end, for its certificate and its evaluation, each of them reads by itself.
+    assert once <= most < 2 * once
+    assert "by all runs of the stack" in (tmp_path / "together" / "3" / "trainer.log").read_text()
+    assert "by all runs" not in (tmp_path / "alone" / "3" / "trainer.log").read_text()
+
+
+def test_a_file_is_read_once_for_all_seeds_and_warned_of_in_each_log(tmp_path, monkeypatch):
+    rows = "\n".join(f"{n},{n % 5},{'ab'[n % 2]}" for n in range(80))
+    (tmp_path / "rows.csv").write_text(f"id,x,label\n{rows}\n")
+    read, reading = [], files.read
+    monkeypatch.setattr(files, "read", lambda *given: read.append(given[0]) or reading(*given))
+    data = {"name": "file", "path": str(tmp_path / "rows.csv"), "target": "label"}
+    grid = [replace(TINY, data=data, seed=n) for n in range(3)]
+    assert perform_together(jobs_of(grid, tmp_path / "together"), lambda _: None)
+    assert len(read) == 1
+    for n in range(3):
+        first, *rest = (tmp_path / "together" / str(n) / "trainer.log").read_text().splitlines()
+        assert first.startswith("Warning: ")
+        assert "looks like an id" in first
+        assert "Warning" not in "".join(rest)
+
+
+def test_what_a_job_warns_of_before_it_has_a_folder_is_in_its_log_too_where_it_fails(tmp_path):
+    rows = "\n".join(f"{n},{n % 5},{'ab'[n % 2]}" for n in range(80))
+    (tmp_path / "rows.csv").write_text(f"id,x,label\n{rows}\n")
+    data = {"name": "file", "path": str(tmp_path / "rows.csv"), "target": "label"}
+    ended = perform(Job(0, tmp_path / "job", replace(TINY, data=data, class_weight={"c": 1.0}), {}))
+    assert (ended.status, "class_weight has a weight for c" in ended.reason) == ("failed", True)
+    first, second = (tmp_path / "job" / "trainer.log").read_text().splitlines()
+    assert "looks like an id" in first
+    assert second == ended.reason

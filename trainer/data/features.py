@@ -8,8 +8,9 @@ A block of rows is the unit of all three: ``x[rows]`` of a slice gives what take
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,12 +42,27 @@ class Reader(Protocol):
         """What an error calls this number."""
 
 
+class Tally:
+    """How many bytes of numbers were read, by whichever threads."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._lock = Lock()
+
+    def add(self, rows: Array) -> Array:
+        """Counts what a reader has given."""
+        with self._lock:
+            self.bytes += rows.nbytes
+        return rows
+
+
 @dataclass(frozen=True, eq=False)
 class Features:
     """x (N,D) of a file, ``(rows of the reader - mean) / scale`` as dtype, computed anew at each reading.
 
     rows         which of the file's rows these are, in rising order (N,); None means all
     mean, scale  (D,) of the standardisation; None means none
+    tally        of these and all other rows of the file that were made of them, or they of
     """
 
     reader: Reader
@@ -54,6 +70,7 @@ class Features:
     mean: Array | None = None
     scale: Array | None = None
     dtype: Any = np.float64
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -73,7 +90,7 @@ class Features:
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             if self.rows is None and step == 1:
-                return self._ready(self.reader(start, max(start, stop)))
+                return self._ready(self.tally.add(self.reader(start, max(start, stop))))
             index = np.arange(start, stop, step)
         numbers = np.arange(len(self))[index] if np.asarray(index).dtype == bool else np.asarray(index)
         return self._ready(self._gather(numbers if self.rows is None else self.rows[numbers]))
@@ -89,7 +106,7 @@ class Features:
             if start == stop:
                 continue
             first, last = int(numbers[start]), int(numbers[stop - 1])
-            rows, wanted = self.reader(first, last + 1), numbers[start:stop] - first
+            rows, wanted = self.tally.add(self.reader(first, last + 1)), numbers[start:stop] - first
             if order is None:
                 np.take(rows, wanted, axis=0, out=x[start:stop], mode="clip")  # the other modes make a copy
             else:

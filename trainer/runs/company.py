@@ -32,14 +32,18 @@ class Company:
     """
 
     def __init__(self, coming: Sequence[Settings]) -> None:
-        self.size = 0  # runs side by side just now
-        self._users = Counter(map(rows_of, coming))
+        self.runs = len(coming)
+        self.size = 0  # of these that are side by side just now
+        self._users = Counter(key for settings in coming for key in (file_of(settings), rows_of(settings)))
         self._kept: dict[str | None, dict[str, tuple[Any, list[warnings.WarningMessage]]]] = {}
         self._largest = 0
 
-    def share(self, settings: Settings, name: str, make: Callable[[], T]) -> T:
-        """What make gives, made once for all runs on the same rows; what it warns of, each of them warns of."""
-        key = rows_of(settings)
+    def share(self, settings: Settings, name: str, make: Callable[[], T], any_seed: bool = False) -> T:
+        """What make gives, made once for all runs on the same rows, or with any_seed on the same file.
+
+        What it warns of, each of them warns of.
+        """
+        key = file_of(settings) if any_seed else rows_of(settings)
         if key is None:
             return make()
         kept = self._kept.setdefault(key, {})
@@ -65,10 +69,10 @@ class Company:
     def ended(self, settings: Settings) -> None:
         """A run is over; rows that no other needs are let go."""
         self.size -= 1
-        key = rows_of(settings)
-        self._users[key] -= 1
-        if self._users[key] == 0:
-            self._kept.pop(key, None)
+        for key in (file_of(settings), rows_of(settings)):
+            self._users[key] -= 1
+            if self._users[key] == 0:
+                self._kept.pop(key, None)
 
 
 class Seat:
@@ -79,9 +83,9 @@ class Seat:
         self._member: Member | None = None
         self._next: Report | Exception | None = None
 
-    def share(self, name: str, make: Callable[[], T]) -> T:
+    def share(self, name: str, make: Callable[[], T], any_seed: bool = False) -> T:
         """See Company.share."""
-        return self.company.share(self._settings, name, make)
+        return self.company.share(self._settings, name, make, any_seed)
 
     def fit(self, training: Training, state: TrainState) -> Iterator[Report]:
         """In the place of optimizers.fit.fit: the reports that advance_all brings."""
@@ -127,6 +131,11 @@ def advance_all(seats: Sequence[Seat]) -> None:
     waiting = [(seat, member) for seat in seats if (member := seat.waits) is not None]
     for (seat, _), report in zip(waiting, advance([member for _, member in waiting]), strict=True):
         seat.take(report)
+
+
+def file_of(settings: Settings) -> str:
+    """All that the rows of a file follow from."""
+    return repr(settings.data)
 
 
 def rows_of(settings: Settings) -> str | None:

@@ -77,7 +77,22 @@ def _refuse_other(path: str | Path, mode: int) -> None:
 
 
 class LogFile(logging.FileHandler):
-    """A log that appends to a plain file of its folder, and to nothing else."""
+    """A log that appends to a plain file of its folder, and to nothing else; what comes before the folder waits."""
+
+    def __init__(self, filename: str | Path, mode: str = "a", encoding: str | None = None, delay: bool = False) -> None:
+        logging.FileHandler.__init__(self, filename, mode, encoding, delay)
+        self._early: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._early.append(record)
+        if self.stream is not None or Path(self.baseFilename).parent.is_dir():
+            self.write_early()
+
+    def write_early(self) -> None:
+        """Writes what has waited."""
+        early, self._early = self._early, []
+        for record in early:
+            logging.FileHandler.emit(self, record)
 
     def _open(self) -> Any:
         with writing(Path(self.baseFilename)):

@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from trainer.data.features import Features
 from trainer.errors import ConfigError, Diverged, counted, require
 from trainer.objective.certificate import Certificate
 from trainer.objective.objective import Objective
@@ -365,6 +366,9 @@ def _finish(course: Course, status: str, failure: BaseException | None) -> Resul
         log.info(f"{counted(len(points), 'strength')} in {seconds:.2f} s; {end.said}")
     for line in summary(result, parts.metrics, seconds, [*files, *described]):
         log.info(line)
+    if isinstance(training.data.train.x, Features):
+        shared = ", by all runs of the stack" if course.seat is not None and course.seat.company.runs > 1 else ""
+        log.info(f"  {training.data.train.x.tally.bytes / 2**20:,.1f} MiB read of rows that stay in their file{shared}")
     for name, found in evaluations.items():
         log.info(f"  {name}, beside always {found.most}: {found.line()}")
         if found.verdict:

@@ -276,11 +276,12 @@ def prepared(
     parts: Parts,
     folder: Path,
     recorded: Mapping[str, Any] | None,
-    share: Callable[[str, Callable[[], Any]], Any] = lambda name, make: make(),
+    share: Callable[..., Any] = lambda name, make, any_seed=False: make(),
 ) -> Training:
     """The run with its data, all checked; share keeps what runs on the same rows have in common, by its name."""
-    fingerprint, raw, test = share("read", lambda: _read(settings, seed, parts.source))
-    choice = parts.choice
+    source, choice = parts.source, parts.choice
+    fingerprint, rows = share("file", lambda: (_fingerprint(source), source(seed)), any_seed=isinstance(source, File))
+    raw, test = share("held out", lambda: _held_out(settings, seed, source, rows))
     beside = memory.of_run(raw, len(parts.path) if choice is None else len(choice.penalties) or STEPS)
     beside += 0 if choice is None else memory.of_folds(raw, choice.folds, parts.objective.threads)
     memory.check_fit(Problem(parts.objective, raw), parts.optimizer, settings.dtype, parts.batch_size, beside)
@@ -309,10 +310,9 @@ def prepared(
     return Training(settings, seed, parts, data, test, plane, folder, recorded, fingerprint, folded)
 
 
-def _read(settings: Settings, seed: int, source: Source) -> tuple[str | None, Data, Data | None]:
-    """The fingerprint of the file, the rows to learn from, and those held out of everything, their columns encoded."""
-    fingerprint = _fingerprint(source)
-    raw, test = split(source(seed), settings.test_fraction, seed, "test_fraction")
+def _held_out(settings: Settings, seed: int, source: Source, rows: Data) -> tuple[Data, Data | None]:
+    """The rows to learn from, and those held out of everything, their columns encoded."""
+    raw, test = split(rows, settings.test_fraction, seed, "test_fraction")
     if isinstance(source, File):
         require(not (test and source.test_path), "test_fraction and data.test_path are two test sets; leave one out.")
     if raw.encoding is not None:
@@ -322,7 +322,7 @@ def _read(settings: Settings, seed: int, source: Source) -> tuple[str | None, Da
         raw, test = raw.encoded(encoding), None if test is None else test.encoded(encoding)
     if isinstance(source, File):
         test = test or source.test(raw)
-    return fingerprint, raw, test
+    return raw, test
 
 
 def _ready(settings: Settings, seed: int, raw: Data, test: Data | None) -> Prepared:

@@ -134,6 +134,9 @@ class Turn:
             reason = f"The run called sys.exit({'' if error.code is None else repr(error.code)})."
         else:
             reason = f"{type(error).__name__}: {error}"
+        with suppress(OSError):
+            self.job.folder.mkdir(parents=True, exist_ok=True)
+            self._handler.write_early()
         note(self.job.folder, trace + reason)
         return Ended(self.job.number, status, reason)
 
