@@ -117,12 +117,11 @@ def of_rows(
 ) -> OfRows:
     """What is measured of rows at w (...,D+1,K), one model or a stack over them or over rows of their own."""
     y, z = part.plain_targets(w.dtype), scores(w, part.x)
-    with np.errstate(all="ignore"):
-        # The exact strategy, whichever one trains: a reported loss must not suffer from its rounding.
-        loss, dl_dz = auto(*objective.pair, z, part.y if labels else part.smooth(y))
-        dl_dw = pulled_back(objective, part.x, weighted(part, loss, dl_dz).dl_dz) if slopes else 0.0
-        a = objective.activation(z)
-        return OfRows(loss, y.sum(axis=-1) > 0, dl_dw, [metric.statistics(a, y) for metric in metrics.values()])
+    # The exact strategy, whichever one trains: a reported loss must not suffer from its rounding.
+    loss, dl_dz = auto(*objective.pair, z, part.y if labels else part.smooth(y))
+    dl_dw = pulled_back(objective, part.x, weighted(part, loss, dl_dz).dl_dz) if slopes else 0.0
+    a = objective.activation(z)
+    return OfRows(loss, y.sum(axis=-1) > 0, dl_dw, [metric.statistics(a, y) for metric in metrics.values()])
 
 
 class Counting(NamedTuple):
@@ -149,11 +148,10 @@ class Counting(NamedTuple):
 def metric_sums(counting: Counting, found: OfRows) -> tuple[Any, ...]:
     """Of one model: loss, denominator, weight of the rows that have a target at all, dl_dw or zero, and each metric."""
     labelled = counting.labelled
-    with np.errstate(all="ignore"):
-        # A row that does not count must not, also where its number is infinite.
-        rows = [part.T if counting.all else np.where(labelled > 0, part.T, 0.0) for part in found.statistics]
-        sums = [np.atleast_1d(part @ labelled) for part in rows]
-        return (float(counting.weight @ found.loss), counting.total, counting.labelled_total, found.dl_dw, *sums)
+    # A row that does not count must not, also where its number is infinite.
+    rows = [part.T if counting.all else np.where(labelled > 0, part.T, 0.0) for part in found.statistics]
+    sums = [np.atleast_1d(part @ labelled) for part in rows]
+    return (float(counting.weight @ found.loss), counting.total, counting.labelled_total, found.dl_dw, *sums)
 
 
 def evaluated(
@@ -162,10 +160,8 @@ def evaluated(
     """What the sums over all blocks say of a model w (D+1,K)."""
     loss, total, labelled, dl_dw, *rest = sums
     total = total or 1.0
-    with np.errstate(invalid="ignore"):  # without any target a metric is nan
-        values = [
-            metric.finish(rows / np.float64(labelled)) for metric, rows in zip(metrics.values(), rest, strict=True)
-        ]
+    each = zip(metrics.values(), rest, strict=True)
+    values = [metric.finish(means / np.float64(labelled)) for metric, means in each]  # without any target nan
     dE_dw = dl_dw / total + objective.penalty.grad(w) if slopes else None
     return Evaluation(float(loss / total), dict(zip(metrics, values, strict=True)), dE_dw)
 
@@ -248,10 +244,13 @@ class BlockSum:
 
         def sums(block: Block) -> tuple[Any, ...]:
             part = self.part(block)
-            found = of_rows(objective, part, w, metrics, self.short_exactly, slopes)
-            return metric_sums(Counting.of(objective, part, found.there), found)
+            with np.errstate(all="ignore"):  # of each thread
+                found = of_rows(objective, part, w, metrics, self.short_exactly, slopes)
+                return metric_sums(Counting.of(objective, part, found.there), found)
 
-        return evaluated(objective, w, metrics, self.map_sum(sums, blocks(self.data, w.shape[1])), slopes)
+        found = self.map_sum(sums, blocks(self.data, w.shape[1]))
+        with np.errstate(invalid="ignore"):
+            return evaluated(objective, w, metrics, found, slopes)
 
     def name_the_row(self, w: Array) -> None:
         """NonFiniteError for the first row that the strategy fails at, unless the scores themselves have run away."""

@@ -134,18 +134,20 @@ def evaluations(
 
     def sums(block: Block) -> tuple[Any, ...]:
         found = []
-        for some, part in _in_parts(_part(rows, block), len(w), w):
-            measured = of_rows(first, part, w[some], metrics, labels, slopes)
-            counting = _countings(first, part, measured.there, len(w[some]))
-            found += [metric_sums(counting[number], _of_model(measured, number)) for number in range(len(w[some]))]
+        with np.errstate(all="ignore"):  # of each thread
+            for some, part in _in_parts(_part(rows, block), len(w), w):
+                measured = of_rows(first, part, w[some], metrics, labels, slopes)
+                counting = _countings(first, part, measured.there, len(w[some]))
+                found += [metric_sums(counting[number], _of_model(measured, number)) for number in range(len(w[some]))]
         return tuple(chain.from_iterable(found))
 
     flat = map_sum(sums, blocks(rows, w.shape[-1]), first.threads, first.progress)  # type: ignore[arg-type]
     each = len(flat) // len(w)
-    return [
-        evaluated(objective, w[m], metrics, flat[m * each : (m + 1) * each], slopes)
-        for m, objective in enumerate(objectives)
-    ]
+    with np.errstate(invalid="ignore"):
+        return [
+            evaluated(objective, w[m], metrics, flat[m * each : (m + 1) * each], slopes)
+            for m, objective in enumerate(objectives)
+        ]
 
 
 def _part(rows: Rows, block: Block) -> Any:

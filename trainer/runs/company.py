@@ -36,6 +36,7 @@ class Company:
         self.size = 0  # of these that are side by side just now
         self._users = Counter(key for settings in coming for key in (file_of(settings), rows_of(settings)))
         self._kept: dict[str | None, dict[str, tuple[Any, list[warnings.WarningMessage]]]] = {}
+        self._bytes = Counter[str | None]()  # of what is kept
         self._largest = 0
 
     def share(self, settings: Settings, name: str, make: Callable[[], T], any_seed: bool = False) -> T:
@@ -51,7 +52,8 @@ class Company:
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
                 kept[name] = make(), said
-            self._largest = max(self._largest, _bytes_of(kept))
+            self._bytes[key] = _bytes_of(kept)
+            self._largest = max(self._largest, self._bytes[key])
         value, said = kept[name]
         for one in said:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
@@ -59,8 +61,7 @@ class Company:
 
     def has_room(self, settings: Settings) -> bool:
         """Whether another run may come: its rows are there, or there is room for as many as any has so far."""
-        used = sum(_bytes_of(kept) for kept in self._kept.values())
-        return self.size == 0 or rows_of(settings) in self._kept or used + self._largest <= ROOM
+        return self.size == 0 or rows_of(settings) in self._kept or self._bytes.total() + self._largest <= ROOM
 
     def begun(self) -> None:
         """A run has joined the others."""
@@ -73,6 +74,7 @@ class Company:
             self._users[key] -= 1
             if self._users[key] == 0:
                 self._kept.pop(key, None)
+                del self._bytes[key]
 
 
 class Seat:
