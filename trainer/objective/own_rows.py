@@ -29,7 +29,7 @@ from trainer.objective.objective import (
     of_rows,
 )
 
-AT_ONCE = 1 << 17  # scores of all models that are worked on together: as many as a block has, and the cache holds
+AT_ONCE = 1 << 15  # scores of all models that are worked on together: 256 KiB, which the cache holds several times
 
 
 @dataclass(frozen=True)
