@@ -34,8 +34,8 @@ def kind(settings: Settings) -> str | None:
     They differ in seed, epochs and label_smoothing, and in the numbers of optimizer, schedule, penalty and data.
     Whether their shapes agree is seen once their data are there; see optimizers.together.
     """
-    path = isinstance(settings.penalty.get("strength"), list)
-    if settings.optimizer.get("name") not in FIRST_ORDER or settings.experiment is not None or path:
+    several = settings.folds or isinstance(settings.penalty.get("strength"), list)  # trainings in one job
+    if settings.optimizer.get("name") not in FIRST_ORDER or settings.experiment is not None or several:
         return None
     alike = dict(vars(settings), seed=None, epochs=None, label_smoothing=settings.label_smoothing > 0)
     for group in ("optimizer", "schedule", "penalty"):
