@@ -28,6 +28,7 @@ from trainer.optimizers.schedules import Constant, Cosine, StepDecay
 from trainer.optimizers.together import Member, advance
 
 SLOW = os.environ.get("TRAINER_SLOW") == "1"
+slow = pytest.mark.skipif(not SLOW, reason="TRAINER_SLOW=1 runs it")
 
 
 def rows(rng, n, d, k, kind="labels", weight=False, smoothing=0.0, dtype=np.float64):
@@ -160,7 +161,7 @@ def test_a_stack_has_the_bits_of_each_alone(members):
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair[0]!r}-{pair[1]!r}")
-@pytest.mark.parametrize("gradient", ["auto", "vjp"])
+@pytest.mark.parametrize("gradient", ["auto", "vjp", pytest.param("jacobian", marks=slow)])
 def test_every_pair_has_the_same_bits_in_a_stack(pair, gradient, monkeypatch):
     rng = np.random.default_rng(0)
     sizes = counted(monkeypatch)

@@ -109,15 +109,14 @@ Rows = Data | OwnRows
 def gradients(objective: Objective, rows: Rows, w: Array, penalty: Callable[[Array], Array]) -> tuple[Array, Array]:
     """The losses (M,), without the penalty, and dE_dw (M,D+1,K) at w (M,D+1,K); penalty gives that share of dE_dw."""
     labels = rows.one_hot and takes_labels(objective.gradient, *objective.pair)
+    width = numbers_per_row(objective.gradient, len(rows.classes))
 
     def sums(block: Block) -> tuple[Any, ...]:
-        found = [
-            gradient_sums(objective, part, w[some], labels) for some, part in _in_parts(_part(rows, block), len(w), w)
-        ]
+        parts = _in_parts(_part(rows, block), len(w), width)
+        found = [gradient_sums(objective, part, w[some], labels) for some, part in parts]
         return found[0] if len(found) == 1 else _joined(found)
 
-    parts = blocks(rows, numbers_per_row(objective.gradient, len(rows.classes)))  # type: ignore[arg-type]
-    loss, dl_dw, total = map_sum(sums, parts, objective.threads, objective.progress)
+    loss, dl_dw, total = map_sum(sums, blocks(rows, width), objective.threads, objective.progress)  # type: ignore[arg-type]
     if isinstance(total, np.ndarray):
         total = np.where(total == 0, 1.0, total)  # of rows that all weigh nothing
         return loss / total, dl_dw / total.astype(dl_dw.dtype)[:, None, None] + penalty(w)
@@ -135,7 +134,7 @@ def evaluations(
     def sums(block: Block) -> tuple[Any, ...]:
         found = []
         with np.errstate(all="ignore"):  # of each thread
-            for some, part in _in_parts(_part(rows, block), len(w), w):
+            for some, part in _in_parts(_part(rows, block), len(w), w.shape[-1]):
                 measured = of_rows(first, part, w[some], metrics, labels, slopes)
                 counting = _countings(first, part, measured.there, len(w[some]))
                 found += [metric_sums(counting[number], _of_model(measured, number)) for number in range(len(w[some]))]
@@ -156,9 +155,9 @@ def _part(rows: Rows, block: Block) -> Any:
     return rows if whole else rows.rows(block.rows)
 
 
-def _in_parts(part: Any, models: int, w: Array) -> list[tuple[slice, Any]]:
-    """As many models at a time as the cache has room for, with their rows."""
-    most = max(1, AT_ONCE // max(1, len(part) * w.shape[-1]))
+def _in_parts(part: Any, models: int, width: int) -> list[tuple[slice, Any]]:
+    """As many models at a time as the cache has room for, with their rows, of so many numbers each."""
+    most = max(1, AT_ONCE // max(1, len(part) * width))
     if most >= models:
         return [(slice(0, models), part)]
     some = [slice(start, min(start + most, models)) for start in range(0, models, most)]
