@@ -6,7 +6,6 @@ from itertools import pairwise
 from trainer.runs.config import Settings
 from trainer.sweeps.worker import Job
 
-FIRST_ORDER = ("sgd", "adam", "adamw")  # optimisers whose epochs can be made together
 LARGEST = 64  # jobs of a stack: each has three files open, and more of them would save next to nothing
 
 
@@ -34,8 +33,11 @@ def kind(settings: Settings) -> str | None:
     They differ in seed, epochs and label_smoothing, and in the numbers of optimizer, schedule, penalty and data.
     Whether their shapes agree is seen once their data are there; see optimizers.together.
     """
+    from trainer.optimizers import OPTIMIZERS  # numpy comes with it
+
+    joins = hasattr(OPTIMIZERS[settings.optimizer["name"]], "moved")
     several = settings.folds or isinstance(settings.penalty.get("strength"), list)  # trainings in one job
-    if settings.optimizer.get("name") not in FIRST_ORDER or settings.experiment is not None or several:
+    if not joins or settings.experiment is not None or several:
         return None
     alike = dict(vars(settings), seed=None, epochs=None, label_smoothing=settings.label_smoothing > 0)
     for group in ("optimizer", "schedule", "penalty"):
