@@ -1,6 +1,7 @@
 """Every source of data: its shapes, its seed, its ranges and its schema."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from trainer.data.sources import (
 from trainer.errors import ConfigError, FileError
 from trainer.runs.config import config_folder
 from trainer.runs.schema import build
+from trainer.sweeps.worker import FROM_SCIKIT_LEARN, IMPORTED, imported
 
 GENERATED = [
     (Blobs(), (600, 2), 4),
@@ -118,6 +120,12 @@ def test_blobs_moons_and_circles_are_those_of_scikit_learn_to_the_bit(source, pe
     data = source(seed)
     assert_array_equal(data.x, x)
     assert_array_equal(data.y, y)
+
+
+def test_a_sweep_imports_scikit_learn_ahead_for_what_is_made_by_it():
+    assert {name for name, source in SOURCES.items() if "sklearn" in inspect.getsource(source)} == FROM_SCIKIT_LEARN
+    assert imported(["data=blobs,file", "data.path=digits.csv", "loss=ce,brier"]) == [IMPORTED]
+    assert imported(["seed=1,2", "data=blobs,digits"]) == [IMPORTED, "sklearn.datasets"]
 
 
 def test_circles_and_spirals_without_noise_lie_where_they_are_said_to():

@@ -34,8 +34,8 @@ def perform(
     """Runs a task with one of the configurations in conf/.
 
     text is what --help prints, {choices} in it standing for the groups; Hydra's own help loads every option to do so.
-    The other flags are Hydra's. Runs and sweeps are composed here: Hydra would do so twice, and make the folder of a run
-    before the task could refuse. register is called before a sweep and returns the overrides that Hydra is to see.
+    The other flags are Hydra's. Runs and sweeps are composed here: Hydra would do so twice, and make the folder of a
+    run before the task could refuse. register is called before a sweep and returns the overrides that Hydra is to see.
     """
     if {"--help", "-h"} & set(words):
         print(text.replace("{choices}", choices()))

@@ -5,12 +5,13 @@ It is started by trainer.sweeps.pool and never imports Hydra: a job is settings 
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing import parent_process
@@ -23,7 +24,8 @@ from trainer.runs.config import Settings
 from trainer.runs.outputs import LogFile, open_log
 
 LOG = "trainer.log"
-IMPORTED = ("trainer.runs.run", "sklearn.datasets", "sklearn.model_selection")  # what nearly every run needs
+IMPORTED = "trainer.runs.run"
+FROM_SCIKIT_LEARN = {"classification", "digits", "iris", "wine", "breast_cancer"}  # data, and a second to import it
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class Ended:
     folder: Path | None = None  # of its files, where it says so
 
 
+def imported(words: Iterable[str]) -> list[str]:
+    """What the jobs of a sweep with these words will import, for the server to do so once for all."""
+    data = {name for word in words if word.startswith("data=") for name in re.findall(r"\w+", word)}
+    return [IMPORTED, *(["sklearn.datasets"] if data & FROM_SCIKIT_LEARN else [])]
+
+
 def serve(connection: Connection) -> None:
     """Takes jobs from the pipe until it is closed, and answers each with how it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides; where signals cannot be masked this says so
@@ -60,8 +68,7 @@ def serve(connection: Connection) -> None:
     warnings.showwarning = lambda message, *_: logging.getLogger("trainer").warning(f"Warning: {message}")
     logging.getLogger().setLevel(logging.INFO)
     try:
-        for name in IMPORTED:  # as the server has done, where there is one
-            import_module(name)
+        import_module(IMPORTED)  # as the server has done, where there is one
         from tqdm import tqdm
 
         tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a worker that is killed leaves
