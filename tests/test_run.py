@@ -2,6 +2,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from trainer.errors import ConfigError, FileError, Incompatible
 from trainer.objective.metrics import ACCURACY
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.fit import Diverged, columns
+from trainer.runs import checkpoint
 from trainer.runs.config import Settings
 from trainer.runs.model import Model
 from trainer.runs.outputs import Table, read_record, versions
@@ -135,6 +137,19 @@ def test_the_same_settings_give_the_same_files_but_for_the_clock(tmp_path):
         del row["seconds"]
     assert one == two
     assert_array_equal(*[Model.load(tmp_path / name / "model.npz").w for name in ("one", "two")])
+
+
+def test_a_short_run_waits_for_the_disk_only_where_its_caller_does_not(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "fsync", calls.append)
+    run(SETTINGS, tmp_path / "whole")
+    number = len(calls)
+    assert number == 6  # model, checkpoint and record, and their folder each time
+    run(SETTINGS, tmp_path / "short", durable=False)
+    assert len(calls) == number
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)  # now no run is short
+    run(replace(SETTINGS, epochs=0), tmp_path / "long", durable=False)
+    assert len(calls) == 2 * number
 
 
 def test_no_epochs_save_the_initial_model(tmp_path):

@@ -470,6 +470,29 @@ def test_a_job_in_a_folder_of_another_name_goes_on(call, tmp_path, interrupt_aft
     assert not (here / "of 3-3").exists()
 
 
+def test_the_files_of_all_jobs_are_on_the_disk_at_the_end_of_a_sweep(call, monkeypatch, tmp_path):
+    synced, fsync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.add(os.fstat(descriptor).st_ino), fsync(descriptor)))
+    assert call("-m", "seed=1,2", *TINY, "hydra.sweep.dir=outputs/here", "sweep.workers=1").code == 0
+    jobs = [tmp_path / "outputs" / "here" / name for name in "01"]
+    for path in [*jobs, *(job / name for job in jobs for name in ("run.json", "model.npz", "checkpoint.npz"))]:
+        assert path.stat().st_ino in synced
+
+
+def test_jobs_whose_files_a_power_failure_has_emptied_are_run_again(call, swept, tmp_path):
+    here = tmp_path / "outputs" / "here"
+    shutil.copytree(swept[1], here)
+    for name, file in (("0", "model.npz"), ("1", "run.json"), ("2", "checkpoint.npz")):
+        (here / name / file).write_bytes(b"")
+    before = {path: path.stat().st_mtime_ns for name in "367" for path in (here / name).iterdir()}
+    done = go_on(call, "resume=outputs/here")
+    assert (done.code, done.err) == (0, "")
+    assert "3 of 8 jobs" in done.out
+    for name in "012":
+        assert outcome(here / name) == outcome(swept[1] / name)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
 def test_resume_refuses_a_record_that_was_altered_and_keeps_its_job(call, swept, tmp_path):
     here = tmp_path / "outputs" / "here"
     shutil.copytree(swept[1], here)

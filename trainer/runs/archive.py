@@ -22,12 +22,18 @@ from trainer.errors import DataError, FileError, TrainerError
 from trainer.runs.outputs import write_whole
 
 
-def save(path: Path, header: Mapping[str, Any], arrays: Mapping[str, Array], previous: Path | None = None) -> Path:
+def save(
+    path: Path,
+    header: Mapping[str, Any],
+    arrays: Mapping[str, Array],
+    durable: bool = True,
+    previous: Path | None = None,
+) -> Path:
     """Writes the archive, whole or not at all; the old one is kept as previous, if that is given."""
     arrays = {name: _packed(array) for name, array in arrays.items()}
     text = json.dumps({**header, "sha256": _digest(header, arrays)}).encode()
     members = {"header": np.frombuffer(text, dtype=np.uint8), **arrays}
-    return write_whole(path, lambda file: np.savez(file, allow_pickle=False, **members), previous=previous)
+    return write_whole(path, lambda file: np.savez(file, allow_pickle=False, **members), durable, previous)
 
 
 def load(path: Path, kind: str, largest: int) -> tuple[dict[str, Any], dict[str, Array]]:

@@ -31,6 +31,7 @@ from trainer.runs.text import csv_text
 
 PACKAGES = ("numpy", "scikit-learn", "hydra-core", "omegaconf", "matplotlib")
 RECORD, TABLE, PATH, CELLS, MODEL = "run.json", "metrics.csv", "path.csv", "cv.csv", "model.npz"
+CHECKPOINT, OLDER = "checkpoint.npz", "checkpoint.previous.npz"
 TABLES = (TABLE, PATH, CELLS)  # a run has one of the first two
 LARGEST_RECORD = 1 << 26  # bytes; a run.json of ours has a few thousand
 
@@ -186,6 +187,25 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def to_disk(folder: Path) -> None:
+    """Brings to the disk what was written in a folder without waiting for it; quick where all is there already."""
+    with writing(folder):
+        for name in (MODEL, CHECKPOINT, RECORD):
+            with suppress(FileNotFoundError):
+                descriptor = os.open(folder / name, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        sync_folder(folder)
+
+
+def emptied(folder: Path) -> bool:
+    """Whether the power failed before a run's files were on the disk: then they have a name and no content."""
+    files = [folder / name for name in (MODEL, CHECKPOINT, RECORD)]
+    return any(file.is_file() and file.stat().st_size == 0 for file in files)
 
 
 def write_text(path: Path, text: str, durable: bool = True, alone: bool = True) -> Path:

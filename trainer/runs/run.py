@@ -37,7 +37,9 @@ from trainer.runs.training import Ending, Point, Result, Training, prepared, sum
 log = logging.getLogger("trainer")
 
 
-def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = None) -> Result | None:
+def run(
+    settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = None, durable: bool = True
+) -> Result | None:
     """Trains as the settings say and leaves metrics.csv, model.npz, run.json and the pictures in the folder.
 
     Along several strengths of a penalty there are path.csv and coefficients.csv instead; see trainer.runs.path.
@@ -46,6 +48,7 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
     A folder that has a run already stays as it is: the new one is put beside it, with a number; see Result.folder.
     recorded is the configuration as run.json is to keep it, by default the settings.  With settings.experiment the
     experiment takes the place of the training and there is no result.  Raises Diverged, after writing, if it did.
+    Without durable the files of a run of less than a second do not wait for the disk: who wants that calls to_disk.
     """
     seed = secrets.randbits(32) if settings.seed is None else settings.seed
     settings = settled(settings)
@@ -67,7 +70,7 @@ def run(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = N
     with lock:
         move_log(folder, taken)
         log.info(headline(parts, settings))
-        return _go(replace(training, folder=taken, lock=lock), None)
+        return _go(replace(training, folder=taken, lock=lock, durable=durable), None)
 
 
 def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = None) -> Result | None:
@@ -300,7 +303,7 @@ def _finish(course: Course, status: str, failure: BaseException | None) -> Resul
         log.info(f"Converged: {end.reason}" if end.converged else end.reason)
     seconds = course.seconds
     model = training.model(end.state)
-    files = [model.save(folder / "model.npz")]
+    files = [model.save(folder / "model.npz", training.waits(seconds))]
     if settings.checkpoint:
         course.keep(status, course.point._replace(reason=end.reason, converged=end.converged and not points))
     result = Result(status, folder, end.metrics)

@@ -92,6 +92,7 @@ class Training:
     folded: Folded | None = None  # of which the strength of the penalty is to be chosen
     lock: Lock | None = None  # of the folder, once it is the run's
     chosen: Chosen | None = None
+    durable: bool = True  # whether a short run waits for the disk as well
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -150,6 +151,10 @@ class Training:
         if self.lock is not None:
             self.lock.check()
 
+    def waits(self, seconds: float) -> bool:
+        """Whether the files of a run that has taken so long wait for the disk: a short one is soon made again."""
+        return self.durable or seconds >= checkpoint.EVERY
+
     def keep(self, rows: Sequence[Mapping[str, float]], point: Point, status: str, began: float) -> float:
         """Writes a checkpoint; returns when the next one may come."""
         self.check_folder()
@@ -165,7 +170,7 @@ class Training:
             self.config,
             self.fingerprint,
         )
-        checkpoint.keep(self.folder, now)
+        checkpoint.keep(self.folder, now, self.waits(now.seconds))
         end = time.perf_counter()
         return end + max(checkpoint.EVERY, (end - start) / checkpoint.SHARE)
 
@@ -224,7 +229,7 @@ class Training:
     def record(self, content: Mapping[str, Any]) -> None:
         """run.json; the last file of a run, so that one that calls itself finished has all of them."""
         self.check_folder()
-        write_record(self.folder, content)
+        write_record(self.folder, content, self.waits(content["seconds"]))
 
     def what_came(self, result: Result, end: Ending, seconds: float) -> dict[str, Any]:
         """What run.json says in the end, with the SHA-256 of the table as the run leaves it."""

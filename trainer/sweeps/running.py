@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import ConfigError, TrainerError, counted
 from trainer.runs.config import Settings
-from trainer.runs.outputs import shorter
+from trainer.runs.outputs import shorter, to_disk
 from trainer.runs.overrides import tamed
 from trainer.runs.schema import structured
 from trainer.runs.text import aligned, printable, quoted
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from trainer.sweeps.worker import Ended, Job
 
 log = logging.getLogger("sweep")
+SYNCS = 8  # at a time; a disk does many together nearly as quickly as one
 
 
 class SweepFailed(TrainerError):
@@ -109,7 +111,10 @@ class Sweep:
         self.record.write(self.folder)
 
     def end(self, interrupted: bool = False) -> None:
-        """The last sweep.json."""
+        """The last sweep.json, once the files of all jobs are on the disk: those of short ones did not wait for it."""
+        with ThreadPoolExecutor(SYNCS) as threads:
+            done = [self.folder / self.record.jobs[number].folder for number in self.metrics]
+            list(threads.map(to_disk, filter(Path.is_dir, done)))
         bad = any(line.status in BAD for line in self.record.jobs)
         self.record.status = "interrupted" if interrupted else "failed" if bad else "finished"
         self.record.write(self.folder)

@@ -93,7 +93,10 @@ def perform(job: Job) -> Ended:
     root.addHandler(handler)
     trace = ""
     try:
-        result = (resume if job.goes_on else run)(job.settings, job.folder, recorded=job.recorded)
+        if job.goes_on:
+            result = resume(job.settings, job.folder, job.recorded)
+        else:
+            result = run(job.settings, job.folder, job.recorded, durable=False)
         if result is None:  # an experiment
             return Ended(job.number, "finished")
         return Ended(job.number, result.status, "", dict(result.metrics), result.folder)
