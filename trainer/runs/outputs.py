@@ -225,11 +225,13 @@ def write_json(path: Path, content: Mapping[str, Any], durable: bool = True) -> 
 
 
 def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, str | int | None):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):
         return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {str(key): _strict(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
 def write_record(folder: Path, content: Mapping[str, Any], durable: bool = True) -> Path:
@@ -308,7 +310,7 @@ class Table:
     def add(self, row: Mapping[str, float]) -> None:
         """One row; a column that the row lacks stays empty. FileError if the file is no longer in its place."""
         require_in_place(self._path, self._descriptor)
-        rest = text = csv_text([self._values(row)]).encode()
+        rest = text = (",".join(map(str, self._values(row))) + "\n").encode()  # numbers, which nothing need quote
         with writing(self._path):
             try:
                 while rest:

@@ -170,9 +170,19 @@ class Training:
             self.config,
             self.fingerprint,
         )
+        if status == "running" and self.announced_late:
+            self.announce()
         checkpoint.keep(self.folder, now, self.waits(now.seconds))
         end = time.perf_counter()
         return end + max(checkpoint.EVERY, (end - start) / checkpoint.SHARE)
+
+    @property
+    def announced_late(self) -> bool:
+        """Whether run.json says that the run is under way from the first checkpoint on: most jobs of a sweep are short.
+
+        To exchange a file that was only just written takes ext4 a millisecond or two.
+        """
+        return self.settings.checkpoint and not self.durable
 
     def announce(self) -> None:
         """Says in run.json that the run is under way, and what it is, so that it can be told from a finished one."""
