@@ -170,8 +170,7 @@ def _go(training: Training, found: Checkpoint | None) -> Result:
     course, bar = Course.of(training, found), RowBar()
     callbacks = training.callbacks(course.rows)
     status, failure = "finished", None
-    if not training.announced_late:
-        training.announce()
+    training.announce()
     try:
         _choose(course)
         _train(course, callbacks, bar)

@@ -34,6 +34,7 @@ from trainer.runs.lock import Lock, process
 from trainer.runs.model import Model
 from trainer.runs.outputs import (
     PATH,
+    RECORD,
     TABLE,
     Table,
     git_commit,
@@ -170,19 +171,9 @@ class Training:
             self.config,
             self.fingerprint,
         )
-        if status == "running" and self.announced_late:
-            self.announce()
         checkpoint.keep(self.folder, now, self.waits(now.seconds))
         end = time.perf_counter()
         return end + max(checkpoint.EVERY, (end - start) / checkpoint.SHARE)
-
-    @property
-    def announced_late(self) -> bool:
-        """Whether run.json says that the run is under way from the first checkpoint on: most jobs of a sweep are short.
-
-        To exchange a file that was only just written takes ext4 a millisecond or two.
-        """
-        return self.settings.checkpoint and not self.durable
 
     def announce(self) -> None:
         """Says in run.json that the run is under way, and what it is, so that it can be told from a finished one."""
@@ -239,7 +230,10 @@ class Training:
     def record(self, content: Mapping[str, Any]) -> None:
         """run.json; the last file of a run, so that one that calls itself finished has all of them."""
         self.check_folder()
-        write_record(self.folder, content, self.waits(content["seconds"]))
+        waits = self.waits(content["seconds"])
+        if not waits:  # to exchange a file that was only just written takes ext4 a millisecond or two
+            (self.folder / RECORD).unlink(missing_ok=True)
+        write_record(self.folder, content, waits)
 
     def what_came(self, result: Result, end: Ending, seconds: float) -> dict[str, Any]:
         """What run.json says in the end, with the SHA-256 of the table as the run leaves it."""
