@@ -132,6 +132,8 @@ class Sweep:
             with closing(pool.run(self.jobs(todo, threads=max(1, cores // workers)))) as ends:
                 for end in ends:
                     if end is not None:
+                        if ended == 0:
+                            self.prepare_to_summarise()
                         ended += 1
                         log.info(f"[{ended}/{len(todo)}] {self.said(self.take(end))}")
                     if time.monotonic() - written > 0.8:
@@ -228,6 +230,12 @@ class Sweep:
         """The number by which Hydra's other sweepers choose: the validation loss, or the loss."""
         found = self.metrics.get(number, {})
         return found.get("val_loss", found.get("loss"))
+
+    def prepare_to_summarise(self) -> None:
+        """Imports and compiles what makes the report, at a time at which all wait for the workers anyway."""
+        from trainer.sweeps.report.page import template
+
+        template()
 
     def summarise(self) -> "Ranking":
         """summary.csv and report.html, of all jobs, finished or not; returns what they call the best."""

@@ -7,13 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from trainer.sweeps.record import GOOD, STATUSES
@@ -29,18 +30,23 @@ MOST_PANELS = 24
 FEW = 20  # numbers that are told one by one
 
 
+@cache
+def template() -> Template:
+    """The page without its runs; Jinja takes a twentieth of a second to compile it."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"date": _date, "duration": duration, "plain": plain, "short": short, "value": value}
+    return environment.from_string(files("trainer.sweeps.report").joinpath("page.html.jinja").read_text("utf-8"))
+
+
 def render(found: Found, ranking: Ranking, output: Path) -> str:
     """The whole page, which is to lie in a folder."""
     keys, ranked, aim = ranking
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"date": _date, "duration": duration, "plain": plain, "short": short, "value": value}
-    template = environment.from_string(files("trainer.sweeps.report").joinpath("page.html.jinja").read_text("utf-8"))
     counts = Counter(run.status for run in found.runs)
     first = sorted((item for item in ranked if item.rank), key=lambda item: (item.mark != "best", item.rank))
     coloured = sorted(first[: charts.COLOURS], key=lambda item: item.rank)  # the best of each data set, then by rank
     for place, item in enumerate(coloured, 1):
         item.colour = place
-    return template.render(
+    return template().render(
         most={"rows": ALL_ROWS, "panels": MOST_PANELS},
         found=found,
         runs=len(found.runs),
