@@ -70,7 +70,7 @@ def run(
     with lock:
         move_log(folder, taken)
         log.info(headline(parts, settings))
-        return _go(replace(training, folder=taken, lock=lock, durable=durable), None)
+        return _go(replace(training, folder=taken, lock=lock, short=0.0 if durable else checkpoint.EVERY), None)
 
 
 def resume(settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = None) -> Result | None:

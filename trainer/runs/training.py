@@ -93,7 +93,7 @@ class Training:
     folded: Folded | None = None  # of which the strength of the penalty is to be chosen
     lock: Lock | None = None  # of the folder, once it is the run's
     chosen: Chosen | None = None
-    durable: bool = True  # whether a short run waits for the disk as well
+    short: float = 0.0  # seconds below which it does not wait for the disk
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -154,7 +154,7 @@ class Training:
 
     def waits(self, seconds: float) -> bool:
         """Whether the files of a run that has taken so long wait for the disk: a short one is soon made again."""
-        return self.durable or seconds >= checkpoint.EVERY
+        return seconds >= self.short
 
     def keep(self, rows: Sequence[Mapping[str, float]], point: Point, status: str, began: float) -> float:
         """Writes a checkpoint; returns when the next one may come."""
