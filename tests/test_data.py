@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
+from sklearn.model_selection import train_test_split
 
-from trainer.data.rows import Data, Standardizer, batches, prepare, split
+from trainer.data.rows import Data, Standardizer, batches, prepare, random_state, split
 from trainer.errors import ConfigError, DataError
 
 
@@ -29,6 +30,19 @@ def test_a_split_is_a_function_of_the_seed_also_of_a_huge_one():
     data = sample()
     assert_array_equal(split(data, 0.2, 2**70)[0].x, split(data, 0.2, 2**70)[0].x)
     assert not np.array_equal(split(data, 0.2, 0)[0].x, split(data, 0.2, 1)[0].x)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 1 / 3, 0.5, 0.87])
+@pytest.mark.parametrize("counts", [(60, 30, 30), (40, 0, 40, 40), (5, 5, 5, 5, 5, 5, 5, 5), (301, 17, 2), (50, 49)])
+def test_a_split_is_that_of_scikit_learn(counts, fraction):
+    many = sum(counts)
+    for seed in range(10):
+        y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+        data = Data(np.arange(float(many))[:, None], y, tuple(range(len(counts))), ("x",))
+        if not len(counts) <= np.ceil(fraction * many) <= many - len(counts):
+            continue
+        train, valid = train_test_split(data.x, test_size=fraction, stratify=y, random_state=random_state(seed))
+        assert [part.x.tolist() for part in split(data, fraction, seed)] == [sorted(p.tolist()) for p in (train, valid)]
 
 
 def test_without_validation_every_row_trains():

@@ -99,6 +99,7 @@ def test_a_link_in_the_place_of_the_part_is_not_followed(tmp_path):
 @pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
 def test_nor_is_one_that_is_laid_there_just_before_the_part_is_opened(tmp_path, monkeypatch, plant):
     (tmp_path / "outside").write_text("precious")
+    (tmp_path / ".a.part").write_text("of a dead run")
     unlink = Path.unlink
 
     def raced(path, missing_ok=False):
@@ -132,8 +133,9 @@ def test_a_table_goes_on_after_the_rows_of_before_and_keeps_no_half_row(tmp_path
 
 
 @pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
-def test_a_link_that_is_laid_in_the_place_of_a_new_table_is_not_written_to(tmp_path, monkeypatch, plant):
+def test_a_link_that_is_laid_in_the_place_of_a_table_is_not_written_to(tmp_path, monkeypatch, plant):
     (tmp_path / "outside").write_text("precious")
+    (tmp_path / "metrics.csv").write_text("of the run before")
     replace = os.replace
 
     def raced(old, new):
@@ -145,6 +147,35 @@ def test_a_link_that_is_laid_in_the_place_of_a_new_table_is_not_written_to(tmp_p
     with pytest.raises(FileError, match=r"metrics\.csv cannot be read or written: it is a link"):
         Table(tmp_path / "metrics.csv", ["epoch"])
     assert (tmp_path / "outside").read_text() == "precious"
+
+
+@pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
+def test_a_table_begins_in_a_new_file_or_in_the_place_of_a_link(tmp_path, plant):
+    path = tmp_path / "metrics.csv"
+    (tmp_path / "outside").write_text("precious")
+    plant(path, tmp_path / "outside")
+    for _ in range(2):
+        with Table(path, ["epoch"]) as table:
+            table.add({"epoch": 1})
+        assert path.read_text() == "epoch\n1\n"
+        assert not path.is_symlink()
+        path.unlink()
+    assert (tmp_path / "outside").read_text() == "precious"
+
+
+def test_a_table_whose_first_line_finds_no_room_leaves_none_of_it(tmp_path, monkeypatch):
+    write = os.write
+
+    def half(descriptor, data):
+        if len(data) > 3:
+            return write(descriptor, data[:3])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        with pytest.raises(FileError, match=r"metrics\.csv cannot be written: No space left on device"):
+            Table(tmp_path / "metrics.csv", ["epoch"])
+    assert (tmp_path / "metrics.csv").read_text() == ""
 
 
 def test_nor_one_that_is_laid_there_just_before_a_file_is_opened(tmp_path, monkeypatch):

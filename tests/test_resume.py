@@ -112,8 +112,8 @@ def test_every_checkpoint_within_a_run_leads_to_the_same_end(epoch, tmp_path, mo
     monkeypatch.setattr(checkpoint, "SHARE", 1e9)
     keep = checkpoint.keep
 
-    def copying(folder, now):
-        keep(folder, now)
+    def copying(folder, now, durable):
+        keep(folder, now, durable)
         if now.state.epoch == epoch and now.status == "running":
             shutil.copytree(folder, tmp_path / "killed")
 
@@ -129,11 +129,11 @@ def test_every_checkpoint_within_a_run_leads_to_the_same_end(epoch, tmp_path, mo
 
 def test_a_checkpoint_comes_once_a_second_at_most_and_less_often_if_it_takes_long(tmp_path, monkeypatch):
     epochs = []
-    monkeypatch.setattr(checkpoint, "keep", lambda _, now: epochs.append(now.state.epoch))
+    monkeypatch.setattr(checkpoint, "keep", lambda _, now, durable: epochs.append(now.state.epoch))
     run(SMALL, tmp_path / "short")
     assert epochs == [EPOCHS]
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
-    monkeypatch.setattr(checkpoint, "keep", lambda _, now: (epochs.append(now.state.epoch), time.sleep(0.05)))
+    monkeypatch.setattr(checkpoint, "keep", lambda _, now, durable: (epochs.append(now.state.epoch), time.sleep(0.05)))
     run(SMALL, tmp_path / "slow")
     assert epochs[1:] == [1, EPOCHS]  # 0.05 s of writing earn a second without
 
@@ -374,8 +374,8 @@ def test_every_checkpoint_of_a_path_leads_to_the_same_end(strength, tmp_path, mo
     monkeypatch.setattr(checkpoint, "SHARE", 1e9)
     keep = checkpoint.keep
 
-    def copying(folder, now):
-        keep(folder, now)
+    def copying(folder, now, durable):
+        keep(folder, now, durable)
         if now.state.epoch == strength and now.status == "running":
             shutil.copytree(folder, tmp_path / "killed")
 

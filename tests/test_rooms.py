@@ -1,8 +1,10 @@
 """The house: rooms that import one way, and what it costs to enter one."""
 
 import ast
+import os
 import subprocess
 import sys
+import tempfile
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -67,10 +69,13 @@ def test_the_estimator_knows_of_runs_the_model_and_little_else():
     }
 
 
-def loaded(statement):
-    """The modules that a statement loads in a fresh interpreter."""
+def loaded(statement, folder=None):
+    """The modules that a statement loads in a fresh interpreter, in this folder."""
     code = f"import sys; {statement}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder, env=environment
+    )
     return set(done.stdout.split())
 
 
@@ -86,3 +91,11 @@ def test_the_estimator_loads_neither_files_nor_loggers_nor_configurations():
     assert not {"omegaconf", "hydra", "matplotlib", "tqdm"} & names
     unwanted = ("trainer.data.files", "trainer.data.sources", "trainer.runs.callbacks.loggers", "trainer.sweeps")
     assert not [name for name in names if name.startswith(unwanted)]
+
+
+@pytest.mark.processes
+def test_a_run_on_blobs_loads_neither_scikit_learn_nor_what_draws():
+    words = "'optimizer=sgd', 'epochs=1', 'plots=false', 'hydra.run.dir=run'"
+    code = f"import trainer.commands.train as train; train.main([{words}])"
+    with tempfile.TemporaryDirectory() as folder:
+        assert not {"scipy", "sklearn", "matplotlib"} & loaded(code, folder)

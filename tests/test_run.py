@@ -2,9 +2,10 @@ import contextlib
 import csv
 import hashlib
 import json
+import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,14 @@ from trainer.errors import ConfigError, FileError, Incompatible
 from trainer.objective.metrics import ACCURACY
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.fit import Diverged, columns
+from trainer.runs import checkpoint
 from trainer.runs.config import Settings
 from trainer.runs.model import Model
 from trainer.runs.outputs import Table, read_record, versions
 from trainer.runs.parts import assemble
 from trainer.runs.run import resume, run
 from trainer.runs.training import drawn
+from trainer.sweeps.worker import Job, perform
 
 SETTINGS = Settings(
     activation={"name": "softmax"},
@@ -135,6 +138,22 @@ def test_the_same_settings_give_the_same_files_but_for_the_clock(tmp_path):
         del row["seconds"]
     assert one == two
     assert_array_equal(*[Model.load(tmp_path / name / "model.npz").w for name in ("one", "two")])
+
+
+def test_a_short_run_waits_for_the_disk_but_as_a_job_of_a_sweep(tmp_path, monkeypatch):
+    def job(settings, name):
+        return perform(Job(0, tmp_path / name, settings, asdict(settings))).status
+
+    calls = []
+    monkeypatch.setattr(os, "fsync", calls.append)
+    run(SETTINGS, tmp_path / "whole")
+    number = len(calls)
+    assert number == 6  # model, checkpoint and record, and their folder each time
+    assert job(SETTINGS, "short") == "finished"
+    assert len(calls) == number
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)  # now no run is short
+    assert job(replace(SETTINGS, epochs=0), "long") == "finished"
+    assert len(calls) == 2 * number
 
 
 def test_no_epochs_save_the_initial_model(tmp_path):

@@ -1,13 +1,16 @@
 """Every source of data: its shapes, its seed, its ranges and its schema."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from omegaconf import OmegaConf
+from sklearn.datasets import make_blobs, make_circles, make_moons
 
 from trainer.data import files
+from trainer.data.rows import random_state
 from trainer.data.sources import (
     SOURCES,
     Blobs,
@@ -24,6 +27,7 @@ from trainer.data.sources import (
 from trainer.errors import ConfigError, FileError
 from trainer.runs.config import config_folder
 from trainer.runs.schema import build
+from trainer.sweeps.worker import FROM_SCIKIT_LEARN, IMPORTED, imported
 
 GENERATED = [
     (Blobs(), (600, 2), 4),
@@ -96,6 +100,32 @@ def test_the_same_seed_gives_the_same_bits(source, seed):
 @pytest.mark.parametrize("source", [Blobs(), Classification(), Moons(), Circles(), Spirals()], ids=repr)
 def test_different_seeds_give_different_data(source):
     assert len({source(seed).x.tobytes() for seed in SEEDS}) == len(SEEDS)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("source", "peer", "fields"),
+    [
+        (Blobs(), make_blobs, {"n_samples": 600, "n_features": 2, "centers": 4, "cluster_std": 2.0}),
+        (Blobs(10, 3, 7, 0.5), make_blobs, {"n_samples": 10, "n_features": 3, "centers": 7, "cluster_std": 0.5}),
+        (Moons(), make_moons, {"n_samples": 400, "noise": 0.2}),
+        (Moons(5, 0.0), make_moons, {"n_samples": 5, "noise": 0.0}),
+        (Circles(), make_circles, {"n_samples": 400, "noise": 0.1, "factor": 0.5}),
+        (Circles(7, 1.0), make_circles, {"n_samples": 7, "noise": 1.0, "factor": 0.5}),
+    ],
+    ids=lambda value: repr(value) if hasattr(value, "samples") else "",
+)
+def test_blobs_moons_and_circles_are_those_of_scikit_learn_to_the_bit(source, peer, fields, seed):
+    x, y = peer(**fields, random_state=random_state(seed))
+    data = source(seed)
+    assert_array_equal(data.x, x)
+    assert_array_equal(data.y, y)
+
+
+def test_a_sweep_imports_scikit_learn_ahead_for_what_is_made_by_it():
+    assert {name for name, source in SOURCES.items() if "sklearn" in inspect.getsource(source)} == FROM_SCIKIT_LEARN
+    assert imported(["data=blobs,file", "data.path=digits.csv", "loss=ce,brier"]) == [IMPORTED]
+    assert imported(["seed=1,2", "data=blobs,digits"]) == [IMPORTED, "sklearn.datasets"]
 
 
 def test_circles_and_spirals_without_noise_lie_where_they_are_said_to():

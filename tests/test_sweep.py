@@ -103,16 +103,17 @@ def test_what_is_spliced_is_what_hydra_composes(loader, grid):
 
     for job in jobs[: 24 if SLOW else 5]:
         assert outcome(composer, job) == outcome(slow, job)
+    assert outcome(composer, jobs[0][:-1]) == outcome(slow, jobs[0][:-1])  # of a sweeper that leaves a word out
 
 
-def test_plain_grids_are_composed_once(loader, monkeypatch):
+def test_plain_grids_are_composed_once_and_that_is_the_master(loader, monkeypatch):
     composer, jobs = compositions(loader, ["loss=ce,brier,focal", "optimizer=sgd,adam", "seed=range(50)"], fast=True)
     calls = []
     whole = Composer.whole
     monkeypatch.setattr(Composer, "whole", lambda *args: calls.append(1) or whole(*args))
     for job in jobs:
         composer(job)
-    assert len(calls) == 1
+    assert calls == []
 
 
 def test_a_large_grid_is_refused_quickly(call, tmp_path):
@@ -265,7 +266,7 @@ def test_jobs_without_a_key_take_no_composition_of_their_own(loader, monkeypatch
     monkeypatch.setattr(Composer, "whole", lambda *args: calls.append(1) or whole(*args))
     plans = planned(loader, "optimizer=newton,sgd", "optimizer.lr=range(1,300)")
     assert sum(not plan.reason for plan in plans) == 299
-    assert len(calls) == 1
+    assert calls == []
 
 
 @pytest.mark.parametrize(
@@ -467,6 +468,29 @@ def test_a_job_in_a_folder_of_another_name_goes_on(call, tmp_path, interrupt_aft
     assert outcome(second) == whole
     assert "goes on after epoch 1" in (second / "trainer.log").read_text()
     assert not (here / "of 3-3").exists()
+
+
+def test_the_files_of_all_jobs_are_on_the_disk_at_the_end_of_a_sweep(call, monkeypatch, tmp_path):
+    synced, fsync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.add(os.fstat(descriptor).st_ino), fsync(descriptor)))
+    assert call("-m", "seed=1,2", *TINY, "hydra.sweep.dir=outputs/here", "sweep.workers=1").code == 0
+    jobs = [tmp_path / "outputs" / "here" / name for name in "01"]
+    for path in [*jobs, *(job / name for job in jobs for name in ("run.json", "model.npz", "checkpoint.npz"))]:
+        assert path.stat().st_ino in synced
+
+
+def test_jobs_whose_files_a_power_failure_has_emptied_are_run_again(call, swept, tmp_path):
+    here = tmp_path / "outputs" / "here"
+    shutil.copytree(swept[1], here)
+    for name, file in (("0", "model.npz"), ("1", "run.json"), ("2", "checkpoint.npz")):
+        (here / name / file).write_bytes(b"")
+    before = {path: path.stat().st_mtime_ns for name in "367" for path in (here / name).iterdir()}
+    done = go_on(call, "resume=outputs/here")
+    assert (done.code, done.err) == (0, "")
+    assert "3 of 8 jobs" in done.out
+    for name in "012":
+        assert outcome(here / name) == outcome(swept[1] / name)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_resume_refuses_a_record_that_was_altered_and_keeps_its_job(call, swept, tmp_path):

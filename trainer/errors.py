@@ -105,16 +105,16 @@ def require(condition: bool, sentence: str) -> None:
 
 def is_text(value: Any) -> bool:
     """Whether UTF-8 has bytes for every text in a value, the keys of mappings too: half a surrogate pair has none."""
+    if value is None or isinstance(value, int | float):  # most values of a record are
+        return True
     if isinstance(value, str):
         try:
-            value.encode()
+            return value.isascii() or bool(value.encode())
         except UnicodeEncodeError:
             return False
-    elif isinstance(value, Mapping):
-        return all(is_text(key) and is_text(item) for key, item in value.items())
-    elif isinstance(value, list | tuple):
+    if isinstance(value, list | tuple):
         return all(map(is_text, value))
-    return True
+    return not isinstance(value, Mapping) or all(is_text(key) and is_text(item) for key, item in value.items())
 
 
 def require_text(names: Iterable[Any], what: str) -> None:

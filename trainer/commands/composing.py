@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log
@@ -33,9 +34,8 @@ def perform(
     """Runs a task with one of the configurations in conf/.
 
     text is what --help prints, {choices} in it standing for the groups; Hydra's own help loads every option to do so.
-    Sweeps and the other flags are Hydra's, and register is called before a sweep and returns the overrides that Hydra
-    is to see. A single run is composed here: Hydra would compose it twice, and make the run's folder before the task
-    could refuse.
+    The other flags are Hydra's. Runs and sweeps are composed here: Hydra would do so twice, and make the folder of a
+    run before the task could refuse. register is called before a sweep and returns the overrides that Hydra is to see.
     """
     if {"--help", "-h"} & set(words):
         print(text.replace("{choices}", choices(config_name)))
@@ -48,8 +48,8 @@ def perform(
         check_flags(given)
         if not given.shell_completion:
             check_overrides(given.overrides, options())
-        if given.multirun:
-            given.overrides = register(given.overrides)
+        if given.multirun and not given.hydra_help:
+            return several(task, config_name, register(given.overrides))
         hydra.version.setbase("1.3")
         _run_hydra(given, parser, task, str(config_folder()), config_name)
 
@@ -87,6 +87,12 @@ def single(task: Task, config_name: str, overrides: list[str]) -> None:
     check_folder("hydra.run.dir", folder)
     set_up(config, folder)
     task(config)
+
+
+def several(task: Task, config_name: str, overrides: list[str]) -> None:
+    """Composes once what the jobs of a sweep have in common, and lets the sweeper that it names do the rest."""
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        GlobalHydra.instance().hydra.multirun(config_name, task, [*overrides, "hydra.mode=MULTIRUN"])  # type: ignore[union-attr]
 
 
 def set_up(config: DictConfig, folder: str) -> None:

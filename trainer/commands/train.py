@@ -51,6 +51,9 @@ pairs.
 --hydra-help lists the flags of Hydra, and eval "$(trainer -sc install=bash)" completes all of this by the Tab key."""
 
 
+OTHERWISE = ("-h", "--h", "hydra/launcher=")  # begins the words of a sweep without workers of ours
+
+
 def main(words: list[str]) -> None:
     """The command ``trainer``, and ``python -m trainer``."""
     resumed = [word for word in words if word.startswith("resume=")]
@@ -63,6 +66,13 @@ def main(words: list[str]) -> None:
         with explained("config", words):
             check_overrides(words, options())
             go_on(resumed, [word for word in words if word not in resumed])
+    elif {"--multirun", "-m"} & set(words) and not any(
+        word.startswith(("-h", "--h", "hydra/launcher=")) for word in words
+    ):
+        from trainer.sweeps.pool import warm
+
+        with warm(words):  # the server of the workers imports while Hydra composes
+            perform(train, "config", HELP, words, _register)
     else:
         perform(train, "config", HELP, words, _register)
 

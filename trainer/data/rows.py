@@ -12,7 +12,7 @@ from trainer.data.encoding import Encoding
 from trainer.data.features import Features, is_sparse, parts, shuffled_pools
 from trainer.errors import ConfigError, DataError, listed, subject, suggest
 
-LARGE = 1 << 18  # rows from which a split is not scikit-learn's, which needs a hundred bytes a row
+LARGE = 1 << 18  # rows from which a split is not that of scikit-learn, which needed a hundred bytes a row
 
 
 class Source(Protocol):
@@ -273,20 +273,44 @@ def split(data: Data, valid_fraction: float, seed: int, key: str = "valid_fracti
         )
     if len(data) >= LARGE:
         held_out = _held_out(data.labels, counts, valid_fraction, seed)
-        return data.only(np.flatnonzero(~held_out)), data.only(np.flatnonzero(held_out))
-    classes, many = int(np.sum(counts > 0)), math.ceil(valid_fraction * len(data))
-    if not classes <= many <= len(data) - classes:
-        some = f"{classes} to {len(data) - classes}, or " if 2 * classes <= len(data) else ""
-        raise ConfigError(
-            f"{key}={valid_fraction} would hold out {many} of {len(data)} samples, and each of {classes} "
-            f"classes needs one on both sides. Hold out {some}none by {key}=0."
-        )
-    from sklearn.model_selection import train_test_split  # slow to import, so only where it is used
+    else:
+        classes, many = int(np.sum(counts > 0)), math.ceil(valid_fraction * len(data))
+        if not classes <= many <= len(data) - classes:
+            some = f"{classes} to {len(data) - classes}, or " if 2 * classes <= len(data) else ""
+            raise ConfigError(
+                f"{key}={valid_fraction} would hold out {many} of {len(data)} samples, and each of {classes} "
+                f"classes needs one on both sides. Hold out {some}none by {key}=0."
+            )
+        held_out = _drawn(data.labels, counts, many, random_state(seed))
+    return data.only(np.flatnonzero(~held_out)), data.only(np.flatnonzero(held_out))
 
-    train, valid = train_test_split(
-        np.arange(len(data)), test_size=valid_fraction, stratify=data.labels, random_state=random_state(seed)
-    )
-    return data.only(np.sort(train)), data.only(np.sort(valid))
+
+def _drawn(labels: Array, counts: Array, many: int, random: np.random.RandomState) -> Array:
+    """Which rows (N,) validate: the very rows of scikit-learn's stratified split, which takes a second to import."""
+    there = np.flatnonzero(counts)
+    kept = _mode(counts[there], len(labels) - many, random)
+    _mode(counts[there] - kept, many, random)  # all that is left; but it may draw
+    held_out = np.zeros(len(labels), dtype=bool)
+    for k, few in zip(there, kept, strict=True):
+        rows = np.flatnonzero(labels == k)
+        held_out[rows[random.permutation(len(rows))[few:]]] = True
+    return held_out
+
+
+def _mode(counts: Array, many: int, random: np.random.RandomState) -> Array:
+    """How many of so many rows each class gives: its share rounded down, and the rest by the largest remainders."""
+    share = counts / counts.sum() * many
+    whole = np.floor(share)
+    rest, left = share - whole, int(many - whole.sum())
+    for value in np.unique(rest)[::-1]:
+        if not left:
+            break
+        equal = np.flatnonzero(rest == value)
+        more = random.choice(equal, min(left, len(equal)), replace=False)
+        whole[more] += 1
+        left -= len(more)
+    found: Array = whole.astype(np.intp)
+    return found
 
 
 def _held_out(labels: Array, counts: Array, valid_fraction: float, seed: int) -> Array:

@@ -1,7 +1,8 @@
 """Where data come from: each source is a frozen dataclass whose fields are the YAML's, called with a seed.
 
-Generated data are the same bits for the same seed; bundled data and files do not depend on it. scikit-learn
-is imported where it is used, because its import is slow and most of the command line can do without.
+Generated data are the same bits for the same seed; bundled data and files do not depend on it. Blobs, Moons and Circles
+are those of scikit-learn, to the bit. scikit-learn itself is imported where it is used: that takes a second, and most
+of the command line can do without.
 """
 
 import math
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.arrays import Array
 from trainer.data import files
 from trainer.data.columns import Columns
 from trainer.data.reading import MAX_BYTES, kind_of
@@ -35,12 +37,13 @@ class Blobs:
         _at_least("spread", self.spread, 0)
 
     def __call__(self, seed: int) -> Data:
-        from sklearn.datasets import make_blobs
-
-        x, y = make_blobs(
-            self.samples, self.features, centers=self.classes, cluster_std=self.spread, random_state=random_state(seed)
+        random = random_state(seed)
+        centres = random.uniform(-10.0, 10.0, size=(self.classes, self.features))
+        y = np.sort(np.arange(self.samples) % self.classes)  # as even as can be
+        x = np.concatenate(
+            [random.normal(centre, self.spread, (np.sum(y == k), self.features)) for k, centre in enumerate(centres)]
         )
-        return _generated(x, y, self.classes)
+        return _generated(*_shuffled(x, y, random), self.classes)
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,12 @@ class Moons:
         _at_least("noise", self.noise, 0)
 
     def __call__(self, seed: int) -> Data:
-        from sklearn.datasets import make_moons
-
-        x, y = make_moons(self.samples, noise=self.noise, random_state=random_state(seed))
-        return _generated(x, y, 2)
+        y = _halves(self.samples)
+        outer, inner = (np.linspace(0, np.pi, np.sum(y == k)) for k in (0, 1))
+        x = np.concatenate(
+            [np.append(np.cos(outer), 1 - np.cos(inner)), np.append(np.sin(outer), 1 - np.sin(inner) - 0.5)]
+        )
+        return _noisy(x.reshape(2, -1).T, y, self.noise, seed)
 
 
 @dataclass(frozen=True)
@@ -116,10 +121,10 @@ class Circles:
         _at_least("noise", self.noise, 0)
 
     def __call__(self, seed: int) -> Data:
-        from sklearn.datasets import make_circles
-
-        x, y = make_circles(self.samples, noise=self.noise, factor=0.5, random_state=random_state(seed))
-        return _generated(x, y, 2)
+        y = _halves(self.samples)
+        turns = np.concatenate([np.linspace(0, 2 * np.pi, np.sum(y == k), endpoint=False) for k in (0, 1)])
+        radius = np.where(y == 0, 1.0, 0.5)
+        return _noisy(np.stack([radius * np.cos(turns), radius * np.sin(turns)], axis=1), y, self.noise, seed)
 
 
 @dataclass(frozen=True)
@@ -289,6 +294,24 @@ def _check_samples(samples: int, classes: int, features: int) -> None:
     most = MAX_BYTES // (8 * features)
     if samples > most:
         raise ConfigError(f"data.samples must be at most {most:,} for {features:,} features, got {samples:,}.")
+
+
+def _halves(samples: int) -> Array:
+    """Labels (N,) of two classes, the second one larger by one where there is an odd one."""
+    return (np.arange(samples) >= samples // 2).astype(np.intp)
+
+
+def _noisy(x: Array, y: Array, noise: float, seed: int) -> Data:
+    """Points (N,2) of two classes, shuffled, with noise of this deviation."""
+    random = random_state(seed)
+    x, y = _shuffled(x, y, random)
+    return _generated(x + random.normal(scale=noise, size=x.shape), y, 2)
+
+
+def _shuffled(x: Array, y: Array, random: np.random.RandomState) -> tuple[Array, Array]:
+    order = np.arange(len(y))
+    random.shuffle(order)
+    return x[order], y[order]
 
 
 def _generated(x: Any, y: Any, classes: int) -> Data:

@@ -7,13 +7,14 @@ sizes have been compared with the size of the file.
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -21,13 +22,30 @@ from trainer.arrays import Array
 from trainer.errors import DataError, FileError, TrainerError
 from trainer.runs.outputs import write_whole
 
+SMALL = 1 << 20  # bytes of arrays that are put together in memory
 
-def save(path: Path, header: Mapping[str, Any], arrays: Mapping[str, Array], previous: Path | None = None) -> Path:
+
+def save(
+    path: Path,
+    header: Mapping[str, Any],
+    arrays: Mapping[str, Array],
+    durable: bool = True,
+    previous: Path | None = None,
+) -> Path:
     """Writes the archive, whole or not at all; the old one is kept as previous, if that is given."""
     arrays = {name: _packed(array) for name, array in arrays.items()}
     text = json.dumps({**header, "sha256": _digest(header, arrays)}).encode()
     members = {"header": np.frombuffer(text, dtype=np.uint8), **arrays}
-    return write_whole(path, lambda file: np.savez(file, allow_pickle=False, **members), previous=previous)
+
+    def write(file: BinaryIO) -> None:
+        if sum(array.nbytes for array in members.values()) > SMALL:
+            np.savez(file, allow_pickle=False, **members)
+        else:  # zipfile seeks a lot, and that is quick in memory
+            whole = io.BytesIO()
+            np.savez(whole, allow_pickle=False, **members)
+            file.write(whole.getbuffer())
+
+    return write_whole(path, write, durable, previous)
 
 
 def load(path: Path, kind: str, largest: int) -> tuple[dict[str, Any], dict[str, Array]]:

@@ -13,6 +13,7 @@ from trainer.runs.text import flat, written
 
 CARD = "model.md"
 SHOWN, STRONGEST = 30, 3  # classes, and features of each
+ESCAPED = str.maketrans({letter: f"\\{letter}" for letter in "\\`*[]<>|$"})
 
 
 def write(
@@ -103,4 +104,4 @@ def _table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
 def _plain(name: Any) -> str:
     """A name that means nothing in Markdown."""
     text = " ".join(str(name).split())
-    return "".join(f"\\{letter}" if letter in "\\`*[]<>|$" else letter for letter in text)
+    return text.translate(ESCAPED)

@@ -24,11 +24,11 @@ from trainer.objective.view import Evaluated
 from trainer.optimizers import OPTIMIZERS, Optimizer
 from trainer.optimizers.fit import TrainState
 from trainer.runs import archive
-from trainer.runs.outputs import check_plain, writing
+from trainer.runs.outputs import CHECKPOINT, OLDER, check_plain, writing
 from trainer.runs.text import flat
 
 FORMAT, VERSION = "softmax-trainer checkpoint", 2
-NAMES = ("checkpoint.npz", "checkpoint.previous.npz")
+NAMES = (CHECKPOINT, OLDER)
 EVERY = 1.0  # seconds between two checkpoints, at least
 FREE = ("epochs", "sweep", "skip_illegal")  # keys of a configuration that may change when a run goes on
 SHARE = 0.05  # of the time that checkpoints may take: one that takes long to write comes less often
@@ -71,7 +71,7 @@ class Checkpoint:
         return f"{'strength' if self.rows and 'strength' in self.rows[0] else 'epoch'} {self.state.epoch}"
 
 
-def save(path: Path, checkpoint: Checkpoint, previous: Path | None = None) -> Path:
+def save(path: Path, checkpoint: Checkpoint, durable: bool = True, previous: Path | None = None) -> Path:
     """Writes one file; the old one is kept as previous, if that is given."""
     arrays = [checkpoint.state.w]
     names = list(dict.fromkeys(name for row in checkpoint.rows for name in row))
@@ -83,7 +83,8 @@ def save(path: Path, checkpoint: Checkpoint, previous: Path | None = None) -> Pa
         **{name: getattr(checkpoint, name) for name in READ},
         "rows": [names, *([row.get(name) for name in names] for row in checkpoint.rows)],
     }
-    return archive.save(path, header, {f"array{number}": array for number, array in enumerate(arrays)}, previous)
+    numbered = {f"array{number}": array for number, array in enumerate(arrays)}
+    return archive.save(path, header, numbered, durable, previous)
 
 
 def load(path: Path) -> Checkpoint:
@@ -112,10 +113,10 @@ def load(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def keep(folder: Path, checkpoint: Checkpoint) -> None:
+def keep(folder: Path, checkpoint: Checkpoint, durable: bool = True) -> None:
     """Writes the latest checkpoint of a run; the one before it stays as the previous one."""
     latest, previous = (folder / name for name in NAMES)
-    save(latest, checkpoint, previous)
+    save(latest, checkpoint, durable, previous)
 
 
 def after(took: float, runs: int) -> float:

@@ -151,6 +151,8 @@ def _area(score: Array, hit: Array, weight: Array | None) -> float:
 
     scikit-learn's takes milliseconds for each class, however few the rows.
     """
+    if score.strides == (0,):  # of one number, as the baseline's are
+        return 0.5
     place = np.unique(score, return_inverse=True)[1]
     each = np.ones(len(hit)) if weight is None else weight
     right, wrong = np.bincount(place, each * hit), np.bincount(place, each * ~hit)

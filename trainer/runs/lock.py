@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import ConfigError
-from trainer.runs.outputs import MODEL, RECORD, TABLES, in_place, open_plain, require_in_place, writing
+from trainer.runs.outputs import (
+    CHECKPOINT,
+    MODEL,
+    OLDER,
+    RECORD,
+    TABLES,
+    in_place,
+    open_plain,
+    require_in_place,
+    writing,
+)
 
 try:
     import fcntl
@@ -17,7 +27,7 @@ except ImportError:  # Windows; there a lock that a dead run left is removed by 
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "run.lock"
-USED = (RECORD, *TABLES, MODEL, "checkpoint.npz", "checkpoint.previous.npz")  # a folder with one has a run
+USED = (RECORD, *TABLES, MODEL, CHECKPOINT, OLDER)  # a folder with one has a run
 
 
 class Lock:
@@ -57,7 +67,7 @@ class Lock:
                 host = _holder(left).get("host")
                 if fcntl is None or host not in (None, socket.gethostname()):  # a lock may not reach other hosts
                     raise self._refusal(left)
-            os.ftruncate(descriptor, 0)
+                os.ftruncate(descriptor, 0)  # after which ext4 takes a millisecond to close a file
             os.pwrite(descriptor, json.dumps(process()).encode(), 0)
         except BaseException:
             with suppress(OSError):

@@ -56,7 +56,7 @@ class Model:
         with blas_on_one_thread():
             return predict(self.activation, self.w, self.standardizer.ready(x, self.w.dtype), threads)
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: Path, durable: bool = True) -> Path:
         """Writes the file, whole or not at all; a DataError for what load would refuse."""
         name = self.activation.name
         if type(self.activation) is not ACTIVATIONS.get(name):
@@ -84,7 +84,7 @@ class Model:
                 raise ValueError(f"it would have {size:,} bytes, and at most {LARGEST:,} are read; use fewer features")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is not written, as it could not be read again: {first_line(error)}.") from None
-        return archive.save(path, header, arrays)
+        return archive.save(path, header, arrays, durable)
 
     @classmethod
     def load(cls, path: Path) -> "Model":

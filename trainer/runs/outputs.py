@@ -31,7 +31,10 @@ from trainer.runs.text import csv_text
 
 PACKAGES = ("numpy", "scikit-learn", "hydra-core", "omegaconf", "matplotlib")
 RECORD, TABLE, PATH, CELLS, MODEL = "run.json", "metrics.csv", "path.csv", "cv.csv", "model.npz"
+CHECKPOINT, OLDER = "checkpoint.npz", "checkpoint.previous.npz"
 TABLES = (TABLE, PATH, CELLS)  # a run has one of the first two
+# O_EXCL opens no link, not even one that is laid there at this very moment.
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 LARGEST_RECORD = 1 << 26  # bytes; a run.json of ours has a few thousand
 
 
@@ -164,18 +167,20 @@ def write_whole(
                 with suppress(FileNotFoundError):
                     os.replace(path, previous)
             os.replace(beside, path)
-        finally:
+        except BaseException:
             beside.unlink(missing_ok=True)
+            raise
         if durable:
             sync_folder(path.parent)
     return path
 
 
 def _write_out(path: Path, write: Callable[[BinaryIO], object], durable: bool) -> None:
-    path.unlink(missing_ok=True)  # what a dead run left, or a link; of a link only the name goes
-    # O_EXCL opens no link, not even one that is laid there at this very moment.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags, 0o666)
+    try:
+        descriptor = os.open(path, NEW, 0o666)
+    except FileExistsError:
+        path.unlink(missing_ok=True)  # what a dead run left, or a link; of a link only the name goes
+        descriptor = os.open(path, NEW, 0o666)
     try:
         file = io.BufferedWriter(_Raw(descriptor), 1 << 16)
         try:
@@ -203,6 +208,25 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def to_disk(folder: Path) -> None:
+    """Brings to the disk what was written in a folder without waiting for it; quick where all is there already."""
+    with writing(folder):
+        for name in (MODEL, CHECKPOINT, RECORD):
+            with suppress(FileNotFoundError):
+                descriptor = os.open(folder / name, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        sync_folder(folder)
+
+
+def emptied(folder: Path) -> bool:
+    """Whether the power failed before a run's files were on the disk: then they have a name and no content."""
+    files = [folder / name for name in (MODEL, CHECKPOINT, RECORD)]
+    return any(file.is_file() and file.stat().st_size == 0 for file in files)
+
+
 def write_text(path: Path, text: str, durable: bool = True, alone: bool = True) -> Path:
     """A text as UTF-8, whole or not at all."""
     content = text.encode()
@@ -220,11 +244,13 @@ def write_json(path: Path, content: Mapping[str, Any], durable: bool = True) -> 
 
 
 def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, str | int | None):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):
         return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {str(key): _strict(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
 def write_record(folder: Path, content: Mapping[str, Any], durable: bool = True) -> Path:
@@ -293,17 +319,28 @@ class Table:
     """
 
     def __init__(self, path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, float]] = ()) -> None:
-        self._path, self._columns = path, columns
+        self._path, self._columns, self._size = path, columns, 0
         text = csv_text([columns, *map(self._values, rows)])
-        write_text(path, text, durable=False)  # a resumed run makes the rows again
         with writing(path):
-            self._descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND)
-        self._size = len(text.encode())
+            try:
+                self._descriptor = os.open(path, NEW | os.O_APPEND, 0o666)
+            except FileExistsError:
+                write_text(path, text, durable=False)  # a resumed run makes the rows again
+                self._descriptor, self._size = open_plain(path, os.O_WRONLY | os.O_APPEND), len(text.encode())
+                return
+        try:
+            self._append(text)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
 
     def add(self, row: Mapping[str, float]) -> None:
         """One row; a column that the row lacks stays empty. FileError if the file is no longer in its place."""
         require_in_place(self._path, self._descriptor)
-        rest = text = csv_text([self._values(row)]).encode()
+        self._append(",".join(map(str, self._values(row))) + "\n")  # numbers, which nothing need quote
+
+    def _append(self, text: str) -> None:
+        rest = content = text.encode()
         with writing(self._path):
             try:
                 while rest:
@@ -311,7 +348,7 @@ class Table:
             except BaseException:
                 os.ftruncate(self._descriptor, self._size)  # no half row stays
                 raise
-        self._size += len(text)
+        self._size += len(content)
 
     def _values(self, row: Mapping[str, float]) -> list[Any]:
         return [row.get(name, "") for name in self._columns]

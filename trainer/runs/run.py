@@ -74,7 +74,11 @@ def _to_the_end(steps: Steps) -> Result | None:
 def running(
     settings: Settings, folder: Path, recorded: Mapping[str, Any] | None = None, seat: Seat | None = None
 ) -> Steps:
-    """What run does, step by step; with a seat among others that train beside it."""
+    """What run does, step by step; with a seat among others that train beside it.
+
+    There the files of a run of less than a second, as its share of the time, do not wait for the disk: who wants that
+    calls to_disk.
+    """
     seed = secrets.randbits(32) if settings.seed is None else settings.seed
     settings = settled(settings)
     parts = assemble(settings)
@@ -95,7 +99,8 @@ def running(
     with lock:
         move_log(folder, taken)
         log.info(headline(parts, settings))
-        return (yield from _go(replace(training, folder=taken, lock=lock), None, seat))
+        short = 0.0 if seat is None else seat.company.runs * checkpoint.EVERY
+        return (yield from _go(replace(training, folder=taken, lock=lock, short=short), None, seat))
 
 
 def resuming(
@@ -357,7 +362,7 @@ def _finish(course: Course, status: str, failure: BaseException | None) -> Resul
         log.info(f"Converged: {end.reason}" if end.converged else end.reason)
     seconds = course.seconds
     model = training.model(end.state)
-    files = [model.save(folder / "model.npz")]
+    files = [model.save(folder / "model.npz", training.waits(seconds))]
     if settings.checkpoint:
         course.keep(status, course.point._replace(reason=end.reason, converged=end.converged and not points))
     result = Result(status, folder, end.metrics)

@@ -34,6 +34,7 @@ from trainer.runs.lock import Lock, process
 from trainer.runs.model import Model
 from trainer.runs.outputs import (
     PATH,
+    RECORD,
     TABLE,
     Table,
     git_commit,
@@ -92,6 +93,7 @@ class Training:
     folded: Folded | None = None  # of which the strength of the penalty is to be chosen
     lock: Lock | None = None  # of the folder, once it is the run's
     chosen: Chosen | None = None
+    short: float = 0.0  # seconds below which it does not wait for the disk
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -150,6 +152,10 @@ class Training:
         if self.lock is not None:
             self.lock.check()
 
+    def waits(self, seconds: float) -> bool:
+        """Whether the files of a run that has taken so long wait for the disk: a short one is soon made again."""
+        return seconds >= self.short
+
     def keep(self, rows: Sequence[Mapping[str, float]], point: Point, status: str, began: float) -> float:
         """Writes a checkpoint; returns the seconds that it took."""
         self.check_folder()
@@ -165,7 +171,7 @@ class Training:
             self.config,
             self.fingerprint,
         )
-        checkpoint.keep(self.folder, now)
+        checkpoint.keep(self.folder, now, self.waits(now.seconds))
         return time.perf_counter() - start
 
     def announce(self) -> None:
@@ -223,7 +229,10 @@ class Training:
     def record(self, content: Mapping[str, Any]) -> None:
         """run.json; the last file of a run, so that one that calls itself finished has all of them."""
         self.check_folder()
-        write_record(self.folder, content)
+        waits = self.waits(content["seconds"])
+        if not waits:  # to exchange a file that was only just written takes ext4 a millisecond or two
+            (self.folder / RECORD).unlink(missing_ok=True)
+        write_record(self.folder, content, waits)
 
     def what_came(self, result: Result, end: Ending, seconds: float) -> dict[str, Any]:
         """What run.json says in the end, with the SHA-256 of the table as the run leaves it."""

@@ -1,7 +1,7 @@
 """From the overrides of a command line to jobs: the axes, their product, and the settings of each.
 
-Hydra composes a configuration in a tenth of a second. It is asked for one, and again only where a job is not provably
-that one with some nodes exchanged:
+Hydra composes a configuration in a tenth of a second. It has composed one, the master, of all that has one value, and
+is asked again only where a job is not provably that one with some nodes exchanged:
 
 - an option of a group that has no defaults of its own, no package and no interpolation puts its content under the
   group's name and nowhere else, so another such option takes its place;
@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from typing import Any
 
@@ -196,7 +196,8 @@ class Composer:
 
     def __init__(self, loader: ConfigLoaderImpl, master: DictConfig, fast: bool = True) -> None:
         self._loader, self._master, self._fast = loader, master, fast
-        self._first: tuple[Sequence[Override], Node | None] | None = None  # what is spliced, and its options
+        self._words = set(map(str, master.hydra.overrides.task))
+        self._keys = {text.partition("=")[0] for text in self._words}
         self._is_group = cache(loader.repository.group_exists)
         self._option = cache(self._read_option)
 
@@ -241,9 +242,10 @@ class Composer:
         return options, values
 
     def _spliced(self, choices: Sequence[Override]) -> Node:
-        """The first configuration with other options and values in their places."""
+        """The master with other options and values in their places."""
         options, values = self._parted(choices)
         replaced = [_replaced(choice) for choice in values]
+        _sure(self._keys <= {choice.get_key_element() for choice in choices})  # or the master has more than the job
         node = self._with_options(options)
         if homeless := [".".join(path) for path, _ in replaced if _lacks(node, path)]:
             raise Homeless(homeless, node)
@@ -253,35 +255,38 @@ class Composer:
         return node
 
     def _with_options(self, options: Sequence[Override]) -> Node:
-        if self._first is None:
-            self._first = options, None  # which stays so if it is not sure
-            self._first = options, self._composed(options)
-        first, node = self._first
-        if node is None or len(first) != len(options):
+        node = self._base
+        if node is None:
             raise _Unsure
-        known = set(map(word, first))
         for choice in options:
             group, name = choice.key_or_group, choice.value()
-            if word(choice) not in known:
+            if word(choice) not in self._words:
                 _sure(_changes(choice) and isinstance(name, str) and group in node)
                 node = {**node, group: self._option(group, str(name))}
         return node
 
-    def _composed(self, options: Sequence[Override]) -> Node:
-        """By Hydra; sure only if each of its parts fills its own group and nothing refers to another."""
-        config = self.whole(options)
-        chosen = {str(group): name for group, name in config.hydra.runtime.choices.items()}
-        primary = self._loader.repository.load_config(str(config.hydra.job.config_name))
+    @cached_property
+    def _base(self) -> Node | None:
+        """What Hydra has composed of all that has one value; None where it is not sure that jobs can be made of it."""
+        with suppress(_Unsure):
+            return self._sure_base()
+        return None
+
+    def _sure_base(self) -> Node:
+        """Sure only if each of its parts fills its own group and nothing refers to another."""
+        hydra = self._master.hydra
+        primary = self._loader.repository.load_config(str(hydra.job.config_name))
         if primary is None or "${" in repr(primary.defaults_list):
             raise _Unsure
-        for group, name in chosen.items():
-            if not group.startswith("hydra/"):
+        for group, name in hydra.runtime.choices.items():
+            if not str(group).startswith("hydra/"):
                 _sure(group not in primary.config)
                 if name is not None:
-                    self._option(group, name)
-        node = _without_hydra(config)
+                    self._option(str(group), name)
+        node: Any = OmegaConf.to_container(self._master, resolve=False)
+        del node["hydra"]
         _sure("${" not in repr(node))
-        return node
+        return node  # type: ignore[no-any-return]
 
     def _read_option(self, group: str, name: str) -> Node:
         """What an option's file holds, if it can do no more than fill its group's node."""

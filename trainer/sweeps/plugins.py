@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +31,6 @@ from trainer.runs.overrides import check_folder
 from trainer.runs.schema import structured
 from trainer.sweeps.config import Grid
 from trainer.sweeps.grid import Axis, Composer, Plan, plan, read_axes, special
-from trainer.sweeps.pool import warm
 from trainer.sweeps.record import DONE, Line, Record, check_free, read
 from trainer.sweeps.resumed import resumed
 from trainer.sweeps.running import Sweep, SweepFailed
@@ -122,15 +121,13 @@ class GridSweeper(Sweeper):
         )
         composer = Composer(self.loader, config)
         by_workers = isinstance(launcher, WorkersLauncher)
-        with ExitStack() as ours:
-            with warm() if by_workers else nullcontext():
-                plans = plan([*axes, *silent], composer, config.skip_illegal is True)
-                ours.enter_context(hold(folder))
-                if self.resume:
-                    record, plans = resumed(folder, axes, plans, composer, by_workers)
-                else:
-                    check_free(folder)  # also of a sweep that was begun meanwhile
-                    record = _recorded(config, arguments, axes, plans)
+        plans = plan([*axes, *silent], composer, config.skip_illegal is True)
+        with hold(folder):
+            if self.resume:
+                record, plans = resumed(folder, axes, plans, composer, by_workers)
+            else:
+                check_free(folder)  # also of a sweep that was begun meanwhile
+                record = _recorded(config, arguments, axes, plans)
             return Sweep(folder, record, plans, options, composer, config).run(None if by_workers else launcher)
 
 

@@ -23,7 +23,7 @@ from trainer.errors import FileError
 from trainer.runs.interrupts import held
 from trainer.runs.outputs import RECORD
 from trainer.sweeps.stacks import stacked
-from trainer.sweeps.worker import IMPORTED, Ended, Job, note, serve
+from trainer.sweeps.worker import Ended, Job, imported, note, serve
 
 TICK = 0.1  # seconds between two looks at the clock
 GRACE = 1.0  # seconds that an interrupted run has to keep what it has learnt
@@ -41,17 +41,17 @@ class _Worker:
 
 
 @contextmanager
-def warm() -> Iterator[None]:
-    """Lets the server import while the program does something else; if that fails, the server is ended at once.
+def warm(words: Iterable[str]) -> Iterator[None]:
+    """Lets the server import what jobs of these words need, while the program does something else.
 
-    It would keep the terminal's pipe open for the seconds of its imports.
+    If that fails, the server is ended at once: it would keep the terminal's pipe open for as long as it imports.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         yield
         return
     from multiprocessing import forkserver
 
-    _context()
+    _context().set_forkserver_preload(imported(words))
     with _lean():
         forkserver.ensure_running()
     try:
@@ -68,9 +68,7 @@ def _context() -> Any:
     """Processes from a server that imports once for all; it has no threads, so its forks are safe."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(IMPORTED))
-    return context
+    return multiprocessing.get_context("forkserver")
 
 
 class Pool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import ConfigError, TrainerError
-from trainer.runs.outputs import RECORD, read_record, shorter
+from trainer.runs.outputs import RECORD, emptied, read_record, shorter
 from trainer.sweeps.grid import Axis, Composer, Plan, special
 from trainer.sweeps.record import BAD, DONE, NAME, Record, read
 
@@ -39,6 +39,10 @@ def resumed(
             line.status, line.reason = ("skipped", job.reason) if job.reason else ("pending", "")
             continue
         path = _inside(folder, line.folder)
+        if emptied(path):
+            line.status, line.reason = "pending", ""
+            again.append(path)
+            continue
         if (path / RECORD).exists():
             read_record(path)  # refused where it was altered: what it says of a job that has ended is not thrown away
         status, reason, _ = left(path)

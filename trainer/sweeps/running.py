@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import ConfigError, TrainerError, counted
 from trainer.runs.config import Settings
-from trainer.runs.outputs import shorter
+from trainer.runs.outputs import shorter, to_disk
 from trainer.runs.overrides import tamed
 from trainer.runs.schema import structured
 from trainer.runs.text import aligned, printable, quoted
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from trainer.sweeps.worker import Ended, Job
 
 log = logging.getLogger("sweep")
+SYNCS = 8  # at a time; a disk does many together nearly as quickly as one
 
 
 class SweepFailed(TrainerError):
@@ -109,7 +111,10 @@ class Sweep:
         self.record.write(self.folder)
 
     def end(self, interrupted: bool = False) -> None:
-        """The last sweep.json."""
+        """The last sweep.json, once the files of all jobs are on the disk: those of short ones did not wait for it."""
+        with ThreadPoolExecutor(SYNCS) as threads:
+            done = [self.folder / self.record.jobs[number].folder for number in self.metrics]
+            list(threads.map(to_disk, filter(Path.is_dir, done)))
         bad = any(line.status in BAD for line in self.record.jobs)
         self.record.status = "interrupted" if interrupted else "failed" if bad else "finished"
         self.record.write(self.folder)
@@ -127,6 +132,8 @@ class Sweep:
             with closing(pool.run(self.jobs(todo, threads=max(1, cores // workers)))) as ends:
                 for end in ends:
                     if end is not None:
+                        if ended == 0:
+                            self.prepare_to_summarise()
                         ended += 1
                         log.info(f"[{ended}/{len(todo)}] {self.said(self.take(end))}")
                     if time.monotonic() - written > 0.8:
@@ -223,6 +230,12 @@ class Sweep:
         """The number by which Hydra's other sweepers choose: the validation loss, or the loss."""
         found = self.metrics.get(number, {})
         return found.get("val_loss", found.get("loss"))
+
+    def prepare_to_summarise(self) -> None:
+        """Imports and compiles what makes the report, at a time at which all wait for the workers anyway."""
+        from trainer.sweeps.report.page import template
+
+        template("page.html.jinja")
 
     def summarise(self) -> "Ranking":
         """summary.csv and report.html, of all jobs, finished or not; returns what they call the best."""

@@ -5,13 +5,14 @@ It is started by trainer.sweeps.pool and never imports Hydra: a job is settings 
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from trainer.runs.training import Result
 
 LOG = "trainer.log"
-IMPORTED = ("trainer.runs.run", "sklearn.datasets", "sklearn.model_selection")  # what nearly every run needs
+IMPORTED = "trainer.runs.run"
+FROM_SCIKIT_LEARN = {"classification", "digits", "iris", "wine", "breast_cancer"}  # data, and a second to import it
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,12 @@ class Ended:
     folder: Path | None = None  # of its files, where it says so
 
 
+def imported(words: Iterable[str]) -> list[str]:
+    """What the jobs of a sweep with these words will import, for the server to do so once for all."""
+    data = {name for word in words if word.startswith("data=") for name in re.findall(r"\w+", word)}
+    return [IMPORTED, *(["sklearn.datasets"] if data & FROM_SCIKIT_LEARN else [])]
+
+
 def serve(connection: Connection) -> None:
     """Takes jobs, several at a time, from the pipe until it is closed, and answers each with how it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides; where signals cannot be masked this says so
@@ -66,8 +74,7 @@ def serve(connection: Connection) -> None:
     warnings.showwarning = lambda message, *_: logging.getLogger("trainer").warning(f"Warning: {message}")
     logging.getLogger().setLevel(logging.INFO)
     try:
-        for name in IMPORTED:  # as the server has done, where there is one
-            import_module(name)
+        import_module(IMPORTED)  # as the server has done, where there is one
         from tqdm import tqdm
 
         tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a worker that is killed leaves

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,9 @@ def render(found: Found, ranking: Ranking, output: Path) -> str:
     )
 
 
+@cache
 def template(name: str) -> Template:
-    """A page of this folder, with the head and the style that all of them share."""
+    """A page of this folder, with the head and the style that all share; it takes Jinja a twentieth of a second."""
     here = files("trainer.sweeps.report")
     loader = FunctionLoader(lambda other: here.joinpath(other).read_text("utf-8"))
     environment = Environment(

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -62,6 +63,7 @@ def _keys(prefix: str, node: Any, defaults: Any) -> Iterator[tuple[str, str]]:
             yield f"{prefix}.{key}", grammar(value)
 
 
+@cache
 def _yaml(*names: str) -> Mapping[str, Any]:
     """A file of conf/, or an option of a group; empty if there is none."""
     path = options().get(names[0], {}).get(names[-1]) if len(names) > 1 else config_folder() / f"{names[0]}.yaml"

@@ -20,6 +20,7 @@ from trainer.sweeps.report.values import number, plain
 LOWER = ("loss", *(name for name, metric in METRICS.items() if metric.higher is False))  # is the better
 HIGHER = tuple(name for name, metric in METRICS.items() if metric.higher)
 LOSSES = ("val_loss", "loss")
+EXACT = json.JSONEncoder(sort_keys=True, default=written)
 SILENT = ("seed", "plots", "resume", "loggers", "logger", "name", "sweep")  # they change no number
 
 
@@ -134,7 +135,7 @@ def _exact(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)  # lr=1 and lr=1.0 are one step
     try:
-        return json.dumps(value, sort_keys=True, default=written)
+        return EXACT.encode(value)
     except (ValueError, RecursionError):
         return "?"
 
