@@ -5,7 +5,8 @@
 Both sides fit all strengths on all folds, score them by the log loss of the rows held out, and fit the best strength to
 all rows. A peer runs with its default tol of 1e-4, and again with the first of 1e-6, 1e-8, ... at which all its cells
 are within 1e-6 of their minimum, which here is proved of every cell. Seconds are medians of three warm calls, a peer's
-with the better of two processes and two threads; after LIMIT seconds a call is given up: ">".
+with the better of processes and threads, or one call where that takes three times as long as another peer; after LIMIT
+seconds it is given up: ">".
 
 "true C" is that of cold fits, each by itself, to a proved gap of 1e-10. With two classes LogisticRegression penalises
 b = w_1 - w_0 alone, so it gets 2 C.
@@ -44,7 +45,8 @@ from trainer.optimizers import Auto
 from trainer.optimizers.cross_validation import Fold, cross_validate, training_rows
 
 QUICK = "--quick" in sys.argv
-LIMIT, REPEATS = (60.0, 1) if QUICK else (200.0, 3)
+LIMIT, REPEATS = (60.0, 1) if QUICK else (120.0, 3)
+SLOW = 3  # times as long as the best peer, and a peer is called once
 GAP = 1e-6
 SOLVERS = ["lbfgs", "newton-cg", "newton-cholesky"]
 TOLS = [1e-4] if QUICK else [1e-4, 1e-6, 1e-8, 1e-10]
@@ -213,14 +215,14 @@ def limited(call: Callable[..., Answer], *arguments: Any) -> Answer | None:
         process.join()
 
 
-def best_of(call: Callable[..., Answer], *arguments: Any) -> Answer | None:
-    """With the better of threads and processes."""
-    once = {jobs: limited(call, *arguments, jobs, 1) for jobs in (1, CORES)}
-    there = {jobs: found for jobs, found in once.items() if found is not None}
-    if not there:
-        return None
-    jobs = min(there, key=lambda jobs: there[jobs].seconds[0])
-    return limited(call, *arguments, jobs, REPEATS) or there[jobs] if REPEATS > 1 else there[jobs]
+def best_of(least: float, call: Callable[..., Answer], *arguments: Any) -> Answer | None:
+    """With the better of threads and processes; once, where it takes more than three times the least so far."""
+    found = limited(call, *arguments, 1, 1)
+    if found is None or found.seconds[0] > SLOW * least:
+        return found
+    other = limited(call, *arguments, CORES, 1)
+    jobs = CORES if other is not None and other.seconds[0] < found.seconds[0] else 1
+    return (REPEATS > 1 and limited(call, *arguments, jobs, REPEATS)) or (found if jobs == 1 else other)
 
 
 def main() -> None:
@@ -244,7 +246,7 @@ def main() -> None:
         ]
         for label, call, solver in [*peers, ("GridSearchCV lbfgs", grid_search, "lbfgs")]:
             for tol in TOLS if call is logistic_cv else TOLS[:1]:
-                peer = best_of(call, given, solver, tol)
+                peer = best_of(min(best.values()), call, given, solver, tol)
                 if peer is None:
                     print(f"  {label + f', tol {tol:.0e}':<34}{'>' + format(LIMIT, '.0f'):>9} s", flush=True)
                     break

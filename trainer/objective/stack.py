@@ -23,7 +23,6 @@ from trainer.objective.row_hessian import prediction_of_slope, row_hessian_of_sl
 from trainer.objective.view import Sample, View
 
 STEPS = 6  # to the best biases
-SETTLED = 1e-8  # of E: what the biases may add to a bound
 
 
 class Models(NamedTuple):
@@ -87,10 +86,14 @@ class Stack:
             loss, g, rows = sums.map_sum(of_block)
         return self._stacked(view, models, v, loss, g, rows)
 
-    def settled(self, models: Models, near: Stacked) -> Stacked:
-        """E and g of each model in double precision, at the best biases for the weights that were evaluated."""
+    def settled(self, models: Models, near: Stacked, enough: float) -> Stacked:
+        """E and g of each model in double precision, at the best biases for the weights that were evaluated.
+
+        They are the best up to enough of E, or after so many steps.
+        """
         sums, view, number, v = self.sums, self.exact, len(near.v), near.v.copy()
         total, curvature = self.totals[models.rows], self._curvature(models, near)
+        v[:, -1] += _shift(curvature, near.g[:, -1])
         (scores,) = sums.map_sum(lambda block: ((_models(view.times(block, side_by_side(v)), number),),))
 
         def of_block(block: Block) -> tuple[Array, Array, tuple[LossGrad, ...]]:
@@ -106,10 +109,9 @@ class Stack:
             for _ in range(STEPS):
                 loss, slope, rows = sums.map_sum(of_block)
                 slope *= view.intercept / total[:, None]
-                if not (np.abs(slope).sum(axis=1) * _way(v[:, -1]) > SETTLED * loss / total).any():
+                if not (np.abs(slope).sum(axis=1) * _way(v[:, -1]) > enough * loss / total).any():
                     break
-                damped = curvature + (1e-300 + np.abs(slope).max(axis=1)[:, None, None] / 10) * np.eye(slope.shape[1])
-                shift = -np.linalg.solve(damped, slope[..., None])[..., 0]  # of 10 at most
+                shift = _shift(curvature, slope)
                 v[:, -1] += shift
                 for z in scores:
                     z += shift[:, None, :]
@@ -204,3 +206,10 @@ def _way(bias: Array) -> Array:
     """How far (M,) biases (M,K) may be from the best ones."""
     way: Array = ROOM + np.abs(bias).max(axis=1)
     return way
+
+
+def _shift(curvature: Array, slope: Array) -> Array:
+    """Newton's step (M,K) of biases, of ten at most, from the curvature (M,K,K) and the derivative (M,K)."""
+    damped = curvature + (1e-300 + np.abs(slope).max(axis=1)[:, None, None] / 10) * np.eye(slope.shape[1])
+    shift: Array = -np.linalg.solve(damped, slope[..., None])[..., 0]
+    return shift

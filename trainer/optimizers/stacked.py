@@ -124,7 +124,7 @@ def _solve(
     left, best = np.arange(len(v)), near.v.copy()
     for _ in range(REFINED):
         some = models.some(left)
-        here = stack.settled(some, near)
+        here = stack.settled(some, near, aim.gap / 4)
         of_weights, of_bias = stack.bounds(some, here, metric.mean)
         better = of_weights + of_bias < bound[left] / 2
         now = left[better]
