@@ -129,7 +129,7 @@ class SoftmaxRegressionCV(SoftmaxRegression):
             self.__dict__.pop(fitted, None)  # of an earlier fit
         self.classes_ = given.classes
         if self.refit:
-            self._fit(given, self.C_, np.array(scores.w[chosen], dtype=given.data.x.dtype))
+            self._fit(given, self.C_, None)
             self.refit_gap_: float | None = self.gap_
         self.gap_: Any = scores.gaps
         return self

@@ -44,8 +44,8 @@ def conjugate_gradients(
 
 def conjugate_gradients_of_each(
     hessian: Callable[[Array], Array], precondition: Callable[[Array], Array], g: Array, eta: Array, most: int
-) -> Array:
-    """d (M,D+1,K) of a stack of convex problems, each to its own eta (M,) or after so many products.
+) -> tuple[Array, int]:
+    """d (M,D+1,K) of a stack of convex problems, each to its own eta (M,) or after so many products; their number.
 
     Those that are done wait for the others.
     """
@@ -53,7 +53,9 @@ def conjugate_gradients_of_each(
     p = -y
     gamma = first = dots(g, y)
     on = first > 0
-    for _ in range(most):
+    number = 0
+    while number < most:
+        number += 1
         hp = hessian(p)
         bend = dots(p, hp)
         on &= bend > 0
@@ -66,7 +68,7 @@ def conjugate_gradients_of_each(
         if not on.any():
             break
         p = y + (gamma / np.where(on, before, 1.0))[:, None, None] * p
-    return d
+    return d, number
 
 
 def dots(a: Array, b: Array) -> Array:

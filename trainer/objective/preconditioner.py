@@ -15,6 +15,7 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.known import known
+from trainer.chain.pairs import entropic
 from trainer.chain.strategies import auto
 from trainer.objective.blocks import apart, side_by_side, times
 from trainer.objective.row_hessian import row_factor, row_hessian
@@ -24,6 +25,7 @@ PROBED = 1 << 21  # numbers that K probes of rows (n,K) may make to find their m
 EXPONENTIALS = 1 << 22  # that are taken of the sample's scores
 MANY = 500  # classes above which C is taken for a diagonal
 SMALL = 1e-6  # eigenvalues of C below this share of the largest are raised to it
+ROUNDED = 1e-6  # of the diagonal of a Hessian in single precision
 JITTER = 1e-9  # of S's diagonal, for directions in which the features do not vary
 DENSE = 2000  # features up to which S is a whole matrix, and rows up to which their products are one
 FACTORS = 1 << 25  # numbers of all factors: 256 MiB
@@ -226,3 +228,55 @@ def _inverse(c: float, moment: Array, rows: Array | None, ridge: Array) -> Calla
         return result
 
     return through_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """g (...,D+1,K) -> P g with the inverse of the sample's Hessian itself, a matrix (K (D+1), K (D+1))."""
+
+    mean: Array  # (D,) of u, by curvature
+    solve: Callable[[Array], Array]
+
+    def __call__(self, g: Array) -> Array:
+        g = g - g.mean(axis=-1, keepdims=True)  # the direction of all classes means nothing
+        columns = np.moveaxis(g, -1, -2).reshape(-1, g.shape[-1] * g.shape[-2]).T  # (K (D+1), M)
+        d: Array = self.solve(columns).T.reshape(*g.shape[:-2], g.shape[-1], g.shape[-2]).mT
+        d -= d.mean(axis=-1, keepdims=True)
+        return d
+
+
+def whole(view: View, v: Array) -> Whole | None:
+    """P for a pair whose rows have the Hessian R = f (diag a - a a^T), such as softmax with ce.
+
+    H = sum_n share_n R_n (x) u_n u_n^T + ridge, class by class. Where a shift of all classes means nothing, R has the
+    curvature of its mean entry there, too. None where rounding has made H indefinite.
+    """
+    from scipy.linalg import cho_factor
+    from scipy.linalg.lapack import dpotrs
+
+    u, (width, classes), sums = view.sample.u, v.shape, view.sums
+    rows, temperature = view.sample.data, known(sums.objective.activation, "temperature")
+    softmax: Any = entropic(sums.objective.activation)
+    a = softmax(times(u, v.astype(np.float32)))
+    f = row_factor(*sums.objective.pair, rows.targets(np.float32)) * (
+        len(sums.data) / sums.total / temperature / len(a)
+    )
+    f *= 1.0 if rows.weight is None else rows.weight[:, None]
+    f = f.astype(np.float32)
+    spread = f * (1 - np.square(a).sum(axis=1, keepdims=True)) / classes**2  # (n,1)
+    blocks = np.empty((classes, width, classes, width))
+    shift = u.T @ (u * spread)
+    for k in range(classes):
+        for m in range(k + 1):
+            weight = f[:, 0] * a[:, k] * ((k == m) - a[:, m])
+            blocks[k, :, m] = u.T @ (u * weight[:, None]) + shift
+            blocks[m, :, k] = blocks[k, :, m].T
+    h: Array = blocks.reshape(classes * width, -1)
+    diagonal = np.einsum("ii->i", h)  # a view
+    diagonal += ROUNDED * diagonal + np.tile(view.ridge[:, 0], classes) + np.where(diagonal > 0, 0.0, 1.0)
+    try:
+        factor = cho_factor(h, lower=True, overwrite_a=True, check_finite=False)[0]
+    except np.linalg.LinAlgError:
+        return None
+    t = classes**2 * spread[:, 0]
+    return Whole((t @ u[:, :-1] / (t.sum() or 1.0)).astype(np.float64), lambda r: dpotrs(factor, r, lower=True)[0])

@@ -5,6 +5,7 @@ view sees one wide model, so copies of the rows and their coordinates are made o
 softmax(z/T) - y up to factors, with a ridge.
 """
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
@@ -71,6 +72,14 @@ class Stack:
         self.weights, self.totals = weights, totals
         self.exact = View(self.sums, Sample.of(data, objective.intercept), np.float64)
         self.rough = View(self.sums, self.exact.sample, np.float32, self.exact)
+
+    @property
+    def worth(self) -> float:
+        """How many of all models' products with the features preconditioner.whole costs, if it knows such features."""
+        rows, width = self.exact.sample.u.shape
+        if not isinstance(self.exact.sample.u, np.ndarray):
+            return math.inf
+        return float(rows * width * len(self.sums.data.classes) / (4 * len(self.sums.data)))
 
     def at(self, models: Models, v: Array) -> Stacked:
         """E and g of each model at v, in single precision."""

@@ -40,7 +40,7 @@ class Scores:
     gaps (F,S)     what is proved of each cell, nan where nothing is
     reached (F,S)  whether its solver came to the minimum: certified, or by its own rule where there can be no proof
     spent (F,S)    the iterations of each cell
-    w              the mean parameters over the folds (D+1,K) of each strength
+    bare           whether all weights vanish at the strongest
 
     >>> from trainer.objective.certificate import Certificate
     >>> proof = Certificate(1e-7, "certified to 1.0e-07 of E")
@@ -59,7 +59,7 @@ class Scores:
         self.values, self.gaps = np.full((2, folds, strengths), np.nan)
         self.reached = np.zeros((folds, strengths), dtype=bool)
         self.spent = np.zeros((folds, strengths), dtype=int)
-        self.w: list[Array | float] = [0.0] * strengths
+        self.bare = True
 
     def add(self, cell: Cell) -> None:
         """One more cell, which is not kept."""
@@ -67,7 +67,7 @@ class Scores:
         self.values[place] = cell.metrics[self.metric]
         self.gaps[place] = math.nan if cell.proof.gap is None else cell.proof.gap
         self.reached[place], self.spent[place] = reached(cell), cell.iterations
-        self.w[cell.place] = self.w[cell.place] + cell.w / len(self.values)
+        self.bare &= not (cell.place == 0 and cell.w[:-1].any())
 
     @property
     def mean(self) -> Array:
@@ -127,7 +127,7 @@ class Scores:
         if last == 0:
             return False, False
         chosen = self.chosen(rule)
-        return chosen == 0 and bool(np.any(np.asarray(self.w[0])[:-1])), self.chosen("best") == last
+        return chosen == 0 and not self.bare, self.chosen("best") == last
 
 
 def automatic(objective: Objective, data: Data) -> list[Penalty]:

@@ -16,12 +16,13 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.objective.conjugate_gradients import conjugate_gradients_of_each, dots
-from trainer.objective.preconditioner import Preconditioner, preconditioner
+from trainer.objective.preconditioner import Preconditioner, Whole, preconditioner, whole
 from trainer.objective.stack import Models, Stack, Stacked
 from trainer.optimizers.stopping import noise
 
 NEAR = 1e-5  # of E: the estimated gap up to which the minimum of all folds together is looked for
 LEAST = 1e-11  # of E: the smallest one that single precision can see
+Metric = Preconditioner | Whole
 FEW = 3  # points before the last one that may foretell the next
 FINEST, ROUGHEST = 1e-3, 0.2  # shares of the gradient that a step leaves
 PRODUCTS = 40  # of a step: a new Hessian is worth more than a step to the last digit
@@ -40,9 +41,9 @@ class Aim(NamedTuple):
 
 
 class Solved(NamedTuple):
-    """The folds at one strength: parameters v (F,D+1,K), their iterations (F,), E (F,) and its bounds (F,).
+    """The folds at one strength: parameters v (F,D+1,K), their iterations, E, its bounds and products, (F,) each.
 
-    >>> Solved(0, np.zeros((1, 2, 2)), np.array([3]), np.array([0.5]), np.array([1e-7])).iterations
+    >>> Solved(0, np.zeros((1, 2, 2)), np.array([3]), np.array([0.5]), np.array([1e-7]), np.array([9])).iterations
     array([3])
     """
 
@@ -51,6 +52,7 @@ class Solved(NamedTuple):
     iterations: Array
     value: Array
     bound: Array
+    products: Array
 
 
 def along(stack: Stack, v: Array, strengths: Array, aim: Aim, most: int) -> Iterator[Solved]:
@@ -66,7 +68,8 @@ def along(stack: Stack, v: Array, strengths: Array, aim: Aim, most: int) -> Iter
     """
     several = len(strengths) > 1
     sets = np.arange(len(strengths) - several)
-    middle, lag, metric = _Track(v), _Track(np.zeros((len(sets), *v.shape))), None
+    middle, lag = _Track(v), _Track(np.zeros((len(sets), *v.shape)))
+    metric, dear = None, False
     for place, strength in enumerate(strengths.T):
         last = float(strength[-1])
         v = middle.ahead(last)
@@ -74,12 +77,14 @@ def along(stack: Stack, v: Array, strengths: Array, aim: Aim, most: int) -> Iter
         if several:
             mean = Models(np.array([len(sets)]), strength[-1:])
             v = _approach(stack, mean, v[None], metric, aim, NEAR)[0].v[0]
+        by = (whole(stack.exact.times_ridge(last), v) if dear else None) or metric
         starts = v + lag.ahead(last)
         parts = [
-            _solve(stack, Models(some, strength[some]), starts[some], metric, aim)
+            _solve(stack, Models(some, strength[some]), starts[some], by, aim)
             for some in np.split(sets, range(most, len(sets), most))
         ]
         solved = Solved(place, *(np.concatenate(part) for part in zip(*parts, strict=True)))
+        dear = dear or solved.products.sum() > 2 * stack.worth
         middle.add(last, v if several else solved.v[0])
         lag.add(last, solved.v - v if several else np.zeros_like(solved.v))
         yield solved
@@ -116,10 +121,10 @@ def _through(points: list[tuple[float, Array]], at: float) -> Array:
 
 
 def _solve(
-    stack: Stack, models: Models, v: Array, metric: Preconditioner, aim: Aim
-) -> tuple[Array, Array, Array, Array]:
+    stack: Stack, models: Models, v: Array, metric: Metric, aim: Aim
+) -> tuple[Array, Array, Array, Array, Array]:
     """What Solved has of these models, from v (M,D+1,K)."""
-    near, iterations = _approach(stack, models, v, metric, aim, LEAST)
+    near, iterations, products = _approach(stack, models, v, metric, aim, LEAST)
     value, bound = np.full(len(v), np.inf), np.full(len(v), np.inf)
     left, best = np.arange(len(v)), near.v.copy()
     for _ in range(REFINED):
@@ -133,16 +138,19 @@ def _solve(
         if not on.any():
             break
         left, some, here = left[on], some.some(on), here.some(on)
-        near = here._replace(v=here.v + _newton(stack, some, here, metric, _eta(of_weights[on], aim.gap * here.value)))
+        d, number = _newton(stack, some, here, metric, _eta(of_weights[on], aim.gap * here.value))
+        near = here._replace(v=here.v + d)
         iterations[left] += 1
-    return best, iterations, value, bound
+        products[left] += number
+    return best, iterations, value, bound, products
 
 
 def _approach(
-    stack: Stack, models: Models, v: Array, metric: Preconditioner, aim: Aim, least: float
-) -> tuple[Stacked, Array]:
-    """Steps in single precision, and their number, until half of the gap is all but proved, or least reached."""
-    here, iterations, able = stack.at(models, v), np.zeros(len(v), dtype=int), np.full(len(v), True)
+    stack: Stack, models: Models, v: Array, metric: Metric, aim: Aim, least: float
+) -> tuple[Stacked, Array, Array]:
+    """Steps in single precision until half of the gap is all but proved, or least reached; and their numbers."""
+    here, able = stack.at(models, v), np.full(len(v), True)
+    iterations, products = np.zeros((2, len(v)), dtype=int)
     for _ in range(min(ROUNDS, aim.iterations)):
         of_weights, _ = stack.bounds(models, here, metric.mean)
         away = dots(here.g, metric(here.g)) / 2 / here.value
@@ -150,11 +158,12 @@ def _approach(
         if not on.any():
             break
         eta = np.maximum(_eta(of_weights, aim.gap * here.value), np.minimum(away**0.4, ROUGHEST))
-        d = _newton(stack, models, here, metric, np.where(on, eta, 1.0))
+        d, number = _newton(stack, models, here, metric, np.where(on, eta, 1.0))
         here, low = _lower(stack, models, here, np.where(on[:, None, None], d, 0.0))
         able &= low
         iterations += on
-    return here, iterations
+        products += number
+    return here, iterations, products
 
 
 def _eta(bound: Array, wanted: Array) -> Array:
@@ -164,10 +173,10 @@ def _eta(bound: Array, wanted: Array) -> Array:
     return result
 
 
-def _newton(stack: Stack, models: Models, here: Stacked, metric: Preconditioner, eta: Array) -> Array:
-    """d (M,D+1,K) that leaves the share eta (M,) of each gradient; zero where that overflows."""
-    d = conjugate_gradients_of_each(stack.hessian(models, here), metric, here.g, eta, PRODUCTS)
-    return np.where(np.isfinite(dots(d, d))[:, None, None], d, 0.0)
+def _newton(stack: Stack, models: Models, here: Stacked, metric: Metric, eta: Array) -> tuple[Array, int]:
+    """d (M,D+1,K) that leaves the share eta (M,) of each gradient, zero where that overflows, and products it took."""
+    d, number = conjugate_gradients_of_each(stack.hessian(models, here), metric, here.g, eta, PRODUCTS)
+    return np.where(np.isfinite(dots(d, d))[:, None, None], d, 0.0), number
 
 
 def _lower(stack: Stack, models: Models, here: Stacked, d: Array) -> tuple[Stacked, Array]:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from trainer.arrays import Array
 from trainer.data.rows import Data, for_training, stratified
 from trainer.errors import ConfigError, counted, listed, require
 from trainer.objective.metrics import Metric
@@ -121,11 +120,6 @@ class Chosen:
     @property
     def penalty(self) -> Penalty:
         return self.penalties[self.place]
-
-    @property
-    def w(self) -> Array:
-        """The mean of the folds' parameters (D+1,K), close to those of all rows."""
-        return np.asarray(self.scores.w[self.place])
 
     @cached_property
     def strengths(self) -> list[float]:

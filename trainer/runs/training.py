@@ -131,8 +131,6 @@ class Training:
 
     def start(self) -> TrainState:
         """The state before the first epoch, or before the first strength of a path."""
-        if self.chosen is not None:
-            return TrainState(0, self.chosen.w, self.parts.optimizer.init(self.chosen.w))
         scale = known(self.parts.objective.activation, "start_scale")
         start = TrainState.start(self.parts.optimizer, self.data.train, scale, self.seed)
         return replace(start, optimizer=()) if self.parts.path else start
