@@ -23,6 +23,7 @@ from trainer.objective.objective import BlockSum, Objective
 from trainer.objective.row_hessian import prediction_of_slope, row_hessian_of_slope
 from trainer.objective.view import Sample, View
 
+ALONE = 1 << 18  # scores of a step that are not worth a second thread: half of it is numpy's own
 STEPS = 6  # to the best biases
 
 
@@ -57,6 +58,8 @@ class _Wide(BlockSum):
 
     @cached_property
     def blocks(self) -> list[Block]:
+        if len(self.data) * self.columns <= ALONE:
+            return [Block(0, slice(0, len(self.data)))]
         return blocks(self.data, 1, self.columns)
 
 
