@@ -1,4 +1,7 @@
-"""Data: rows and their targets, the split by seed, and the standardisation fitted on training rows."""
+"""Data: rows and their targets, the split by seed, and the standardisation fitted on training rows.
+
+Whatever makes training rows of rows is here, so that one can see that nothing else is done to them; hence the length.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

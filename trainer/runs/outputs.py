@@ -2,7 +2,7 @@
 
 A file is written beside its target, brought to the disk by fsync and renamed, and then the folder is brought to the
 disk: whatever ends the process or the machine, a reader finds the old file or the new one. Every byte goes through
-os.open, os.write, os.fsync and os.replace, so a test can let each of them fail.
+os.open, os.write, os.fsync and os.replace in this one file, long as it is, so a test can let each of them fail.
 
 What stays open (the table, the lock, the log) is a plain file of that folder under its one name, by open_plain, and
 for as long as the run lasts: table and lock notice that they, or the folder, are no longer in their place.

@@ -1,4 +1,7 @@
-"""One training: its parts and its data, all checked, and every file that it leaves in its folder."""
+"""One training: its parts and its data, all checked, and every file that it leaves in its folder.
+
+What a run asks of its training stands in one class, so that run.py reads as the way of a run; hence the length.
+"""
 
 import time
 import warnings
