@@ -67,12 +67,12 @@ class Stack:
     """An objective on sets of weights (F,N) of the rows of data, with their shares (F,) of the denominator of E.
 
     The data's own weights say where coordinates and preconditioners are made, and the objective's penalty is
-    |W|^2 / 2, which strengths multiply.
+    |W|^2 / 2, which strengths multiply. So many models are looked at together at most.
     """
 
     def __init__(self, objective: Objective, data: Data, weights: Array, totals: Array, most: int) -> None:
         self.sums = _Wide(objective, data, most * len(data.classes))
-        self.weights, self.totals = weights, totals
+        self.weights, self.totals, self.most = weights, totals, most
         self.exact = View(self.sums, Sample.of(data, objective.intercept), np.float64)
         self.rough = View(self.sums, self.exact.sample, np.float32, self.exact)
 

@@ -6,7 +6,8 @@ the strength before.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -107,24 +108,32 @@ def cross_validate(
         yield cell
 
 
+@dataclass(frozen=True, eq=False)
 class _Search:
     """The cells of a cross-validation, fold by fold, or all folds of a strength together where their pair allows it."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        optimizer: Optimizer,
-        data: Data,
-        folds: Sequence[Fold],
-        penalties: Penalties,
-        epochs: int,
-        metrics: Mapping[str, Metric],
-    ) -> None:
-        self.objective, self.optimizer, self.data, self.folds = objective, optimizer, data, folds
-        self.epochs, self.metrics = epochs, metrics
-        self.gap: float = optimizer.gap  # type: ignore[attr-defined]
-        self.totals = [count(objective, training_rows(data, fold)) for fold in folds]
-        self.paths = [list(penalties(total)) for total in self.totals]
+    objective: Objective
+    optimizer: Optimizer
+    data: Data
+    folds: Sequence[Fold]
+    penalties: Penalties
+    epochs: int
+    metrics: Mapping[str, Metric]
+
+    @cached_property
+    def gap(self) -> float:
+        gap: float = self.optimizer.gap  # type: ignore[attr-defined]
+        return gap
+
+    @cached_property
+    def totals(self) -> list[float]:
+        """The denominator of E of each fold."""
+        return [count(self.objective, training_rows(self.data, fold)) for fold in self.folds]
+
+    @cached_property
+    def paths(self) -> list[list[Penalty]]:
+        """The penalties of each fold."""
+        return [list(self.penalties(total)) for total in self.totals]
 
     def alone(self) -> Iterator[Cell]:
         """Each cell by the solver, from the parameters of the one before."""
@@ -177,7 +186,7 @@ class _Search:
         v = stack.exact.enter(Problem(objective, middle).start(np.zeros((data.x.shape[1] + 1, classes))))
         few = sum(len(fold.test) for fold in folds) <= len(self.data)
         tests = [held_out(self.data, fold) for fold in folds] if few else [None] * len(folds)
-        for solved in along(stack, v, strengths, Aim(self.gap, self.epochs), most):
+        for solved in along(stack, v, strengths, Aim(self.gap, self.epochs)):
             for number, fold in enumerate(folds):
                 w, iterations = stack.exact.leave(solved.v[number]), int(solved.iterations[number])
                 gap = float(solved.bound[number] / solved.value[number])
@@ -186,6 +195,7 @@ class _Search:
                 if proof.proves(self.gap):
                     yield self.cell(number, solved.place, w, iterations, proof, proof.why, test)
                 else:
+                    w = w if np.isfinite(gap) else np.zeros_like(w)  # nothing is known of it, so it is no beginning
                     train, left = training_rows(self.data, fold), self.epochs - iterations
                     cell = self.fitted(number, solved.place, train, test, w, left)
                     yield cell._replace(iterations=cell.iterations + iterations)

@@ -22,7 +22,7 @@ from trainer.optimizers.stopping import noise
 
 NEAR = 1e-5  # of E: the estimated gap up to which the minimum of all folds together is looked for
 LEAST = 1e-11  # of E: the smallest one that single precision can see
-Metric = Preconditioner | Whole
+Inverse = Preconditioner | Whole
 FEW = 3  # points before the last one that may foretell the next
 FINEST, ROUGHEST = 1e-3, 0.2  # shares of the gradient that a step leaves
 PRODUCTS = 40  # of a step: a new Hessian is worth more than a step to the last digit
@@ -55,14 +55,14 @@ class Solved(NamedTuple):
     products: Array
 
 
-def along(stack: Stack, v: Array, strengths: Array, aim: Aim, most: int) -> Iterator[Solved]:
+def along(stack: Stack, v: Array, strengths: Array, aim: Aim) -> Iterator[Solved]:
     """The minima for the sets of weights of a stack, from v (D+1,K), at strengths (F,S) that fall along S.
 
-    Of several sets the last one is their mean, which the others begin at, and no result. So many are solved together.
+    Of several sets the last one is their mean, which the others begin at, and no result.
 
     >>> from trainer.objective.stack import Stack
     >>> stack = Stack(Objective(Softmax(), CrossEntropy(), auto, L2(1.0)), data, np.ones((1, 4)), np.array([4.0]), 1)
-    >>> [solved] = along(stack, np.zeros((2, 2)), np.array([[0.1]]), Aim(1e-6, 20), 1)
+    >>> [solved] = along(stack, np.zeros((2, 2)), np.array([[0.1]]), Aim(1e-6, 20))
     >>> bool(solved.bound[0] <= 1e-6 * solved.value[0])
     True
     """
@@ -81,7 +81,7 @@ def along(stack: Stack, v: Array, strengths: Array, aim: Aim, most: int) -> Iter
         starts = v + lag.ahead(last)
         parts = [
             _solve(stack, Models(some, strength[some]), starts[some], by, aim)
-            for some in np.split(sets, range(most, len(sets), most))
+            for some in np.split(sets, range(stack.most, len(sets), stack.most))
         ]
         solved = Solved(place, *(np.concatenate(part) for part in zip(*parts, strict=True)))
         dear = dear or solved.products.sum() > 2 * stack.worth
@@ -121,7 +121,7 @@ def _through(points: list[tuple[float, Array]], at: float) -> Array:
 
 
 def _solve(
-    stack: Stack, models: Models, v: Array, metric: Metric, aim: Aim
+    stack: Stack, models: Models, v: Array, metric: Inverse, aim: Aim
 ) -> tuple[Array, Array, Array, Array, Array]:
     """What Solved has of these models, from v (M,D+1,K)."""
     near, iterations, products = _approach(stack, models, v, metric, aim, LEAST)
@@ -146,7 +146,7 @@ def _solve(
 
 
 def _approach(
-    stack: Stack, models: Models, v: Array, metric: Metric, aim: Aim, least: float
+    stack: Stack, models: Models, v: Array, metric: Inverse, aim: Aim, least: float
 ) -> tuple[Stacked, Array, Array]:
     """Steps in single precision until half of the gap is all but proved, or least reached; and their numbers."""
     here, able = stack.at(models, v), np.full(len(v), True)
@@ -173,7 +173,7 @@ def _eta(bound: Array, wanted: Array) -> Array:
     return result
 
 
-def _newton(stack: Stack, models: Models, here: Stacked, metric: Metric, eta: Array) -> tuple[Array, int]:
+def _newton(stack: Stack, models: Models, here: Stacked, metric: Inverse, eta: Array) -> tuple[Array, int]:
     """d (M,D+1,K) that leaves the share eta (M,) of each gradient, zero where that overflows, and products it took."""
     d, number = conjugate_gradients_of_each(stack.hessian(models, here), metric, here.g, eta, PRODUCTS)
     return np.where(np.isfinite(dots(d, d))[:, None, None], d, 0.0), number
