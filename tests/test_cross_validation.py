@@ -19,6 +19,7 @@ from trainer.objective.penalties import L1, L2, ElasticNet
 from trainer.objective.problem import Problem
 from trainer.optimizers import Auto, Newton
 from trainer.optimizers.cross_validation import Fold, _Search, cross_validate, training_rows
+from trainer.optimizers.stacked import along
 
 CS = [1e-3, 0.1, 10.0, 1e3]
 
@@ -191,3 +192,16 @@ def test_folds_are_cut_into_stacks_that_fit(monkeypatch):
     cut = cells_of(data, folds, by_c)
     assert all(cut[key].metrics["loss"] == pytest.approx(whole[key].metrics["loss"], rel=1e-3) for key in whole)
     assert all(cell.certified for cell in cut.values())
+
+
+def test_a_stack_that_overflows_costs_no_cell(monkeypatch):
+    """What is not finite there is no beginning for the solvers that go on alone."""
+
+    def overflowed(stack, v, strengths, aim):
+        for solved in along(stack, v, strengths, aim):
+            lost = np.full_like(solved.bound, np.inf)
+            yield solved._replace(v=np.full_like(solved.v, np.nan), value=lost, bound=lost)
+
+    data = some_data(seed=8)
+    monkeypatch.setattr("trainer.optimizers.cross_validation.along", overflowed)
+    assert all(cell.certified for cell in cells_of(data, folds_of(data), by_c).values())
