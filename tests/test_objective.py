@@ -12,7 +12,7 @@ from trainer.chain.strategies import GRADIENTS, auto, fused, jacobian, log, vjp
 from trainer.data.rows import Data
 from trainer.errors import NonFiniteError
 from trainer.objective import objective as module
-from trainer.objective.blocks import Block, blocks, predict, scores
+from trainer.objective.blocks import SHARDS, Block, added, blocks, map_sum, predict, scores, shards
 from trainer.objective.metrics import METRICS
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L2, ElasticNet, NoPenalty
@@ -115,6 +115,19 @@ def test_blocks_sum_to_the_whole(monkeypatch):
     at_once = problem(data).value_and_grad(w)
     assert_allclose(in_blocks[0], at_once[0], rtol=1e-13)
     assert_allclose(in_blocks[1], at_once[1], rtol=1e-10, atol=1e-15)
+
+
+@pytest.mark.parametrize("count", [1, 2, SHARDS, SHARDS + 1, 3 * SHARDS, 1000])
+def test_a_sum_is_that_of_its_shards(count):
+    values = np.random.default_rng(count).normal(size=(count, 3))
+    parts = [Block(n, slice(n, n + 1)) for n in range(count)]
+    runs = shards(parts)
+    assert len(runs) <= SHARDS
+    assert [block for run in runs for block in run] == parts
+    alone = [map_sum(lambda block: (values[block.number].copy(),), run, 1, int) for run in runs]
+    (whole,) = map_sum(lambda block: (values[block.number].copy(),), parts, 2, int)
+    assert_array_equal(whole, added(alone)[0])
+    assert_allclose(whole, values.sum(axis=0), atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ A block fits the cache, bounds the memory of the (B,K,K) tensor and is the unit 
 the order of the blocks, so the number of threads never changes a bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,8 @@ from trainer.objective.threads import in_order
 # A block's temporaries are freed and allocated again many times a second. glibc hands each back to the system, at
 # the price of a page fault every 4 KiB, until a larger allocation has been freed once; so free one (31 MiB, untouched).
 np.empty(31 << 20, dtype=np.uint8)
+
+SHARDS = 64  # at most; up to so many blocks each is one of its own
 
 
 class Block(NamedTuple):
@@ -45,16 +49,55 @@ def blocks(data: Data, width: int, columns: int = 0) -> list[Block]:
     return [Block(n, slice(start, min(start + rows, count))) for n, start in enumerate(range(0, count, rows))]
 
 
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What was made of blocks and may be needed again, where the blocks are, if there is room for it.
+
+    What is missing there is made again, to the same bits.
+    """
+
+    room: bool
+    made: dict[int, Any] = field(default_factory=dict)  # by the numbers of the blocks
+
+    def keep(self, block: Block, value: Any) -> Any:
+        """The value, which is kept if there is room."""
+        if self.room:
+            self.made[block.number] = value
+        return value
+
+    def of(self, block: Block, make: Callable[[], Any]) -> Any:
+        """What was kept, or else is made and kept now."""
+        value = self.made.get(block.number)
+        return self.keep(block, make()) if value is None else value
+
+
 def map_sum(
     function: Callable[[Block], tuple[Any, ...]], parts: list[Block], threads: int, done: Callable[[int], object]
 ) -> list[Any]:
-    """The sum of a pure function over blocks, position by position, in their order.
+    """The sum of a function over blocks, position by position: of each shard in the order of its blocks, then of these.
 
     It returns numbers, arrays of its own and tuples, which are joined; done is told of the rows that are done.
     """
+
+    def finished() -> Iterator[Sequence[Any]]:
+        for block, result in zip(parts, in_order(function, parts, threads), strict=True):
+            done(block.rows.stop - block.rows.start)
+            yield result
+
+    results = finished()
+    return added(added(islice(results, len(shard))) for shard in shards(parts))
+
+
+def shards(parts: list[Block]) -> list[list[Block]]:
+    """Runs of blocks that are summed alone, as a worker of a cluster has one or several of them."""
+    size = -(-len(parts) // SHARDS)
+    return [parts[start : start + size] for start in range(0, len(parts), size)]
+
+
+def added(results: Iterable[Sequence[Any]]) -> list[Any]:
+    """The sum, position by position, in their order."""
     total: list[Any] = []
-    for block, result in zip(parts, in_order(function, parts, threads), strict=True):
-        done(block.rows.stop - block.rows.start)
+    for result in results:
         if not total:
             total = list(result)
             continue

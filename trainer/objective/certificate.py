@@ -33,7 +33,7 @@ from trainer.chain.losses import FenchelYoung, ZLoss
 from trainer.chain.pairs import convex, entropic, kinked, target_share
 from trainer.chain.strategies import auto
 from trainer.chain.strategies import value as loss_of
-from trainer.objective.blocks import Block
+from trainer.objective.blocks import Block, Kept
 from trainer.objective.conjugate_gradients import conjugate_gradients
 from trainer.objective.objective import BlockSum, weighted
 from trainer.objective.penalties import subgradient
@@ -75,7 +75,7 @@ def certify(view: View, w: Array, wanted: float = math.inf, at: Evaluated | None
     objective = view.sums.objective
     try:
         check_provable(view.sums)
-        here = _Scores(view, view.enter(w), at.rows if at is not None and at.dtype == np.float64 else ())
+        here = _Scores(view, view.enter(w), at.rows if at is not None and at.dtype == np.float64 else None)
         if isinstance(objective.loss, ZLoss) and not here.z_loss_is_convex():
             raise Unproved("ce with z_loss is not convex at scores as low as these.")
         value, bound = _bound(here, wanted)
@@ -185,15 +185,14 @@ def _flat(g: Array, value: float) -> bool:
 class _Scores:
     """The rows at v, whose products with the features are made once where there is room for them."""
 
-    def __init__(self, view: View, v: Array, scores: tuple[Array, ...] = ()) -> None:
+    def __init__(self, view: View, v: Array, scores: Kept | None = None) -> None:
         self.view, self.sums, self.v = view, view.sums, v
-        if not scores and view.keeps(v.shape[1]):
-            (scores,) = self.sums.map_sum(lambda block: ((view.times(block, v),),))
-        self._kept = scores
+        self._kept = Kept(view.keeps(v.shape[1])) if scores is None else scores
         self.value, self._slope = self.at_bias(np.zeros(v.shape[1]))  # the mean loss, and its derivative by the bias
 
     def z(self, block: Block) -> Array:
-        return self._kept[block.number] if self._kept else self.view.times(block, self.v)
+        z: Array = self._kept.of(block, lambda: self.view.times(block, self.v))
+        return z
 
     def _rows(self, block: Block, shift: Array) -> LossGrad:
         """The weighted loss (B,) and dl_dz (B,K) of a block."""

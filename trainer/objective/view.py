@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from trainer.arrays import Array
+from trainer.chain.fused import LossGrad
 from trainer.data.features import is_sparse, numbers_a_row
 from trainer.data.rows import Data
-from trainer.objective.blocks import Block, against, blocks, times
+from trainer.objective.blocks import Block, Kept, against, blocks, times
 from trainer.objective.objective import BlockSum, weighted
 from trainer.objective.row_hessian import RowHessian, row_hessian, row_hessian_of_slope
 
@@ -108,8 +109,8 @@ class Evaluated:
     """E and its derivative g (D+1,K) by v at v (D+1,K), without the share of a penalty in |w|_1, all in float64.
 
     w is v in the problem's own coordinates and dtype, where it was evaluated; rows has dl_dz of each block in single
-    precision, or its z in double, where there is room for them; dtype is the view's. It can be computed again, so no
-    checkpoint keeps it.
+    precision, or its z in double, if there is room; dtype is the view's. It can be computed again, so no checkpoint
+    keeps it.
     """
 
     dtype: Any
@@ -117,7 +118,7 @@ class Evaluated:
     v: Array
     value: float
     g: Array
-    rows: tuple[Array, ...]
+    rows: Kept
 
 
 class View:
@@ -133,10 +134,9 @@ class View:
         self.ridge = np.append(np.minimum(self._by_scale(penalty.ridge, 2), LARGEST), 0.0)[:, None]  # (D+1,1)
         self.lasso = np.append(np.minimum(self._by_scale(penalty.lasso, 1), LARGEST), 0.0)[:, None]
         self._shift = np.where(np.abs(self.mean) > FAR * self.scale, self.mean, 0.0)
-        self._u: tuple[Any, ...] = ()
+        copied = self.single and not hasattr(x, "reader") and x.shape[0] * numbers_a_row(x) <= COPIED
+        self.copies = Kept(copied)  # u of each block
         self._moments: Any = None
-        if self.single and not hasattr(x, "reader") and x.shape[0] * numbers_a_row(x) <= COPIED:
-            (self._u,) = sums.map_sum(lambda block: ((self._standardised(block),),))
 
     @property
     def exact(self) -> "View":
@@ -172,22 +172,28 @@ class View:
         """E and g at w, or at the v that w stands for."""
         sums, objective = self.sums, self.sums.objective
         v = self.enter(w)
-        keep = self.keeps(w.shape[1])
+        kept = Kept(self.keeps(w.shape[1]))
 
-        def of_block(block: Block) -> tuple[float, Array, tuple[Array, ...]]:
+        def of_block(block: Block) -> tuple[float, Array]:
             part, z = sums.targets.rows(block.rows), self.times(block, v)
-            slopes = objective.gradient(*objective.pair, z, part.y if sums.short else part.targets(self.dtype))
+            slopes = self._slopes(part, z)
             loss, dl_dz = weighted(part, *slopes)
-            kept = (slopes.dl_dz if self.single else z,) if keep else ()
-            return float(loss.sum(dtype=np.float64)), self.against(block, dl_dz), kept
+            kept.keep(block, slopes.dl_dz if self.single else z)
+            return float(loss.sum(dtype=np.float64)), self.against(block, dl_dz)
 
         with np.errstate(all="ignore"):  # what is not finite is seen in the sums
-            loss, g, kept = sums.map_sum(of_block)
+            loss, g = sums.map_sum(of_block)
         if not np.isfinite(loss + g.sum()):
             sums.name_the_row(w)
         g = self.outer(g) / sums.total + self.ridge * v
         value = loss / sums.total + objective.penalty.value(self.leave(v))
         return Evaluated(self.dtype, w, v, value if np.isfinite(g).all() else np.nan, g, kept)
+
+    def _slopes(self, part: Data, z: Array) -> LossGrad:
+        """The loss (B,) and dl_dz (B,K) of rows, without their weights."""
+        objective = self.sums.objective
+        y = part.y if self.sums.short else part.targets(self.dtype)
+        return objective.gradient(*objective.pair, z, y)
 
     def keeps(self, classes: int) -> bool:
         """Whether there is room for numbers of each row and class."""
@@ -219,7 +225,7 @@ class View:
 
     def _features(self, block: Block) -> Any:
         if self.single:
-            return self._u[block.number] if self._u else self._standardised(block)
+            return self.copies.of(block, lambda: self._standardised(block))
         x = self.sums.data.x[block.rows]
         if is_sparse(x):
             return x.astype(np.float64)
@@ -232,26 +238,23 @@ class View:
 
     def hessian(self, here: Evaluated) -> Callable[[Array], Array]:
         """d (D+1,K) -> H d, the Hessian of E's smooth part by v at what was evaluated, whose rows are made once."""
-        sums, pair, weight = self.sums, self.sums.objective.pair, self.sums.data.weight
-        keep = self.keeps(here.v.shape[1])
+        sums, pair = self.sums, self.sums.objective.pair
+        rows, v, made = here.rows, here.v, Kept(self.keeps(here.v.shape[1]))
+        single = here.dtype == np.float32
 
         def of_rows(block: Block) -> RowHessian:
-            kept, part = here.rows[block.number] if here.rows else None, sums.targets.rows(block.rows)
-            if kept is not None and kept.dtype == np.float32 and sums.softmax_like:
-                return row_hessian_of_slope(*pair, kept, part)
-            z = kept if kept is not None and kept.dtype == np.float64 else self.exact.times(block, here.v)
+            part = sums.targets.rows(block.rows)
+            if single and rows.room and sums.softmax_like:
+                slope = rows.of(block, lambda: self._slopes(part, self.times(block, v)).dl_dz)
+                return row_hessian_of_slope(*pair, slope, part)
+            z = self.exact.times(block, v) if single else rows.of(block, lambda: self.exact.times(block, v))
             return row_hessian(*pair, z, part.targets(np.float64), self.dtype)
-
-        made: dict[int, RowHessian] = {}
 
         def product(d: Array) -> Array:
             def of_block(block: Block) -> tuple[Array]:
-                hessian = made.get(block.number) or of_rows(block)
-                if keep:
-                    made[block.number] = hessian
-                q = hessian(self.times(block, d))
-                if weight is not None:
-                    q = weight[block.rows, None].astype(self.dtype) * q
+                q = made.of(block, lambda: of_rows(block))(self.times(block, d))
+                if sums.data.weight is not None:
+                    q = sums.data.weight[block.rows, None].astype(self.dtype) * q
                 return (self.against(block, q),)
 
             (product,) = sums.map_sum(of_block)
