@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from trainer.data import features as module
-from trainer.data.features import Features, numbers_a_row, parts, shuffled_pools
+from trainer.data.features import Features, numbers_a_row, over, shuffled_pools
 from trainer.data.rows import Data, Standardizer, batches, prepare, split
 
 N, D = 1003, 4
@@ -90,7 +90,7 @@ def test_prepared_rows_of_a_file_are_those_in_memory_bit_for_bit(standardize, dt
 def test_moments_of_blocks_are_those_of_the_whole():
     x = x_of() * [1e-150, 1, 1e150, 1] + [0, 1e6, 0, 0]
     fitted = Standardizer.fit(Features(Rows(x)))
-    assert len(list(parts(x))) == 11
+    assert len(list(over(x, len))) == 11
     assert_allclose(fitted.mean, x.mean(axis=0), rtol=1e-12)
     assert_allclose(fitted.scale[[1, 3]], x.std(axis=0)[[1, 3]], rtol=1e-9)
 

@@ -18,12 +18,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from trainer.arrays import Array
-from trainer.data.features import Features, Reader, parts
+from trainer.data.features import Features, Reader, over
 from trainer.data.reading import INTEGER, NUMBER, check_names, listed, quoted
 from trainer.errors import ConfigError, DataError, counted, is_text
 
@@ -208,9 +209,9 @@ class Encoding:
             )
         filled = self.missing != "error"
         sums = [_Sum(column, filled) for column in self.columns]
-        for part in parts(codes):
-            for place, one in enumerate(sums):
-                one.add(part[:, place])
+        for found in over(codes, partial(_summed, self.columns, filled)):
+            for one, other in zip(sums, found, strict=True):
+                one.add(other)
         fitted = []
         for place, one in enumerate(sums):
             column = one.fitted(self.missing == "indicator")
@@ -307,22 +308,38 @@ def warn_of_new(path: str, coders: Mapping[int, Coder]) -> None:
             )
 
 
+def _summed(columns: Sequence[Column], filled: bool, codes: Array) -> "list[_Sum]":
+    """What some rows (B,R) add up to, column by column."""
+    sums = [_Sum(column, filled) for column in columns]
+    for place, one in enumerate(sums):
+        one.look(codes[:, place])
+    return sums
+
+
 class _Sum:
-    """What a column's training rows add up to, block by block."""
+    """What a column's training rows add up to, part by part."""
 
     def __init__(self, column: Column, filled: bool) -> None:
         self.column, self.filled = column, filled
         self.count, self.gone, self.mean = 0, 0, 0.0
         self.levels = np.zeros(len(column.levels), np.int64)
 
-    def add(self, codes: Array) -> None:
+    def look(self, codes: Array) -> None:
+        """Takes the codes of the one part that this is of."""
         there = codes[~np.isnan(codes)]
-        self.gone += len(codes) - len(there)
+        self.gone = len(codes) - len(there)
         if self.column.kind == "level":
-            self.levels += np.bincount(there.astype(np.intp), minlength=len(self.levels))
+            self.levels = np.bincount(there.astype(np.intp), minlength=len(self.levels))
         elif self.filled and len(there):
-            self.count += len(there)
-            self.mean += (float((there / len(there)).sum()) - self.mean) * (len(there) / self.count)
+            self.count, self.mean = len(there), float((there / len(there)).sum())
+
+    def add(self, other: "_Sum") -> None:
+        """Takes the sums of a further part."""
+        self.gone += other.gone
+        self.levels += other.levels
+        if other.count:
+            self.count += other.count
+            self.mean += (other.mean - self.mean) * (other.count / self.count)
 
     def fitted(self, indicator: bool) -> Column:
         """The column with what it has learnt: as OneHotEncoder(min_frequency=RARE, max_categories=MOST_LEVELS)."""

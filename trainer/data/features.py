@@ -7,8 +7,11 @@
 A block of rows is the unit of all three: ``x[rows]`` of a slice gives what takes part in the products.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from threading import Lock
 from typing import Any, Protocol
@@ -22,6 +25,7 @@ AT_ONCE = 1 << 20  # numbers of a part whose moments are taken together: 8 MiB
 READING = 1 << 17  # numbers read together where not all are wanted: 1 MiB stays in the cache until it is picked over
 ROWS_OF_IDS = 30  # fewer rows differ by chance
 IDS = 0.99  # share of the rows that an id tells apart
+FETCHES = 64  # parts in which an engine reads rows that are asked for by their numbers
 POOL = 1 << 22  # numbers among which an epoch's rows are shuffled: 32 MiB
 
 
@@ -42,18 +46,53 @@ class Reader(Protocol):
         """What an error calls this number."""
 
 
-class Tally:
-    """How many bytes of numbers were read, by whichever threads."""
+class Engine(Protocol):
+    """Where rows of files are read and looked at, if it is not here."""
 
-    def __init__(self) -> None:
-        self.bytes = 0
+    def over(self, x: "Features", slices: Sequence[slice], function: Callable[[Array], Any]) -> Iterator[Any]:
+        """The function of x[rows] for each slice, in order."""
+
+    def map_sum(self, sums: Any, function: Callable[[Any], tuple[Any, ...]], parts: list[Any]) -> list[Any]:
+        """The sums of a function over blocks of an objective; see trainer.objective.blocks.map_sum."""
+
+
+_ENGINE: ContextVar[Engine | None] = ContextVar("engine", default=None)
+
+
+@contextmanager
+def living_on(engine: Engine | None) -> Iterator[None]:
+    """Files that are opened inside leave their features where they are, to be read by this engine."""
+    before = _ENGINE.set(engine)
+    try:
+        yield
+    finally:
+        _ENGINE.reset(before)
+
+
+def elsewhere() -> bool:
+    """Whether features are not to be read here."""
+    return _ENGINE.get() is not None
+
+
+class Tally:
+    """How many bytes of numbers were read, by whichever threads; each process counts its own."""
+
+    def __init__(self, read: int = 0) -> None:
+        self.bytes = read
         self._lock = Lock()
+
+    def __reduce__(self) -> tuple[type["Tally"], tuple[()]]:
+        return Tally, ()
 
     def add(self, rows: Array) -> Array:
         """Counts what a reader has given."""
-        with self._lock:
-            self.bytes += rows.nbytes
+        self.count(rows.nbytes)
         return rows
+
+    def count(self, read: int) -> None:
+        """Counts bytes that were read elsewhere."""
+        with self._lock:
+            self.bytes += read
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +102,7 @@ class Features:
     rows         which of the file's rows these are, in rising order (N,); None means all
     mean, scale  (D,) of the standardisation; None means none
     tally        of these and all other rows of the file that were made of them, or they of
+    engine       where passes over all of them run; None means here
     """
 
     reader: Reader
@@ -71,6 +111,7 @@ class Features:
     scale: Array | None = None
     dtype: Any = np.float64
     tally: Tally = field(default_factory=Tally)
+    engine: Engine | None = field(default_factory=_ENGINE.get)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,7 +134,19 @@ class Features:
                 return self._ready(self.tally.add(self.reader(start, max(start, stop))))
             index = np.arange(start, stop, step)
         numbers = np.arange(len(self))[index] if np.asarray(index).dtype == bool else np.asarray(index)
-        return self._ready(self._gather(numbers if self.rows is None else self.rows[numbers]))
+        numbers = numbers if self.rows is None else self.rows[numbers]
+        return self._ready(self._gather(numbers)) if self.engine is None else self._fetched(numbers, self.engine)
+
+    def _fetched(self, numbers: Array, engine: Engine) -> Array:
+        """The same rows in any order (B,D), read by the engine."""
+        order = np.argsort(numbers, kind="stable")
+        edges = np.linspace(0, len(numbers), 1 + min(FETCHES, len(numbers)), dtype=np.intp).tolist()
+        x = np.empty((len(numbers), self.shape[1]), self.dtype)
+        slices = [slice(*edge) for edge in pairwise(edges)]
+        found = engine.over(replace(self, rows=numbers[order]), slices, np.asarray)
+        for part, rows in zip(slices, found, strict=True):
+            x[order[part]] = rows
+        return x
 
     def _gather(self, numbers: Array) -> Array:
         """Rows of the file in any order (B,D), from readings of limited size."""
@@ -123,10 +176,13 @@ class Features:
             return np.ascontiguousarray(x, dtype=self.dtype)
 
 
-def parts(x: Any) -> Iterator[Array]:
-    """The rows of x (N,D) as blocks in order, which depend on its shape alone."""
-    count = max(1, AT_ONCE // x.shape[1])
-    return (x[start : start + count] for start in range(0, x.shape[0], count))
+def over(x: Any, function: Callable[[Array], Any]) -> Iterator[Any]:
+    """What a function makes of the rows of x (N,D), part by part in order; the parts depend on its shape alone."""
+    rows, count = x.shape[0], max(1, AT_ONCE // x.shape[1])
+    slices = [slice(start, min(start + count, rows)) for start in range(0, rows, count)]
+    if isinstance(x, Features) and x.engine is not None:
+        return x.engine.over(x, slices, function)
+    return (function(x[part]) for part in slices)
 
 
 def is_sparse(x: Any) -> bool:
@@ -168,19 +224,24 @@ def check_finite(reader: Reader, why: str, missing: bool = False) -> None:
 
     missing says that nan is none of these.
     """
-    first, value, count = None, 0.0, 0
-    rows, columns = reader.shape
-    step = max(1, READING // columns)
-    for start in range(0, rows, step):
-        x = reader(start, min(start + step, rows))
-        bad = np.isinf(x) if missing else ~np.isfinite(x)
-        if bad.any():
-            if first is None:
-                row, column = map(int, np.unravel_index(bad.argmax(), bad.shape))
-                first, value = (start + row, column), float(x[row, column])
-            count += int(np.count_nonzero(bad))
+    first, value, count, start = None, 0.0, 0, 0
+    for rows, found in over(Features(reader), partial(_not_finite, missing)):
+        if found is not None:
+            (row, column), number, many = found
+            first, value = ((start + row, column), number) if first is None else (first, value)
+            count += many
+        start += rows
     if first is not None:
         raise DataError(f"{reader.place(*first)} is {value}, the first of {count} values that are {why}.")
+
+
+def _not_finite(missing: bool, x: Array) -> tuple[int, tuple[tuple[int, int], float, int] | None]:
+    """How many rows there are; of the numbers that are not finite the place of the first, its value and their count."""
+    bad = np.isinf(x) if missing else ~np.isfinite(x)
+    if not bad.any():
+        return len(x), None
+    row, column = map(int, np.unravel_index(bad.argmax(), bad.shape))
+    return len(x), ((row, column), float(x[row, column]), int(np.count_nonzero(bad)))
 
 
 def shuffled_pools(x: Features, size: int, random: np.random.Generator) -> Iterator[Array]:

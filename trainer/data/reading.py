@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.arrays import Array
+from trainer.data.features import elsewhere
 from trainer.errors import NO_TEXT, ConfigError, DataError, FileError, TrainerError, is_text, require_text
 
 Raw = list[str] | NDArray[Any]  # labels as they stand in the file: texts of a .csv, an array of other kinds
@@ -120,7 +121,7 @@ def damage(name: str, what: str, way: str) -> Iterator[None]:
 def read_whole(shape: tuple[int, ...], in_memory: bool | None, name: str) -> bool:
     """Whether features of this shape are to be in memory: as the user says, else up to WHOLE bytes as float64."""
     size = math.prod(shape) * 8
-    whole = size <= WHOLE if in_memory is None else in_memory
+    whole = size <= WHOLE and not elsewhere() if in_memory is None else in_memory
     if whole and size > MAX_BYTES:
         way = "use fewer rows" if in_memory is None else "leave data.in_memory out, and it is read in blocks"
         raise DataError(f"{name} has the shape {str(shape)[:60]}, as float64 more than {MAX_BYTES:,} bytes; {way}.")

@@ -6,13 +6,14 @@ Whatever makes training rows of rows is here, so that one can see that nothing e
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from trainer.arrays import Array, one_hot
 from trainer.data.encoding import Encoding
-from trainer.data.features import Features, is_sparse, parts, shuffled_pools
+from trainer.data.features import Features, is_sparse, over, shuffled_pools
 from trainer.errors import ConfigError, DataError, listed, subject, suggest
 
 LARGE = 1 << 18  # rows from which a split is not that of scikit-learn, which needed a hundred bytes a row
@@ -131,16 +132,15 @@ class Standardizer(NamedTuple):
         if is_sparse(x):
             return cls(np.zeros(x.shape[1]), _sparse_scale(x))
         size = np.zeros(x.shape[1])
-        for part in parts(x):
-            size = np.maximum(size, np.abs(part).max(axis=0))
+        for largest in over(x, _largest):
+            size = np.maximum(size, largest)
         unit = np.where(size > 0, size, 1.0)
         count, mean, variance = 0, np.zeros_like(unit), np.zeros_like(unit)
-        for part in parts(x):
-            part = part / unit  # in units of its largest value a column's squares can neither overflow nor underflow
-            count += len(part)
-            share = len(part) / count
-            step = part.mean(axis=0) - mean
-            variance = (1 - share) * variance + share * part.var(axis=0) + share * (1 - share) * step**2
+        for rows, part_mean, part_variance in over(x, partial(_moments, unit)):
+            count += rows
+            share = rows / count
+            step = part_mean - mean
+            variance = (1 - share) * variance + share * part_variance + share * (1 - share) * step**2
             mean = mean + share * step
         return cls(mean * unit, _scale(np.sqrt(variance), unit))
 
@@ -167,6 +167,18 @@ class Standardizer(NamedTuple):
         scaled = x.astype(np.float64)  # a copy
         scaled.data /= self.scale[scaled.indices]
         return scaled.astype(dtype, copy=False)
+
+
+def _largest(x: Array) -> Array:
+    """The largest absolute value of each column (D,)."""
+    size: Array = np.abs(x).max(axis=0)
+    return size
+
+
+def _moments(unit: Array, x: Array) -> tuple[int, Array, Array]:
+    """How many rows there are, and mean and variance (D,) of each column in these units."""
+    x = x / unit  # in units of its largest value a column's squares can neither overflow nor underflow
+    return len(x), x.mean(axis=0), x.var(axis=0)
 
 
 def _scale(spread: Array, unit: Array) -> Array:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainer.arrays import Array
+from trainer.data.features import Features
 from trainer.data.rows import Data
 from trainer.objective.certificate import Certificate
 from trainer.objective.metrics import Metric
@@ -168,7 +169,8 @@ class _Search:
         """Whether trainer.optimizers.stacked knows such problems and has room, and folds have most rows in common."""
         problem, numbers = Problem(self.objective, self.data), len(self.data) * len(self.data.classes)
         smooth = all(penalty.lasso == 0 < penalty.ridge for path in self.paths for penalty in path)
-        room = numbers <= KEPT and len(self.data) * len(self.folds) <= KEPT
+        here = not isinstance(self.data.x, Features) or self.data.x.engine is None
+        room = here and numbers <= KEPT and len(self.data) * len(self.folds) <= KEPT
         trained = sum(len(fold.train) for fold in self.folds)
         shared = 2 * trained >= len(self.folds) * len(np.unique(np.concatenate([fold.train for fold in self.folds])))
         return problem.rough and problem.sums.softmax_like and smooth and room and shared

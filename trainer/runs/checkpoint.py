@@ -30,7 +30,7 @@ from trainer.runs.text import flat
 FORMAT, VERSION = "softmax-trainer checkpoint", 2
 NAMES = (CHECKPOINT, OLDER)
 EVERY = 1.0  # seconds between two checkpoints, at least
-FREE = ("epochs", "sweep", "skip_illegal")  # keys of a configuration that may change when a run goes on
+FREE = ("epochs", "sweep", "skip_illegal", "engine")  # keys of a configuration that may change when a run goes on
 SHARE = 0.05  # of the time that checkpoints may take: one that takes long to write comes less often
 ANOTHER = 0.01  # seconds that the checkpoint of a run beside it takes, at least
 LARGEST = 1 << 33  # bytes of a checkpoint

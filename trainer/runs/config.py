@@ -45,6 +45,7 @@ class Settings:
     schedule: dict[str, Any]
     penalty: dict[str, Any]
     data: dict[str, Any]
+    engine: dict[str, Any] = field(default_factory=lambda: {"name": "local"})
     callbacks: dict[str, Any] = field(default_factory=dict)
     experiment: dict[str, Any] | None = None
     sweep: dict[str, Any] = field(default_factory=dict)

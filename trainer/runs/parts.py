@@ -9,7 +9,8 @@ from trainer.chain.pairs import check_exact, check_smooth, strategy_of
 from trainer.chain.strategies import GradientChoice
 from trainer.data.rows import Source
 from trainer.data.sources import SOURCES
-from trainer.errors import choose
+from trainer.errors import choose, require
+from trainer.objective.cluster import ENGINES, Dask, Local
 from trainer.objective.metrics import Metric, choose_metrics
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import PENALTIES, Penalty, expand, strengths
@@ -39,6 +40,7 @@ class Parts(NamedTuple):
     callbacks: list[CallbackConfig]
     path: list[Penalty]  # the penalties of a regularisation path, the strongest first; empty for one training
     choice: Choice | None = None  # what is to be chosen by cross-validation
+    engine: Local | Dask = Local()  # where data live that are not in memory
 
 
 def assemble(settings: Settings) -> Parts:
@@ -69,6 +71,10 @@ def assemble(settings: Settings) -> Parts:
     if optimizer.full_batch:
         check_smooth(optimizer.name, activation, loss, settings.label_smoothing > 0)
         check_exact(optimizer.name, strategy)
+    engine = build("engine", ENGINES, settings.engine)
+    if isinstance(engine, Dask):
+        named = settings.data["name"]
+        require(named == "file", f"engine=dask reads files, and data={named} is made in memory; take data=file.")
     return Parts(
         Objective(activation, loss, function, penalty, threads, settings.reduction),
         strategy,
@@ -80,6 +86,7 @@ def assemble(settings: Settings) -> Parts:
         callbacks,
         [] if asked is not None or strengths(chosen) is None else penalties,
         asked,
+        engine,
     )
 
 

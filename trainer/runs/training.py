@@ -17,11 +17,13 @@ from trainer import __version__
 from trainer.arrays import Array
 from trainer.chain.known import known
 from trainer.chain.pairs import check_smooth, check_targets, is_soft
+from trainer.data.features import Features, living_on
 from trainer.data.rows import Data, Prepared, Source, for_training, prepare, split
 from trainer.data.sources import File
-from trainer.errors import DataError, counted, require, subject
+from trainer.errors import ConfigError, DataError, counted, require, subject
 from trainer.objective.blocks import predict
 from trainer.objective.certificate import Certificate
+from trainer.objective.cluster import Dask
 from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers.choosing import STEPS
@@ -290,8 +292,16 @@ def prepared(
 ) -> Training:
     """The run with its data, all checked; share keeps what runs on the same rows have in common, by its name."""
     source, choice = parts.source, parts.choice
-    fingerprint, rows = share("file", lambda: (_fingerprint(source), source(seed)), any_seed=isinstance(source, File))
-    raw, test = share("held out", lambda: _held_out(settings, seed, source, rows))
+    with living_on(parts.engine.connect()):
+        fingerprint, rows = share(
+            "file", lambda: (_fingerprint(source), source(seed)), any_seed=isinstance(source, File)
+        )
+        raw, test = share("held out", lambda: _held_out(settings, seed, source, rows))
+    if isinstance(parts.engine, Dask) and not isinstance(raw.x, Features):
+        raise ConfigError(
+            f"engine=dask reads rows where they are, and data.path={settings.data['path']} can only be read whole; "
+            "convert it to .parquet or .npy, and leave data.in_memory out."
+        )
     beside = memory.of_run(raw, len(parts.path) if choice is None else len(choice.penalties) or STEPS)
     beside += 0 if choice is None else memory.of_folds(raw, choice.folds, parts.objective.threads)
     memory.check_fit(Problem(parts.objective, raw), parts.optimizer, settings.dtype, parts.batch_size, beside)

@@ -1,0 +1,238 @@
+"""Rows on the workers of a cluster: the bits of one machine, whatever becomes of the workers, and sentences."""
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from tests.test_run import SETTINGS
+from trainer.chain.activations import Identity, Softmax
+from trainer.chain.losses import CrossEntropy, SquaredHinge
+from trainer.chain.strategies import auto
+from trainer.data import files
+from trainer.data.features import living_on, over
+from trainer.data.rows import for_training, prepare, stratified
+from trainer.errors import ConfigError, DataError, FileError, TrainerError
+from trainer.objective import cluster as module
+from trainer.objective import worker
+from trainer.objective.blocks import Block
+from trainer.objective.cluster import Dask
+from trainer.objective.metrics import ACCURACY, METRICS
+from trainer.objective.objective import Objective
+from trainer.objective.penalties import L1, L2
+from trainer.objective.problem import Problem
+from trainer.objective.threads import blas_on_one_thread
+from trainer.optimizers.cross_validation import Fold, cross_validate
+from trainer.optimizers.first_order import Sgd
+from trainer.optimizers.fit import TrainState, fit
+from trainer.optimizers.lbfgs import Lbfgs
+from trainer.optimizers.newton import Newton
+from trainer.optimizers.proximal import Fista
+from trainer.runs.run import run
+
+pytest.importorskip("distributed")
+N, D, K = 60_000, 3, 10  # six blocks
+CE = Objective(Softmax(), CrossEntropy(), auto, L2(1e-3), threads=2)
+FITS = {
+    "newton": (CE, Newton(), None),
+    "lbfgs": (CE, Lbfgs(), None),
+    "fista": (replace(CE, penalty=L1(1e-3)), Fista(), None),
+    "hinge": (replace(CE, activation=Identity(), loss=SquaredHinge()), Newton(), None),
+    "sgd": (CE, Sgd(lr=0.1), 8192),
+}
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    """Features far from zero and of different sizes, and labels that they tell something about."""
+    folder, random = tmp_path_factory.mktemp("rows"), np.random.default_rng(0)
+    x = random.normal(size=(N, D))
+    y = (x @ random.normal(size=(D, K)) + random.gumbel(size=(N, K))).argmax(axis=1)
+    np.save(folder / "x.npy", x * [0.01, 1, 100] + 5)
+    np.save(folder / "y.npy", y)
+    return str(folder / "x.npy"), str(folder / "y.npy")
+
+
+def prepared(paths, engine=None):
+    """Training and validation rows that stay in their file."""
+    with living_on(engine):
+        data = files.read(*paths, in_memory=False)
+    ready = prepare(data, valid_fraction=0.2, standardize=True, seed=1, dtype="float64")
+    return ready._replace(train=for_training(ready.train, 0.0, "balanced"))
+
+
+def reports(data, name, epochs=30):
+    objective, optimizer, size = FITS[name]
+    start = TrainState.start(optimizer, data.train)
+    return fit(objective, optimizer, data.train, data.valid, start, epochs=epochs, batch_size=size, metrics=ACCURACY)
+
+
+def digest(data, name):
+    """All numbers of a fit."""
+    return [(tuple(report.metrics.values()), report.state.w.tobytes()) for report in reports(data, name, 8)]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_gives_the_bits_of_one_machine(paths, workers):
+    here, there = prepared(paths), prepared(paths, Dask(workers=workers).connect())
+    assert_array_equal(here.standardizer.mean, there.standardizer.mean)
+    assert_array_equal(here.standardizer.scale, there.standardizer.scale)
+    for name in FITS if workers == 2 else ["newton"]:
+        assert digest(there, name) == digest(here, name), name
+
+
+@pytest.mark.processes
+def test_all_that_is_asked_of_an_objective_runs_on_a_cluster(paths):
+    here, there = prepared(paths).train, prepared(paths, Dask().connect()).train
+    rows = np.random.default_rng(0).permutation(len(here))[:1000]
+    assert_array_equal(there.x[rows], here.x[rows])
+    w = np.random.default_rng(1).normal(size=(D + 1, K))
+    for objective in (CE, replace(CE, reduction="rows", intercept=False)):
+        one, other = Problem(objective, here), Problem(objective, there)
+        with blas_on_one_thread():
+            assert_array_equal(one.value_and_grad(w)[1], other.value_and_grad(w)[1])
+            assert one.evaluate(w, METRICS) == other.evaluate(w, METRICS)
+            assert one.certify(w, 1e-6) == other.certify(w, 1e-6)
+    assert there.x.tally.bytes > 0
+
+
+@pytest.mark.processes
+def test_a_cross_validation_on_a_cluster_is_that_of_the_folds_alone(paths):
+    there, here = prepared(paths, Dask().connect()).train, prepared(paths).train
+    held = stratified(here.labels, 3, 0)
+    folds = [Fold(np.flatnonzero(held != fold), np.flatnonzero(held == fold)) for fold in range(3)]
+    path = [L2(1e-1), L2(1e-3)]
+    cells = [
+        list(cross_validate(CE, Newton(tol=1e-9, gap=1e-10), data, folds, lambda total: path, epochs=50, metrics={}))
+        for data in (here, there)
+    ]
+    assert all(cell.certified for cell in cells[1])
+    found, wanted = ({(cell.fold, cell.place): cell.metrics["loss"] for cell in some} for some in cells)
+    assert_allclose([found[key] for key in sorted(found)], [wanted[key] for key in sorted(wanted)], rtol=1e-6)
+
+
+def pids(engine):
+    return sorted(engine._client.run(os.getpid).values())
+
+
+def kill(pid):
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", ["newton", "sgd"])
+def test_a_fit_whose_workers_are_killed_has_the_bits_of_one_that_nobody_disturbs(paths, name):
+    engine = Dask(workers=2).connect()
+    wanted = digest(prepared(paths), name)
+    data, found, random = prepared(paths, engine), [], np.random.default_rng(0)
+    for report in reports(data, name, 8):
+        found.append((tuple(report.metrics.values()), report.state.w.tobytes()))
+        if len(found) < 4:
+            victim = int(random.choice(pids(engine)))
+            threading.Timer(random.uniform(0, 0.2), kill, (victim,)).start()
+    assert found == wanted
+
+
+def stubborn(x):
+    raise ValueError("so many")
+
+
+def refusing(x):
+    raise DataError("Row 7 of a.csv is wrong; correct it.")
+
+
+@pytest.mark.processes
+def test_what_goes_wrong_on_a_worker_is_a_sentence_here(paths):
+    x = prepared(paths, Dask().connect()).train.x
+    with pytest.raises(TrainerError, match=r"^A worker has failed with ValueError: so many\.$"):
+        list(over(x, stubborn))
+    with pytest.raises(DataError, match=r"^Row 7 of a.csv is wrong; correct it\.$"):
+        list(over(x, refusing))
+    assert sum(over(x, len)) == len(x), "and the worker goes on"
+
+
+@pytest.mark.processes
+def test_a_file_that_vanishes_is_named(paths, tmp_path):
+    for path in paths:
+        os.link(path, tmp_path / os.path.basename(path))
+    moved = str(tmp_path / "x.npy"), str(tmp_path / "y.npy")
+    data = prepared(moved, Dask().connect())
+    os.unlink(moved[0])
+    with pytest.raises(FileError, match=r"x\.npy cannot be read any more: No such file"):
+        digest(data, "newton")
+
+
+@pytest.mark.processes
+def test_workers_that_are_lost_again_and_again_end_a_run(paths):
+    x = prepared(paths, Dask().connect()).train.x
+    with pytest.raises(TrainerError, match=r"6 workers were lost within one pass .* more memory"):
+        list(over(x, partial(_die, os.getpid())))
+
+
+def _die(here, x):
+    if os.getpid() != here:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.processes
+def test_another_version_on_a_worker_is_refused_with_both(monkeypatch):
+    engine = Dask().connect()
+    monkeypatch.setattr(module, "versions", lambda: worker.versions() | {"numpy": "1.0"})
+    monkeypatch.setattr(engine, "_run", lambda function, workers: {"tcp://a:1": worker.versions()})
+    with pytest.raises(ConfigError, match=rf"worker at tcp://a:1 has numpy {np.__version__}, and this process has 1.0"):
+        engine._check_versions()
+
+
+def test_a_scheduler_that_does_not_answer_is_a_sentence_soon(monkeypatch):
+    monkeypatch.setattr(module, "SECONDS", 0.5)
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=r"^engine.address=tcp://127.0.0.1:9 has no scheduler that answers within"):
+        Dask(address="tcp://127.0.0.1:9").connect()
+    assert time.monotonic() - began < 10
+    with pytest.raises(ConfigError, match=r"engine\.address=nowhere has no scheduler"):
+        Dask(address="nowhere").connect()
+
+
+def test_what_cannot_be_on_a_cluster_is_refused(tmp_path):
+    dask = {"name": "dask"}
+    with pytest.raises(ConfigError, match="engine=dask reads files, and data=blobs is made in memory; take data=file"):
+        run(replace(SETTINGS, engine=dask), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"engine.workers must be at least 1, got 0"):
+        run(replace(SETTINGS, engine=dask | {"workers": 0}, data={"name": "file", "path": "a.npy"}), tmp_path / "run")
+
+
+@pytest.mark.processes
+def test_a_file_that_can_only_be_read_whole_is_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a,b,label\n" + "1,2,0\n3,4,1\n" * 9)
+    settings = replace(SETTINGS, engine={"name": "dask"}, data={"name": "file", "path": str(path), "target": "label"})
+    with pytest.raises(ConfigError, match=r"a.csv can only be read whole; convert it to .parquet or .npy"):
+        run(settings, tmp_path / "run")
+
+
+def test_a_worker_keeps_as_much_as_its_memory_has_room_for(monkeypatch):
+    here = worker._Worker()
+    monkeypatch.setattr(worker, "_here", here)
+    here.room = 2400
+    store = here.store("a", True)
+    for number in range(5):
+        store.keep(Block(number, slice(0, 1)), np.zeros(100))
+    assert (sorted(store.made), here.used) == ([0, 1, 2], 2400)
+    assert here.store("a", True) is store
+    store.keep(Block(7, slice(0, 1)), lambda: None)
+    assert 7 not in store.made, "nor what has no size"
+    here.drop(["a"])
+    assert here.used == 0
+    for number in range(2 * worker.STORES):
+        here.store(str(number), True)
+    assert len(here.stores) == worker.STORES
+    assert here.store("b", False).keep(Block(0, slice(0, 1)), 3) == 3

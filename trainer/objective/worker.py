@@ -1,0 +1,212 @@
+"""What a worker of a cluster does: it holds pieces of the data, and answers calls from trainer.objective.cluster.
+
+A call is a function, pickled. What it closes over comes with it, but for what the worker has its own of: an objective
+on its rows, views of that, and what is kept of their blocks. All of it can be made again.
+"""
+
+import io
+import pickle
+import platform
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trainer import __version__
+from trainer.arrays import Array
+from trainer.data.features import Features, Reader
+from trainer.data.rows import Data
+from trainer.errors import TrainerError
+from trainer.objective.blocks import Block, Kept, map_sum
+from trainer.objective.objective import BlockSum, Objective
+from trainer.objective.threads import blas_on_one_thread
+from trainer.objective.view import Sample, View
+
+STORES = 8  # of what evaluations have kept, of which those before are forgotten
+SHARE = 0.4  # of the worker's memory for all that is kept of blocks
+UNLIMITED = 1 << 30  # bytes of it where no limit of the memory is known
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Features that stay in their files, of which some slices are to be looked at."""
+
+    x: Features
+    slices: Sequence[slice]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows with their targets, and the blocks of an objective on them; and what is kept of each view's features."""
+
+    data: Data
+    blocks: Sequence[Block]
+    copies: dict[bytes, Kept] = field(default_factory=dict)
+
+    @property
+    def x(self) -> Features:
+        x: Features = self.data.x
+        return x
+
+
+class Answer(NamedTuple):
+    """What a function made of each piece, which pieces the worker has not, the bytes it read, and why it stopped."""
+
+    results: dict[str, Any]
+    missing: list[str]
+    read: int
+    error: TrainerError | None
+
+
+def versions() -> dict[str, str]:
+    """What decides on the numbers that come out, and on whether a call can be read."""
+    return {
+        "softmax-trainer": __version__,
+        "numpy": np.__version__,
+        "cloudpickle": version("cloudpickle"),
+        "Python": platform.python_version().rpartition(".")[0],
+    }
+
+
+async def answer(call: bytes, asked: Mapping[str, Sequence[str]], gone: Sequence[str], dask_worker: Any) -> Answer:
+    """The function of a call on the pieces that this worker is asked for; those of owners that are gone are dropped."""
+    _here.threads = dask_worker.state.nthreads
+    _here.room = int(SHARE * (dask_worker.memory_manager.memory_limit or UNLIMITED / SHARE))
+    work = import_module("asyncio").get_running_loop().run_in_executor
+    found: Answer = await work(_here.thread, _here.answer, call, asked.get(dask_worker.address, ()), gone)
+    return found
+
+
+async def install(pieces: Mapping[str, bytes]) -> None:
+    """Takes pieces, by their names."""
+    work = import_module("asyncio").get_running_loop().run_in_executor
+    await work(_here.thread, _here.install, pieces)
+
+
+class _Worker:
+    """All that this process has, as a worker."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1)
+        self.threads, self.room, self.used = 1, UNLIMITED, 0
+        self.pieces: dict[str, Piece | Shard] = {}
+        self.readers: dict[str, Reader] = {}  # which keep open files and what they have decoded
+        self.stores: OrderedDict[str, _Bounded] = OrderedDict()
+
+    def install(self, pieces: Mapping[str, bytes]) -> None:
+        for name, packed in pieces.items():
+            self.pieces[name] = _PieceReader(io.BytesIO(packed)).load()
+
+    def answer(self, call: bytes, names: Sequence[str], gone: Sequence[str]) -> Answer:
+        self.drop(gone)
+        found, missing, read = {}, [name for name in names if name not in self.pieces], 0
+        error: TrainerError | None = None
+        try:
+            with blas_on_one_thread(), np.errstate(all="ignore"):
+                for name in names:
+                    if name in self.pieces:
+                        before = self.pieces[name].x.tally.bytes
+                        found[name] = self.result(call, self.pieces[name])
+                        read += self.pieces[name].x.tally.bytes - before
+        except TrainerError as reason:
+            error = reason
+        except Exception as reason:  # whatever it is, and however it pickles
+            error = TrainerError(f"A worker has failed with {type(reason).__name__}: {reason}.")
+        return Answer(found, missing, read, error)
+
+    def result(self, call: bytes, piece: Piece | Shard) -> list[Any]:
+        function = _CallReader(io.BytesIO(call), piece).load()
+        if isinstance(piece, Piece):
+            return [function(piece.x[rows]) for rows in piece.slices]
+        return map_sum(function, list(piece.blocks), self.threads, lambda rows: None)
+
+    def drop(self, gone: Sequence[str]) -> None:
+        """Forgets the pieces of these owners, and these stores."""
+        if gone:
+            self.pieces = {name: piece for name, piece in self.pieces.items() if name.partition(" ")[0] not in gone}
+            for name in gone:
+                self.stores.pop(name, None)
+            self.count()
+
+    def store(self, name: str, room: bool) -> Kept:
+        """What is kept under a name; the ones that were not asked for longest make way."""
+        if name not in self.stores:
+            self.stores[name] = _Bounded(room)
+            if len(self.stores) > STORES:
+                self.stores.popitem(last=False)
+                self.count()
+        self.stores.move_to_end(name)
+        return self.stores[name]
+
+    def count(self) -> None:
+        """Counts the bytes of what is kept, after some has gone."""
+        copies = [kept for piece in self.pieces.values() if isinstance(piece, Shard) for kept in piece.copies.values()]
+        self.used = sum(part.nbytes for kept in [*copies, *self.stores.values()] for part in kept.made.values())
+
+
+_here = _Worker()
+
+
+class _Bounded(Kept):
+    """What is kept as far as the worker's memory goes, of arrays alone."""
+
+    def keep(self, block: Block, value: Any) -> Any:
+        size = getattr(value, "nbytes", None)
+        if self.room and size is not None and _here.used + size <= _here.room:
+            _here.used += size
+            self.made[block.number] = value
+        return value
+
+
+class _PieceReader(pickle.Unpickler):
+    """Reads a piece; those of the same files share a reader."""
+
+    def persistent_load(self, pid: Any) -> Any:
+        packed: bytes = pid
+        digest = sha256(packed).hexdigest()
+        if digest not in _here.readers:
+            _here.readers[digest] = pickle.loads(packed)
+        return _here.readers[digest]
+
+
+class _CallReader(pickle.Unpickler):
+    """Reads a function that is to run on a piece, with what this worker has in the place of what did not travel."""
+
+    def __init__(self, file: Any, piece: Piece | Shard) -> None:
+        super().__init__(file)
+        self._piece = piece
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind, *rest = pid
+        load: Callable[..., Any] = getattr(self, f"_{kind}")
+        return load(*rest)
+
+    def _objective(
+        self, activation: Any, loss: Any, gradient: Any, penalty: Any, reduction: str, own: bool
+    ) -> Objective:
+        return Objective(activation, loss, gradient, penalty, _here.threads, reduction, intercept=own)
+
+    def _sums(self, objective: Objective, total: float) -> BlockSum:
+        assert isinstance(self._piece, Shard)
+        sums = BlockSum(objective, self._piece.data)
+        sums.total = total  # of all shards
+        return sums
+
+    def _view(self, dtype: str, mean: Array, scale: Array, sums: BlockSum) -> View:
+        assert isinstance(self._piece, Shard)
+        sample: Any = Sample(None, None, mean, scale)  # type: ignore[arg-type]  # its rows are not needed
+        exact = View(sums, sample, np.float64)
+        if np.dtype(dtype) == np.float64:
+            return exact
+        view = View(sums, sample, dtype, exact)
+        view.copies = self._piece.copies.setdefault(mean.tobytes() + scale.tobytes(), _Bounded(True))
+        return view
+
+    def _kept(self, name: str, room: bool) -> Kept:
+        return _here.store(name, room)
