@@ -1,12 +1,18 @@
 """Rows on the workers of a cluster: the bits of one machine, whatever becomes of the workers, and sentences."""
 
 import os
+import re
+import shlex
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +44,7 @@ from trainer.optimizers.proximal import Fista
 from trainer.runs.run import run
 
 pytest.importorskip("distributed")
+ROOT = Path(__file__).parents[1]
 N, D, K = 60_000, 3, 10  # six blocks
 CE = Objective(Softmax(), CrossEntropy(), auto, L2(1e-3), threads=2)
 FITS = {
@@ -236,3 +243,68 @@ def test_a_worker_keeps_as_much_as_its_memory_has_room_for(monkeypatch):
         here.store(str(number), True)
     assert len(here.stores) == worker.STORES
     assert here.store("b", False).keep(Block(0, slice(0, 1)), 3) == 3
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture
+def started():
+    """Starts commands of the environment, each in a group of processes, and ends them after the test."""
+    there = []
+
+    def start(line, **options):
+        name, *rest = shlex.split(line)
+        command = [sys.executable, *rest] if name == "python" else [str(Path(sys.executable).parent / name), *rest]
+        options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | options
+        env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": ""}
+        there.append(subprocess.Popen(command, env=env, start_new_session=True, text=True, **options))
+        return there[-1]
+
+    yield start
+    for process in there:
+        end(process)
+
+
+def end(process):
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def weights(folder):
+    with np.load(folder / "model.npz") as model:
+        return {name: model[name].tobytes() for name in model.files if model[name].dtype.kind == "f"}
+
+
+@pytest.mark.processes
+def test_a_cluster_by_hand_goes_on_after_all_of_its_workers_were_killed(paths, tmp_path, started):
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    scheduler, some, train = re.search("```console\n(.*?)```", text, re.DOTALL)[1].splitlines()
+    port = str(free_port())
+    started(f"{scheduler} --no-dashboard".replace("8786", port))
+    some = f"{some} --no-dashboard".replace("8786", port)
+    one = some.replace("--nworkers 2", "--no-nanny")  # a nanny would start a worker that is killed again
+    workers = started(one), started(one)
+    data = f"data=file data.path={paths[0]} data.target={paths[1]} optimizer=sgd batch_size=8192 plots=false epochs=40"
+    train = re.sub("data=file.*penalty=l2", data, train).replace("8786", port)
+    folder = tmp_path / "run"
+    first = started(f"{train} hydra.run.dir={folder}", stderr=subprocess.PIPE)
+    while not (folder / "checkpoint.npz").exists():
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.05)
+    for worker_process in workers:
+        end(worker_process)
+    _, said = first.communicate(timeout=100)
+    assert "has had no worker for 10 s. Start some by dask worker, and go on by resume=" in said
+    assert (first.returncode, said.count("\n")) == (2, 1), said
+    started(some)  # as the page has it, two workers with a nanny each
+    again = started(f"python -m trainer resume={folder} engine.address=tcp://localhost:{port}", stderr=subprocess.PIPE)
+    _, said = again.communicate(timeout=100)
+    assert again.returncode == 0, said
+    alone = started(f"python -m trainer {data} data.in_memory=false hydra.run.dir={tmp_path / 'alone'}")
+    assert alone.wait(100) == 0
+    assert weights(folder) == weights(tmp_path / "alone")
