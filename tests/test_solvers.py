@@ -26,6 +26,7 @@ from trainer.chain.strategies import GRADIENTS, auto, fused
 from trainer.data.rows import Data, for_training
 from trainer.errors import ConfigError, Diverged
 from trainer.estimator.softmax_regression import SoftmaxRegression
+from trainer.objective import view as view_module
 from trainer.objective.blocks import Kept, blocks
 from trainer.objective.conjugate_gradients import conjugate_gradients
 from trainer.objective.metrics import ACCURACY
@@ -563,7 +564,7 @@ def test_where_the_loss_is_nearly_exponential_a_step_is_longer_than_newtons():
     ],
     ids=pair_id,
 )
-def test_a_product_from_the_kept_slopes_is_that_from_the_scores(pair, smoothing, weighted):
+def test_a_product_from_the_kept_slopes_is_that_from_the_scores(pair, smoothing, weighted, monkeypatch):
     data = replace(sample(200, weight=weighted), smoothing=smoothing)
     objective = replace(CE, activation=pair[0], loss=pair[1], penalty=L2(0.1))
     w, d = 0.1 * np.random.default_rng(1).normal(size=(2, D + 1, K))
@@ -575,6 +576,12 @@ def test_a_product_from_the_kept_slopes_is_that_from_the_scores(pair, smoothing,
         assert_array_equal(kept, view.hessian(replace(here, rows=Kept(room=True)))(d), "what was lost is made again")
         assert_allclose(kept, anew, atol=2e-6 * np.abs(anew).max())
         assert_allclose(kept, along_differences(problem, w, d), atol=1e-5 * np.abs(anew).max())
+        for other in (here, problem.view(np.float64).at(w)):
+            with monkeypatch.context() as few:
+                few.setattr(view_module, "KEPT", 0)  # as if there were too many rows
+                assert_allclose(
+                    view.hessian(replace(other, rows=Kept(room=False)))(d), kept, atol=2e-6 * np.abs(anew).max()
+                )
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)

@@ -187,7 +187,7 @@ class _Scores:
 
     def __init__(self, view: View, v: Array, scores: Kept | None = None) -> None:
         self.view, self.sums, self.v = view, view.sums, v
-        self._kept = Kept(view.keeps(v.shape[1])) if scores is None else scores
+        self._kept = view.store(v.shape[1]) if scores is None else scores
         self.value, self._slope = self.at_bias(np.zeros(v.shape[1]))  # the mean loss, and its derivative by the bias
 
     def z(self, block: Block) -> Array:

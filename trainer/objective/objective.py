@@ -14,7 +14,7 @@ from trainer.chain.fused import GradientStrategy, LossGrad
 from trainer.chain.losses import Loss
 from trainer.chain.pairs import canonical, shift_invariant, softmax_like
 from trainer.chain.strategies import GRADIENTS, auto, has_strategy, numbers_per_row, takes_labels
-from trainer.data.features import Features
+from trainer.data.features import Engine, Features
 from trainer.data.rows import Data
 from trainer.errors import NonFiniteError
 from trainer.objective.blocks import Block, against, blocks, map_sum, scores
@@ -217,9 +217,14 @@ class BlockSum:
     def map_sum(self, function: Callable[[Block], tuple[Any, ...]], parts: list[Block] | None = None) -> list[Any]:
         """The sums of a function over blocks, where these are; see trainer.objective.blocks.map_sum."""
         parts = parts or self.blocks
-        if isinstance(self.data.x, Features) and self.data.x.engine is not None:
-            return self.data.x.engine.map_sum(self, function, parts)
+        if self.engine is not None:
+            return self.engine.map_sum(self, function, parts)
         return map_sum(function, parts, self.objective.threads, self.objective.progress)
+
+    @property
+    def engine(self) -> Engine | None:
+        """Who has the rows, if they are elsewhere."""
+        return self.data.x.engine if isinstance(self.data.x, Features) else None
 
     def part(self, block: Block) -> Data:
         """The rows of a block; of a block that is all of the data, as in a small batch, no views are made."""

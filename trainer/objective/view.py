@@ -13,6 +13,7 @@ and the last column of u is 0 in the place of 1: E and its derivatives know noth
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,7 @@ class View:
         """E and g at w, or at the v that w stands for."""
         sums, objective = self.sums, self.sums.objective
         v = self.enter(w)
-        kept = Kept(self.keeps(w.shape[1]))
+        kept = self.store(w.shape[1])
 
         def of_block(block: Block) -> tuple[float, Array]:
             part, z = sums.targets.rows(block.rows), self.times(block, v)
@@ -195,9 +196,17 @@ class View:
         y = part.y if self.sums.short else part.targets(self.dtype)
         return objective.gradient(*objective.pair, z, y)
 
+    def _anew(self, block: Block, part: Data, v: Array) -> Array:
+        """dl_dz (B,K) of a block at v."""
+        return self._slopes(part, self.times(block, v)).dl_dz
+
     def keeps(self, classes: int) -> bool:
-        """Whether there is room for numbers of each row and class."""
+        """Whether there is room in a process for numbers of each row and class."""
         return len(self.sums.data) * classes <= KEPT
+
+    def store(self, classes: int) -> Kept:
+        """Where such numbers are kept; a worker of a cluster keeps as much as it can."""
+        return Kept(self.keeps(classes) or self.sums.engine is not None)
 
     def times(self, block: Block, v: Array) -> Array:
         """z = u v (B,K) of a block, in the view's precision."""
@@ -239,14 +248,16 @@ class View:
     def hessian(self, here: Evaluated) -> Callable[[Array], Array]:
         """d (D+1,K) -> H d, the Hessian of E's smooth part by v at what was evaluated, whose rows are made once."""
         sums, pair = self.sums, self.sums.objective.pair
-        rows, v, made = here.rows, here.v, Kept(self.keeps(here.v.shape[1]))
-        single = here.dtype == np.float32
+        rows, v, made = here.rows, here.v, self.store(here.v.shape[1])
+        single, many = here.dtype == np.float32, not self.keeps(here.v.shape[1])
+        # Of many rows only u is at hand, which knows z well enough for a product in single precision.
+        sloped = sums.softmax_like and (single or (many and self.single))
 
         def of_rows(block: Block) -> RowHessian:
             part = sums.targets.rows(block.rows)
-            if single and rows.room and sums.softmax_like:
-                slope = rows.of(block, lambda: self._slopes(part, self.times(block, v)).dl_dz)
-                return row_hessian_of_slope(*pair, slope, part)
+            if sloped:
+                anew = partial(self._anew, block, part, v)
+                return row_hessian_of_slope(*pair, rows.of(block, anew) if single else anew(), part)
             z = self.exact.times(block, v) if single else rows.of(block, lambda: self.exact.times(block, v))
             return row_hessian(*pair, z, part.targets(np.float64), self.dtype)
 

@@ -147,21 +147,27 @@ class _Worker:
     def count(self) -> None:
         """Counts the bytes of what is kept, after some has gone."""
         copies = [kept for piece in self.pieces.values() if isinstance(piece, Shard) for kept in piece.copies.values()]
-        self.used = sum(part.nbytes for kept in [*copies, *self.stores.values()] for part in kept.made.values())
+        self.used = sum(_bytes(part) for kept in [*copies, *self.stores.values()] for part in kept.made.values())
 
 
 _here = _Worker()
 
 
 class _Bounded(Kept):
-    """What is kept as far as the worker's memory goes, of arrays alone."""
+    """What is kept as far as the worker's memory goes."""
 
     def keep(self, block: Block, value: Any) -> Any:
-        size = getattr(value, "nbytes", None)
-        if self.room and size is not None and _here.used + size <= _here.room:
+        size = _bytes(value)
+        if self.room and size and _here.used + size <= _here.room:
             _here.used += size
             self.made[block.number] = value
         return value
+
+
+def _bytes(value: Any) -> int:
+    """Those of an array, or of all arrays that a function closes over."""
+    there = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()] or [value]
+    return sum(getattr(part, "nbytes", 0) for part in there)
 
 
 class _PieceReader(pickle.Unpickler):
