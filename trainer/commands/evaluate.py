@@ -8,8 +8,7 @@ from omegaconf import DictConfig
 
 from trainer.commands.composing import perform
 from trainer.commands.predict import asked_of
-from trainer.data.files import NAMED, read_known
-from trainer.data.reading import kind_of
+from trainer.data.files import read_known
 from trainer.data.rows import Data, Source
 from trainer.data.sources import File
 from trainer.errors import ConfigError, DataError, counted
@@ -87,7 +86,7 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 def _rows(source: Source, model: Model) -> Data:
     """The rows with their targets, as the model knows their features and classes."""
     if isinstance(source, File):
-        known = model.target if kind_of(source.path) in NAMED else None  # only where columns have names
+        known = model.target if source.named else None
         rest = (source.in_memory, source.header, source.columns, model.columns)
         return read_known(source.path, model.features, model.classes, source.target or known, *rest)
     data = source(0)
