@@ -23,7 +23,8 @@ HELP = """Compares a trained model with the labels of a file: evaluation.json, c
 
 Keys:
   model=...       a run's folder, or its model.npz
-  data=file       where the rows come from, with data.path=... and data.target=... where the model does not know it
+  data=file       where the rows come from, with data.path=..., a file, a folder, a pattern or a list, and
+                  data.target=... where the model does not know it
   output=null     the folder to write to; null is <name of the data>-evaluation beside the model
   overwrite=false whether an evaluation in that folder may be written over
   plots=true      draw the two pictures

@@ -24,7 +24,8 @@ HELP = """Predicts with a trained model, and writes the predictions and probabil
 
 Keys:
   model=...         the folder of a run, or a file such as its model.npz
-  data=file         where the features come from, with data.path=...; data.id=... names a column to be written beside
+  data=file         where the features come from, with data.path=..., a file, a folder, a pattern or a list;
+                    data.id=... names a column to be written beside
   output=null       the .csv, .parquet, .npz or .npy to write; null is <name of data>-predictions.csv beside the model
   overwrite=false   true writes over a file that is there, but never over the data or a model
   threads=null      null takes every core

@@ -42,6 +42,7 @@ Examples:
   python -m trainer activation=softmax loss=ce
   python -m trainer data=digits optimizer=adam schedule=cosine epochs=30
   python -m trainer data=file data.path=flowers.csv data.target=species penalty=l2 penalty.strength=0.01
+  python -m trainer data=file 'data.path=flowers/*.parquet' data.target=species
   python -m trainer -m loss=ce,brier gradient=fused,jacobian optimizer.lr=0.01,0.1
 
 Other commands, each with a --help of its own: trainer predict, evaluate, explain, probe, report, sweep, check,

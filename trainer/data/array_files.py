@@ -94,10 +94,8 @@ class NpyFile:
 
     def _fetched(self, start: int, count: int) -> NDArray[Any]:
         raw = np.empty(count, self.dtype)
-        with remote.opened(self.path, self.offset + math.prod(self.shape) * self.dtype.itemsize) as file:
-            file.seek(start)
-            got = file.readinto(raw.view(np.uint8))  # type: ignore[attr-defined]
-        if got != raw.nbytes:
+        size = self.offset + math.prod(self.shape) * self.dtype.itemsize
+        if remote.fill(self.path, size, start, raw.view(np.uint8)) != raw.nbytes:
             raise self._shorter()
         return raw
 
@@ -150,7 +148,7 @@ def read_npy(places: Places, target: Path | None, label_needed: bool, in_memory:
     files = [_npy_file(path) for path in places.paths]
     for file in files:
         if file.shape[1] != files[0].shape[1]:
-            both = f"{shown(files[0].path)} has the shape {files[0].shape}, and {shown(file.path)} has {file.shape}"
+            both = f"{files[0].name} has the shape {files[0].shape}, and {file.name} has {file.shape}"
             raise DataError(f"{both}; give all files as many columns.")
     reader: NpyFile | Joined = files[0]
     if len(files) > 1:
