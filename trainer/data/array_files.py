@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trainer.arrays import Array
 from trainer.data import reading, remote
 from trainer.data.features import Features, check_finite
-from trainer.data.places import Path, Place, Places, find, name_of
+from trainer.data.places import Paths, Place, Places, find, name_of
 from trainer.data.reading import (
     FINITE,
     WEIGHTS,
@@ -139,7 +139,7 @@ class Joined:
         return x
 
 
-def read_npy(places: Places, target: Path | None, label_needed: bool, in_memory: bool | None) -> Content:
+def read_npy(places: Places, target: Paths | None, label_needed: bool, in_memory: bool | None) -> Content:
     """x of the .npy files, the labels of as many others that target names."""
     name = places.name
     if target is None and label_needed:
@@ -175,7 +175,7 @@ def _npy_file(path: str) -> NpyFile:
         return NpyFile(lasting, (shape[0], shape[1]), by_columns, dtype, file.tell(), name)
 
 
-def _labels_of(target: Path, places: Places, shapes: Sequence[tuple[int, int]]) -> NDArray[Any]:
+def _labels_of(target: Paths, places: Places, shapes: Sequence[tuple[int, int]]) -> NDArray[Any]:
     """The labels of the features (N,D) in one or several files, in as many others."""
     found = find(target, "data.target").paths
     if len(found) != len(shapes):
@@ -189,7 +189,7 @@ def _labels_of(target: Path, places: Places, shapes: Sequence[tuple[int, int]]) 
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def read_npz(file: IO[bytes], path: str, target: Path | None, label_needed: bool) -> Content:
+def read_npz(file: IO[bytes], path: str, target: Paths | None, label_needed: bool) -> Content:
     """Dense x with its y, or a sparse x as scipy writes it, with labels in the .npy file that target names."""
     name = shown(path)
     with damage(name, *NPZ), zipfile.ZipFile(file) as archive:

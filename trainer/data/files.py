@@ -30,7 +30,7 @@ from trainer.data.columns import Chosen, Columns, match_columns, split_columns
 from trainer.data.doubts import setting
 from trainer.data.encoding import Encoding
 from trainer.data.features import Features, ids
-from trainer.data.places import Path, Places, find
+from trainer.data.places import Paths, Places, find
 from trainer.data.reading import IN_PLACE, TEXTS, Content, Raw, check, listed, opened, quoted
 from trainer.data.rows import Data, Numbered
 from trainer.data.sparse_files import read_svmlight
@@ -50,8 +50,8 @@ class Rows(NamedTuple):
 
 
 def read(
-    path: Path,
-    target: Path | None,
+    path: Paths,
+    target: Paths | None,
     in_memory: bool | None = None,
     header: bool | None = None,
     asked: Columns | None = None,
@@ -64,7 +64,8 @@ def read(
     """
     places, asked = find(path), asked or Columns()
     name, column = places.name, _column(places, target)
-    choose = partial(_split_columns, name, column, header, asked)
+    last = -1 - len(places.files[0].keys)  # of the columns in the file
+    choose = partial(_split_columns, name, column, last if header is False else None, asked)
     content = _content(places, target, choose, None, in_memory, header, asked)
     x, encoding = content.x, content.encoding
     if x.shape[0] == 0:
@@ -95,9 +96,9 @@ def _warn_of_ids(name: str, names: Sequence[str], x: Any, encoding: Encoding | N
 
 
 def read_features(
-    path: Path,
+    path: Paths,
     features: Sequence[str],
-    target: Path | None,
+    target: Paths | None,
     in_memory: bool | None = None,
     header: bool | None = None,
     asked: Columns | None = None,
@@ -121,10 +122,10 @@ def read_features(
 
 
 def read_known(
-    path: Path,
+    path: Paths,
     features: Sequence[str],
     classes: tuple[int | str, ...],
-    target: Path | None,
+    target: Paths | None,
     in_memory: bool | None = None,
     header: bool | None = None,
     asked: Columns | None = None,
@@ -162,7 +163,7 @@ def _columns_for(content: Content, features: Sequence[str], name: str) -> Any:
     return x
 
 
-def _column(places: Places, target: Path | None) -> str | None:
+def _column(places: Places, target: Paths | None) -> str | None:
     """The name of the column of labels, where columns have names."""
     if places.kind not in NAMED:
         return None
@@ -173,7 +174,7 @@ def _column(places: Places, target: Path | None) -> str | None:
 
 def _content(
     places: Places,
-    target: Path | None,
+    target: Paths | None,
     choose: Choose,
     features: Sequence[str] | None,
     in_memory: bool | None,
@@ -226,6 +227,6 @@ def _content(
         return read_svmlight(file, path, None if features is None else len(features))
 
 
-def _split_columns(path: str, target: str | None, header: bool | None, asked: Columns, names: list[str]) -> Chosen:
-    """Of a file to train on; without a header the labels are the last column, if nothing else is said."""
-    return split_columns(path, names[-1] if target is None and header is False else target, asked, names)
+def _split_columns(path: str, target: str | None, last: int | None, asked: Columns, names: list[str]) -> Chosen:
+    """Of a file to train on; without a header the labels are its last column, if nothing else is said."""
+    return split_columns(path, names[last] if target is None and last is not None else target, asked, names)

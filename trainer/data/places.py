@@ -21,7 +21,7 @@ from trainer.data import remote
 from trainer.data.reading import IN_PLACE, TEXTS, kind_of, near, quoted, readable, stem_of
 from trainer.errors import ConfigError, DataError, FileError, shown
 
-Path = str | Sequence[str]  # as settings give it
+Paths = str | Sequence[str]  # as settings give it
 
 MOST = 100_000  # files that are read as one
 TOGETHER = (*TEXTS, *IN_PLACE)  # kinds of which several files are read as one
@@ -49,7 +49,7 @@ class Places:
         return [place.path for place in self.files]
 
 
-def find(named: Path, key: str = "data.path") -> Places:
+def find(named: Paths, key: str = "data.path") -> Places:
     """The files that are named by the setting of this key; that one file is there, its reader finds out."""
     given = [named] if isinstance(named, str) else list(named)
     if not given:
@@ -66,14 +66,14 @@ def find(named: Path, key: str = "data.path") -> Places:
     return Places(name, kind_of(files[0].path), files)
 
 
-def name_of(named: Path) -> str:
+def name_of(named: Paths) -> str:
     """What a message calls all the files that are named."""
     if isinstance(named, str):
         return shown(named)
     return f"[{', '.join(shown(str(text)) for text in named[:3])}{', ...' if len(named) > 3 else ''}]"
 
 
-def title_of(named: Path) -> str:
+def title_of(named: Paths) -> str:
     """A name for what is made of these files: that of the first that is named, or of the folder of a pattern."""
     first = named if isinstance(named, str) else str(named[0])
     if _is_pattern(first):

@@ -55,11 +55,15 @@ def reached(path: str) -> Iterator[None]:
         cause = error.__cause__ or error
         status = getattr(cause, "status", None)
         if status in (401, 403) or isinstance(error, PermissionError):
-            why = "access is denied; what run.json keeps of an address has no password and nothing behind its ?"
+            why = "access is denied"
+            why += "; run.json keeps an address without password and what stands behind ?" if is_web(path) else ""
         elif isinstance(cause, FileNotFoundError) or status == 404:
             why = "there is no such file"
+            why += "; a server has no folders and patterns, so name files" if is_web(path) and path[-1] in "*/" else ""
+        elif status:
+            why = f"the server answers {status}"
         else:
-            why = f"the server answers {status}" if status else f"{type(cause).__name__}; is the server there?"
+            why = f"{type(cause).__name__}; is the server there, and the account known?"
         raise FileError(f"{shown(path)} cannot be read: {why}.") from None
 
 
@@ -166,4 +170,4 @@ def is_folder(path: str) -> bool:
 def _addresses(path: str, names: list[str]) -> list[str]:
     """Names of fsspec's, which have no protocol, as addresses."""
     protocol = path.partition("://")[0]
-    return [f"{protocol}://{name.lstrip('/')}" for name in names]
+    return [f"{protocol}://{name.lstrip('/')}" for name in names if not name.endswith("/")]  # a folder's own mark

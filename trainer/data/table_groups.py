@@ -166,6 +166,9 @@ class _Ipc:
         with self._source() if away else self._arrow.memory_map(path) as source:  # of which but headers are looked at
             file = self._arrow.ipc.open_file(source)
             self.schema = file.schema
+            if away and len(self.schema):  # a batch says how many rows it has, but is fetched with its columns
+                first = self._arrow.ipc.IpcReadOptions(included_fields=[0])
+                file = self._arrow.ipc.open_file(source, options=first)
             self.counts = [file.get_batch(group).num_rows for group in range(file.num_record_batches)]
 
     def _source(self) -> Any:
