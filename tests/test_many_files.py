@@ -605,6 +605,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
     """Files of a folder with parts of them, to whoever knows the password or the key, if there is one."""
 
     ranges = True
+    packs = False  # says that it does, which makes its lengths worth nothing
     password, key = None, None
 
     def do_HEAD(self):
@@ -630,6 +631,8 @@ class Server(http.server.SimpleHTTPRequestHandler):
         self.send_response(206 if part else 200)
         if self.ranges:
             self.send_header("Accept-Ranges", "bytes")
+        if self.packs:
+            self.send_header("Content-Encoding", "gzip")
         if part:
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
         self.send_header("Content-Length", str(stop - start))
@@ -766,7 +769,10 @@ def test_a_server_that_is_not_there_or_refuses_is_a_sentence(write, web):
     ):
         with pytest.raises(TrainerError, match=words):
             read(path, "y")
-    answers.ranges = False
+    answers.packs = True
+    with pytest.raises(FileError, match=r"part0.csv cannot be read: its server does not say how large it is; copy it"):
+        read(f"{address}/many/part0.csv", "y")
+    answers.packs = answers.ranges = False
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(remote, "WHOLE", 100)
         with pytest.raises(

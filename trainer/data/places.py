@@ -152,13 +152,17 @@ def _below(text: str) -> list[str]:
         raise FileError(f"{shown(text)} cannot be read: {what}; what is hidden or begins with _ does not count.")
     if len(found) > MOST:
         raise FileError(f"{shown(text)} cannot be read: it has more than {MOST:,} files; join some, or name fewer.")
-    root = "" if away else os.path.realpath(_base(text))
-    for path in [] if away else found:
-        if os.path.isdir(path) or os.path.commonpath([root, os.path.realpath(path)]) != root:
-            raise FileError(
-                f"{shown(path)} cannot be read: it is a link to elsewhere; name in a list what it leads to."
-            )
+    if not away:
+        _refuse_links(found, os.path.realpath(_base(text)))
     return sorted(set(found), key=natural)
+
+
+def _refuse_links(paths: Iterable[str], root: str) -> None:
+    """FileError for a file that lies elsewhere than in the folder, and for a link to another folder."""
+    for path in paths:
+        if os.path.isdir(path) or os.path.commonpath([root, os.path.realpath(path)]) != root:
+            way = "name in a list what it leads to"
+            raise FileError(f"{shown(path)} cannot be read: it is a link to elsewhere; {way}.")
 
 
 def _counts(parts: Iterable[str]) -> bool:
@@ -169,7 +173,7 @@ def _counts(parts: Iterable[str]) -> bool:
 def _unfolded(paths: Iterable[str]) -> list[str]:
     """The files, and those in the folders, of what was found."""
     files = chain.from_iterable(_inside(path) if os.path.isdir(path) else [path] for path in paths)
-    return list(map(os.path.normpath, islice(files, MOST + 1)))
+    return list(islice(files, MOST + 1))
 
 
 def _inside(folder: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import IO, Any
 from trainer.errors import ConfigError, FileError, TrainerError, shown
 
 NEEDS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp", "http": "aiohttp", "memory": ""}
+WEB = {"client_kwargs": {"headers": {"Accept-Encoding": "identity"}, "trust_env": True}}  # not packed; by a proxy
 PIECE = 1 << 26  # bytes that are asked for together at most
 BUFFER = 1 << 23  # of what is read from its beginning to its end
 WHOLE = 1 << 29  # of a file whose server gives no parts
@@ -36,7 +37,7 @@ def system(path: str) -> Any:
         known = ", ".join(f"{name}://" for name in NEEDS)
         raise ConfigError(f"{shown(path)} begins with {ascii(protocol)[1:-1]}://, and of addresses {known} are read.")
     try:
-        return import_module("fsspec").filesystem(protocol)
+        return import_module("fsspec").filesystem(protocol, **(WEB if is_web(path) else {}))
     except ImportError as error:
         more = "" if NEEDS[protocol] in ("", "aiohttp") else f" {NEEDS[protocol]}"
         needed = " and ".join(["fsspec", *([NEEDS[protocol]] if NEEDS[protocol] else [])])
