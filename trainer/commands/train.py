@@ -38,11 +38,13 @@ Plain keys:
   checkpoint=true      keep what resume=... goes on from, once a second at most and at the end
   resume=outputs/...   goes on with the run in this folder, with the configuration that it began with; epochs may grow
 
+data.path is a file, a folder, a pattern as in 'data.path=flowers/*.csv', or a list as in 'data.path=[a.csv,b.csv]';
+here, or behind s3://, gs://, https:// or http://.
+
 Examples:
   python -m trainer activation=softmax loss=ce
   python -m trainer data=digits optimizer=adam schedule=cosine epochs=30
   python -m trainer data=file data.path=flowers.csv data.target=species penalty=l2 penalty.strength=0.01
-  python -m trainer data=file 'data.path=flowers/*.parquet' data.target=species
   python -m trainer -m loss=ce,brier gradient=fused,jacobian optimizer.lr=0.01,0.1
 
 Other commands, each with a --help of its own: trainer predict, evaluate, explain, probe, report, sweep, check,
