@@ -1,4 +1,7 @@
-"""Data in many files are as in one: in memory, from the disk, behind ://; what is refused is so in a sentence."""
+"""Data in many files are as in one: in memory, from the disk, behind ://; what is refused is so in a sentence.
+
+It is long, as each kind of file goes through the same questions, which stand together so.
+"""
 
 import gzip
 import http.server
@@ -204,6 +207,23 @@ def test_a_column_may_be_empty_in_one_file_and_of_another_width(write):
     data = read("many", "y", asked=Columns(missing="mean"))
     assert_array_equal(np.isnan(data.x).sum(axis=0), [20, 20, 0])
     assert_array_equal(data.x[20:40, 1], table["b"].to_numpy()[20:40].astype(np.float32))
+
+
+def test_texts_may_be_categories_in_one_file_and_short_in_another(write):
+    table = people().set_column(7, "y", people()["y"].cast("string"))
+    write("parquet", [table], "one")
+    parts = [table[:20], table[20:40], table[40:]]
+    for name, kinds in (
+        ("colour", ("dictionary", "large_string", "string")),
+        ("y", ("string", "dictionary", "string")),
+    ):
+        column = table.column_names.index(name)
+        for number, kind in enumerate(kinds):
+            cells = parts[number][name]
+            cells = cells.dictionary_encode() if kind == "dictionary" else cells.cast(kind)
+            parts[number] = parts[number].set_column(column, name, cells)
+    for kind, in_memory in (("parquet", True), ("feather", False)):
+        assert_same(read(*write(kind, parts, kind), in_memory, asked=ASKED), read("one", "y", in_memory, asked=ASKED))
 
 
 def test_what_together_exceeds_the_limit_stays_on_the_disk(write, monkeypatch):
@@ -714,6 +734,15 @@ def test_only_the_rows_that_are_asked_for_are_fetched(write, web):
     answers.read.clear()
     data.x[5000:5010]
     assert [(path, size) for command, path, size in answers.read if command == "GET"] == [("/x.npy", 8 * 40)]
+    for kind in ("parquet", "arrow"):
+        file = content(
+            kind, pyarrow.table({**{name: rng.normal(size=50_000) for name in "abc"}, "y": np.arange(50_000) % 2}), 500
+        )
+        Path(f"x.{kind}").write_bytes(file)
+        reader = pickle.loads(pickle.dumps(read(f"{address}/x.{kind}", "y", in_memory=False).x.reader))
+        answers.read.clear()
+        reader(7000, 7010)
+        assert sum(size for command, _, size in answers.read if command == "GET") < len(file) / 10
 
 
 @pytest.mark.parametrize("key", ["key", "password"])

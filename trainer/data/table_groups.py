@@ -52,7 +52,7 @@ class Groups:
         place, file = self.files[number], self._file(number)
         names, types = all_columns(place, file.schema.names), [*file.schema.types, *[None] * len(place.keys)]
         self._first.append(len(self.counts))
-        self.counts += file.counts
+        self.counts += file.counts()
         if number == 0:
             self.names, self._types = names, types
             return
@@ -143,14 +143,14 @@ class _Parquet:
         away = remote.is_remote(path)  # where a request for each piece would take its time
         source = remote.Ranges(path) if away else path
         self._file = import_module("pyarrow.parquet").ParquetFile(source, pre_buffer=away)
+        self.name, self.schema = shown(path), self._file.schema_arrow
+
+    def counts(self) -> list[int]:
         metadata = self._file.metadata
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-        self.counts = [group.num_rows for group in groups]
-        self.schema = self._file.schema_arrow
         if max((group.total_byte_size for group in groups), default=0) > reading.MAX_BYTES:
-            raise DataError(
-                f"{shown(path)} has a row group of more than {reading.MAX_BYTES:,} bytes; make them smaller."
-            )
+            raise DataError(f"{self.name} has a row group of more than {reading.MAX_BYTES:,} bytes; make them smaller.")
+        return [group.num_rows for group in groups]
 
     def read(self, group: int, columns: list[str]) -> list[Any]:
         table = self._file.read_row_group(group, columns=columns, use_threads=False)
@@ -161,18 +161,21 @@ class _Ipc:
     """The same of a file in Arrow's IPC format, whose record batches are the groups."""
 
     def __init__(self, path: str) -> None:
-        self._arrow, self._path = import_module("pyarrow"), path
-        away = remote.is_remote(path)
-        with self._source() if away else self._arrow.memory_map(path) as source:  # of which but headers are looked at
-            file = self._arrow.ipc.open_file(source)
-            self.schema = file.schema
-            if away and len(self.schema):  # a batch says how many rows it has, but is fetched with its columns
-                first = self._arrow.ipc.IpcReadOptions(included_fields=[0])
-                file = self._arrow.ipc.open_file(source, options=first)
-            self.counts = [file.get_batch(group).num_rows for group in range(file.num_record_batches)]
+        self._arrow, self._path, self._away = import_module("pyarrow"), path, remote.is_remote(path)
+        with self._source() as source:
+            self.schema = self._arrow.ipc.open_file(source).schema
+
+    def counts(self) -> list[int]:
+        """Of what is mapped only the batches' headers are looked at; a server gives one column of each with them."""
+        few = (
+            {"options": self._arrow.ipc.IpcReadOptions(included_fields=[0])} if self._away and len(self.schema) else {}
+        )
+        with self._source() if self._away else self._arrow.memory_map(self._path) as source:
+            file = self._arrow.ipc.open_file(source, **few)
+            return [file.get_batch(group).num_rows for group in range(file.num_record_batches)]
 
     def _source(self) -> Any:
-        if remote.is_remote(self._path):
+        if self._away:
             return self._arrow.PythonFile(remote.Ranges(self._path), mode="r")
         with readable(self._path):
             return self._arrow.OSFile(self._path)
