@@ -273,6 +273,20 @@ def test_training_gives_the_same_bits_as_one_file(write, kind, tmp_path):
     assert all((w == weights[0]).all() for w in weights)
 
 
+@pytest.mark.processes
+def test_the_workers_of_a_cluster_read_the_files_to_the_same_bits(write, tmp_path):
+    pytest.importorskip("distributed")
+    for number, part in enumerate(cut(people(400), 0)):
+        write("parquet", [part], f"many/k={number % 2}")
+    columns = {"id": "who", "categorical": ["colour"], "dates": ["day"], "missing": "mean", "weight": "w"}
+    settings = replace(settings_of("many", "y", in_memory=False, **columns), optimizer={"name": "lbfgs"})
+    engines = [{"name": "local"}, {"name": "dask", "workers": 2}]
+    folders = [run(replace(settings, engine=one), tmp_path / one["name"]).folder for one in engines]
+    one, other = (Model.load(folder / "model.npz") for folder in folders)
+    assert_array_equal(one.w, other.w)
+    assert one.columns == other.columns
+
+
 def test_test_rows_predictions_and_evaluations_come_of_folders_too(write, tmp_path):
     write("parquet", cut(people(), 0), "train")
     write("parquet", cut(people(40, seed=1), 1), "test")

@@ -304,8 +304,8 @@ def prepared(
         raw, test = share("held out", lambda: _held_out(settings, seed, source, rows))
     if isinstance(parts.engine, Dask) and not isinstance(raw.x, Features):
         raise ConfigError(
-            f"engine=dask reads rows where they are, and data.path={settings.data['path']} can only be read whole; "
-            "convert it to .parquet or .npy, and leave data.in_memory out."
+            f"engine=dask reads rows where they are, and data.path={name_of(settings.data['path'])} can only be read "
+            "whole; convert it to .parquet or .npy, and leave data.in_memory out."
         )
     beside = memory.of_run(raw, len(parts.path) if choice is None else len(choice.penalties) or STEPS)
     beside += 0 if choice is None else memory.of_folds(raw, choice.folds, parts.objective.threads)
