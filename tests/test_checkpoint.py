@@ -305,14 +305,14 @@ def test_differences_name_keys_in_dots_and_leave_epochs_out():
 def test_a_fingerprint_sees_any_byte_of_a_small_file_and_the_ends_of_a_large_one(tmp_path, monkeypatch):
     path = tmp_path / "data.csv"
     path.write_bytes(b"a" * 100)
-    first = fingerprint([path])
+    first = fingerprint([str(path)])
     path.write_bytes(b"a" * 50 + b"b" + b"a" * 49)
-    assert fingerprint([path]) != first
+    assert fingerprint([str(path)]) != first
     monkeypatch.setattr(checkpoint, "WHOLE", 10)
     monkeypatch.setattr(checkpoint, "END", 10)
-    seen = fingerprint([path])
-    assert fingerprint([path]) == seen
+    seen = fingerprint([str(path)])
+    assert fingerprint([str(path)]) == seen
     os.utime(path, (1, 1))
-    assert fingerprint([path]) != seen
+    assert fingerprint([str(path)]) != seen
     with pytest.raises(FileError, match="cannot be read"):
-        fingerprint([tmp_path / "nowhere"])
+        fingerprint([str(tmp_path / "nowhere")])

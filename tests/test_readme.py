@@ -60,7 +60,11 @@ def folder(tmp_path, monkeypatch):
         np.save(tmp_path / f"layers/layer{number}.npy", iris.x[:, : number + 2].astype(np.float32))
     np.save(tmp_path / "labels.npy", iris.y)
     columns = dict(zip(lines[0], map(list, zip(*rows, strict=True)), strict=True))
-    parquet.write_table(pyarrow.table(columns), tmp_path / "flowers.parquet")
+    table = pyarrow.table(columns)
+    parquet.write_table(table, tmp_path / "flowers.parquet")
+    for name, part in (("2023/a", table[::3]), ("2024/a", table[1::3]), ("2024/b", table[2::3])):
+        (tmp_path / f"parts/year={name}").parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(part, tmp_path / f"parts/year={name}.parquet")
 
 
 @pytest.mark.usefixtures("folder")

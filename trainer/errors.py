@@ -3,6 +3,7 @@
 The class carries the exit code, so the command line needs no table of its own.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -162,6 +163,26 @@ def subject(noun: str, plural: str, names: Sequence[str]) -> str:
 def counted(number: int, noun: str) -> str:
     """1 epoch, 2 epochs."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def shown(path: str) -> str:
+    """A path as it may stand in a message: no escape code reaches the terminal, and no password either."""
+    path = without_secrets(path)
+    return path if path and path.isprintable() else ascii(path)
+
+
+def without_secrets(text: str) -> str:
+    """An address without what may be a password: what stands before @, and of http what stands behind ?.
+
+    A word such as ${oc.env:TOKEN} stays, as it says only where the password is.
+
+    >>> without_secrets("https://me:secret@host/a.csv?key=1"), without_secrets("s3://bucket/part-?.csv")
+    ('https://host/a.csv', 's3://bucket/part-?.csv')
+    """
+    if "://" not in text:
+        return text
+    text = re.sub(r"(?<=://)(?!\$\{[^{}]*\}@)[^/?#]*@", "", text)
+    return re.sub(r"^(https?://[^?#]*)(?!\?\$\{[^{}]*\}$)[?#].*", r"\1", text, flags=re.IGNORECASE | re.DOTALL)
 
 
 def first_line(error: BaseException) -> str:

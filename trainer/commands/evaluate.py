@@ -8,8 +8,7 @@ from omegaconf import DictConfig
 
 from trainer.commands.composing import perform
 from trainer.commands.predict import asked_of
-from trainer.data.files import NAMED, read_known
-from trainer.data.reading import kind_of
+from trainer.data.files import read_known
 from trainer.data.rows import Data, Source
 from trainer.data.sources import File
 from trainer.errors import ConfigError, DataError, counted
@@ -24,7 +23,8 @@ HELP = """Compares a trained model with the labels of a file: evaluation.json, c
 
 Keys:
   model=...       a run's folder, or its model.npz
-  data=file       where the rows come from, with data.path=... and data.target=... where the model does not know it
+  data=file       where the rows come from, with data.path=..., a file, a folder, a pattern or a list, and
+                  data.target=... where the model does not know it
   output=null     the folder to write to; null is <name of the data>-evaluation beside the model
   overwrite=false whether an evaluation in that folder may be written over
   plots=true      draw the two pictures
@@ -87,7 +87,7 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 def _rows(source: Source, model: Model) -> Data:
     """The rows with their targets, as the model knows their features and classes."""
     if isinstance(source, File):
-        known = model.target if kind_of(source.path) in NAMED else None  # only where columns have names
+        known = model.target if source.named else None
         rest = (source.in_memory, source.header, source.columns, model.columns)
         return read_known(source.path, model.features, model.classes, source.target or known, *rest)
     data = source(0)

@@ -7,8 +7,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from trainer.commands.composing import perform
-from trainer.data.files import NAMED, Rows, read_features
-from trainer.data.reading import kind_of, stem_of
+from trainer.data.files import Rows, read_features
+from trainer.data.places import title_of
 from trainer.data.rows import Data, Source
 from trainer.data.sources import SOURCES, File
 from trainer.errors import DataError
@@ -24,7 +24,8 @@ HELP = """Predicts with a trained model, and writes the predictions and probabil
 
 Keys:
   model=...         the folder of a run, or a file such as its model.npz
-  data=file         where the features come from, with data.path=...; data.id=... names a column to be written beside
+  data=file         where the features come from, with data.path=..., a file, a folder, a pattern or a list;
+                    data.id=... names a column to be written beside
   output=null       the .csv, .parquet, .npz or .npy to write; null is <name of data>-predictions.csv beside the model
   overwrite=false   true writes over a file that is there, but never over the data or a model
   threads=null      null takes every core
@@ -72,24 +73,21 @@ def asked_of(data: dict[str, Any], model: str) -> tuple[Source, str, Path, Model
     """Where the rows come from, under which name, and the model with its file."""
     source: Source = build("data", SOURCES, data)
     path = model_file(Path(model))
-    return source, stem_of(source.path) if isinstance(source, File) else data["name"], path, Model.load(path)
+    return source, title_of(source.path) if isinstance(source, File) else data["name"], path, Model.load(path)
 
 
 def _rows(source: Source, model: Model) -> Rows:
     """The rows to predict, and what they are called."""
     if not isinstance(source, File):
         return Rows(_checked(source(0), model), None, None)
-    known = model.target if kind_of(source.path) in NAMED else None  # only where columns have names
+    known = model.target if source.named else None
     rest = (source.in_memory, source.header, source.columns, model.columns)
     return read_features(source.path, model.features, source.target or known, *rest)
 
 
 def _files(source: Source) -> list[Path]:
     """The files that a source reads."""
-    if not isinstance(source, File):
-        return []
-    second = source.target is not None and kind_of(source.path) not in NAMED  # which is then a path
-    return [Path(source.path), *([Path(str(source.target))] if second else [])]
+    return [Path(path) for path in source.paths] if isinstance(source, File) else []
 
 
 def _checked(data: Data, model: Model) -> Any:

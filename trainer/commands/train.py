@@ -38,6 +38,9 @@ Plain keys:
   checkpoint=true      keep what resume=... goes on from, once a second at most and at the end
   resume=outputs/...   goes on with the run in this folder, with the configuration that it began with; epochs may grow
 
+data.path is a file, a folder, a pattern as in 'data.path=flowers/*.csv', or a list as in 'data.path=[a.csv,b.csv]';
+here, or behind s3://, gs://, https:// or http://.
+
 Examples:
   python -m trainer activation=softmax loss=ce
   python -m trainer data=digits optimizer=adam schedule=cosine epochs=30

@@ -12,6 +12,7 @@ PATHS = (
 OWN = ("report", "sweep")  # commands that read their words themselves; Hydra reads those of the others
 # What is not one plain text: nothing, what is quoted already, and several values of a sweep.
 _NO_TEXT = re.compile(r"|null|(['\"]).*\1|.*,.*|(choice|glob|shuffle|sort|range|tag)\(.*\)", re.IGNORECASE | re.DOTALL)
+_LIST = re.compile(r"\[([^\[\]'\"{}]*)\]")  # of paths without quotes
 
 
 def as_meant(command: str, words: list[str]) -> list[str]:
@@ -29,6 +30,8 @@ def _path(word: str, quote: bool) -> str:
     key, _, value = word.partition("=")
     if key.lstrip("+") not in PATHS:
         return word
-    value = re.sub(r"(^|[,'\"])~(?=[/\\]|$)", lambda found: found[1] + os.path.expanduser("~"), value)
+    value = re.sub(r"(^\[?|[,'\"])~(?=[/\\]|$)", lambda found: found[1] + os.path.expanduser("~"), value)
+    if quote and key.lstrip("+").startswith("data.") and (found := _LIST.fullmatch(value)):
+        return f"{key}={grammar([name.strip() for name in found[1].split(',') if name.strip()])}"
     listed = key == "features" and value.startswith("[")
     return f"{key}={value if not quote or listed or _NO_TEXT.fullmatch(value) else grammar(value)}"

@@ -1,18 +1,21 @@
-"""Arrays in numpy's formats: .npz with x and y or a sparse matrix, .npy read whole or block by block."""
+"""Arrays in numpy's formats: .npz with x and y or a sparse matrix, one or more .npy read whole or block by block."""
 
 import math
 import os
 import zipfile
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.arrays import Array
-from trainer.data import reading
+from trainer.data import reading, remote
 from trainer.data.features import Features, check_finite
+from trainer.data.places import Paths, Place, Places, find, name_of
 from trainer.data.reading import (
     FINITE,
     WEIGHTS,
@@ -25,10 +28,10 @@ from trainer.data.reading import (
     opened,
     quoted,
     read_whole,
-    shown,
+    refuse,
 )
 from trainer.data.sparse_files import PARTS, csr
-from trainer.errors import ConfigError, DataError, FileError
+from trainer.errors import ConfigError, DataError, FileError, counted, shown
 
 Header = tuple[tuple[int, ...], bool, "np.dtype[Any]"]  # shape, whether it is stored by columns, dtype
 
@@ -48,6 +51,7 @@ class NpyFile:
     by_columns: bool
     dtype: Any
     offset: int
+    name: str = ""  # in messages, if not the path
 
     @property
     def grain(self) -> int:
@@ -65,7 +69,7 @@ class NpyFile:
             return raw.astype(np.float64, copy=False)
 
     def place(self, row: int, column: int) -> str:
-        return f"{shown(self.path)}[{row}, {column}]"
+        return f"{self.name or shown(self.path)}[{row}, {column}]"
 
     def whole(self, dtype: Any) -> Array:
         """All of x (N,D) as dtype, in C order."""
@@ -77,36 +81,115 @@ class NpyFile:
             )
 
     def _numbers(self, first: int, count: int) -> NDArray[Any]:
+        start = self.offset + first * self.dtype.itemsize
+        if remote.is_remote(self.path):
+            return self._fetched(start, count)
         try:
-            raw = np.fromfile(self.path, self.dtype, count, offset=self.offset + first * self.dtype.itemsize)
+            raw = np.fromfile(self.path, self.dtype, count, offset=start)
         except OSError as error:
             raise FileError(f"{shown(self.path)} cannot be read any more: {error.strerror or error}.") from error
         if len(raw) != count:
-            raise DataError(
-                f"{shown(self.path)} has become shorter while it was read; train again with the whole file."
-            )
+            raise self._shorter()
         return raw
 
+    def _fetched(self, start: int, count: int) -> NDArray[Any]:
+        raw = np.empty(count, self.dtype)
+        size = self.offset + math.prod(self.shape) * self.dtype.itemsize
+        if remote.fill(self.path, size, start, raw.view(np.uint8)) != raw.nbytes:
+            raise self._shorter()
+        return raw
 
-def read_npy(file: IO[bytes], path: str, target: str | None, label_needed: bool, in_memory: bool | None) -> Content:
-    """x of the one .npy file, the labels of the other that target names."""
+    def _shorter(self) -> DataError:
+        return DataError(f"{shown(self.path)} has become shorter while it was read; train again with the whole file.")
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The rows of several files, one after the other; only those are opened that the rows are in."""
+
+    files: Sequence[NpyFile]
+    edges: Sequence[int]  # file i has the rows from edge i to edge i + 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.edges[-1], self.files[0].shape[1]
+
+    @property
+    def grain(self) -> int:
+        return 1
+
+    def __call__(self, start: int, stop: int) -> Array:
+        x = np.empty((stop - start, self.shape[1]))
+        inner = self.edges[bisect_right(self.edges, start) : bisect_left(self.edges, stop)]
+        for begin, end in pairwise([start, *inner, stop] if start < stop else []):
+            place = bisect_right(self.edges, begin) - 1
+            edge = self.edges[place]
+            x[begin - start : end - start] = self.files[place](begin - edge, end - edge)
+        return x
+
+    def place(self, row: int, column: int) -> str:
+        place = bisect_right(self.edges, row) - 1
+        return self.files[place].place(row - self.edges[place], column)
+
+    def whole(self, dtype: Any) -> Array:
+        """All of x (N,D) as dtype, in C order."""
+        x = np.empty(self.shape, dtype)
+        for file, (start, stop) in zip(self.files, pairwise(self.edges), strict=True):
+            x[start:stop] = file.whole(dtype)
+        return x
+
+
+def read_npy(places: Places, target: Paths | None, label_needed: bool, in_memory: bool | None) -> Content:
+    """x of the .npy files, the labels of as many others that target names."""
+    name = places.name
     if target is None and label_needed:
-        raise ConfigError(f"data.target must be the path of a .npy file with the labels of {shown(path)}.")
-    name = shown(path)
+        kinds = "the path of a .npy file" if len(places.files) == 1 else f"the paths of {len(places.files)} .npy files"
+        raise ConfigError(f"data.target must be {kinds} with the labels of {name}.")
+    files = [_npy_file(path) for path in places.paths]
+    for file in files:
+        if file.shape[1] != files[0].shape[1]:
+            both = f"{files[0].name} has the shape {files[0].shape}, and {file.name} has {file.shape}"
+            raise DataError(f"{both}; give all files as many columns.")
+    reader: NpyFile | Joined = files[0]
+    if len(files) > 1:
+        reader = Joined(files, [0, *accumulate(file.shape[0] for file in files)])
     x: Any
-    with damage(name, *NPY):
-        shape, by_columns, dtype = header(file, None, name, "biuf")
-    check_table(shape, name)
-    if math.prod(shape) == 0 or read_whole(shape, in_memory, name):
-        x = features(_values(file, name), name)
+    if math.prod(reader.shape) == 0 or read_whole(reader.shape, in_memory, name):
+        with damage(name, *NPY):  # (0, 10**30) is a shape that no array has
+            x = reader.whole(np.float64)
+        refuse(~np.isfinite(x), x, reader.place, FINITE)
     else:
-        x = Features(NpyFile(os.path.abspath(path), (shape[0], shape[1]), by_columns, dtype, file.tell()))
-        check_finite(x.reader, FINITE)
-    y = None if target is None else labels(target, path, x.shape)
-    return Content(x, None, y, _targets_of(y, str(target)))
+        x = Features(reader)
+        check_finite(reader, FINITE)
+    y = None if target is None else _labels_of(target, places, [file.shape for file in files])
+    return Content(x, None, y, _targets_of(y, "" if target is None else name_of(target)))
 
 
-def read_npz(file: IO[bytes], path: str, target: str | None, label_needed: bool) -> Content:
+def _npy_file(path: str) -> NpyFile:
+    name = shown(path)
+    with opened(path) as (file, _):
+        with damage(name, *NPY):
+            shape, by_columns, dtype = header(file, None, name, "biuf")
+        check_table(shape, name)
+        lasting = path if remote.is_remote(path) else os.path.abspath(path)
+        return NpyFile(lasting, (shape[0], shape[1]), by_columns, dtype, file.tell(), name)
+
+
+def _labels_of(target: Paths, places: Places, shapes: Sequence[tuple[int, int]]) -> NDArray[Any]:
+    """The labels of the features (N,D) in one or several files, in as many others."""
+    found = find(target, "data.target").paths
+    if len(found) != len(shapes):
+        counts = f"{counted(len(found), 'file')} of labels, and {places.name} has {counted(len(shapes), 'file')}"
+        raise ConfigError(f"data.target={name_of(target)} has {counts}; give each its own, in the same order.")
+    parts = [labels(*one) for one in zip(found, places.paths, shapes, strict=True)]
+    for path, y in zip(found, parts, strict=True):
+        if (y.dtype.kind, y.shape[1:]) != (parts[0].dtype.kind, parts[0].shape[1:]):
+            both = f"{shown(found[0])} has {parts[0].dtype} of shape {parts[0].shape}, and {shown(path)} has {y.dtype}"
+            raise DataError(f"{both} of shape {y.shape}; give all files labels of one kind.")
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def read_npz(file: IO[bytes], path: str, target: Paths | None, label_needed: bool) -> Content:
     """Dense x with its y, or a sparse x as scipy writes it, with labels in the .npy file that target names."""
     name = shown(path)
     with damage(name, *NPZ), zipfile.ZipFile(file) as archive:
@@ -124,8 +207,8 @@ def read_npz(file: IO[bytes], path: str, target: str | None, label_needed: bool)
         if target is None and label_needed:
             raise ConfigError(f"data.target must be the path of a .npy file with the labels of {name}.")
         x = csr(arrays, name)
-        y = None if target is None else labels(target, path, x.shape)
-        return Content(x, None, y, _targets_of(y, str(target)))
+        y = None if target is None else _labels_of(target, Places(name, ".npz", (Place(path),)), [x.shape])
+        return Content(x, None, y, _targets_of(y, "" if target is None else name_of(target)))
     if target is not None:
         raise ConfigError(f"data.target has no use, as {name} holds the labels in y; leave it out.")
     x, y = features(arrays["x"], f"{name}: x"), arrays.get("y")
@@ -149,7 +232,7 @@ def labels(target: str, path: str, shape: tuple[int, int]) -> NDArray[Any]:
 
 
 def _targets_of(y: NDArray[Any] | None, name: str) -> Callable[[], tuple[NDArray[Any], reading.Classes]]:
-    return lambda: reading.targets(np.empty(0) if y is None else y, shown(name))
+    return lambda: reading.targets(np.empty(0) if y is None else y, name)
 
 
 def _check_lengths(shape: tuple[int, ...], y: NDArray[Any] | None, path: str) -> None:
@@ -192,7 +275,10 @@ def header(stream: IO[bytes], size: int | None, name: str, kinds: str) -> Header
     """The header of an array of one of these dtype kinds, which promises just what the bytes behind it can hold."""
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, by_columns, dtype = headers[np.lib.format.read_magic(stream)](stream)
-    left = (os.fstat(stream.fileno()).st_size if size is None else size) - stream.tell()
+    start = stream.tell()
+    left = (stream.seek(0, os.SEEK_END) if size is None else size) - start
+    if size is None:
+        stream.seek(start)
     if dtype.kind not in kinds:
         wanted = "integers, floats or booleans" + (", or names as text" if "U" in kinds else "")
         raise DataError(f"{name} holds values of dtype {quoted(str(dtype))}; convert them to {wanted}.")

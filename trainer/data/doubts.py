@@ -15,8 +15,8 @@ from trainer.arrays import Array
 from trainer.data.columns import Columns
 from trainer.data.encoding import SMALL, Encoding, days, is_missing
 from trainer.data.features import IDS, ROWS_OF_IDS
-from trainer.data.reading import NOT_FINITE, NUMBER, NUMBER_BYTES, quoted, shown
-from trainer.errors import DataError
+from trainer.data.reading import NOT_FINITE, NUMBER, NUMBER_BYTES, quoted
+from trainer.errors import DataError, shown
 
 COUNTED = 10_000  # different texts that are told apart
 SLIPS = 0.1  # share of the cells up to which texts among numbers are slips

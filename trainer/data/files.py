@@ -9,6 +9,8 @@
     .svm .svmlight .libsvm     lines of label column:value ..., which become a sparse matrix
     .parquet .arrow .feather   columns of numbers; the column named `target` holds the labels (needs pyarrow)
 
+Several .csv, .npy or .parquet files are read as one whose rows follow each other; see trainer.data.places.
+
 Nothing is ever unpickled, and no array is allocated before its size has been compared with the file's. Features of a
 .npy, .parquet, .arrow or .feather file that would fill the memory stay in the file, and are read in blocks.
 
@@ -17,32 +19,24 @@ Where columns have names, trainer.data.columns says what else than numbers they 
 
 import warnings
 from collections.abc import Sequence
-from contextlib import closing
 from functools import partial
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainer.data import reading
 from trainer.data.array_files import read_npy, read_npz
 from trainer.data.columns import Chosen, Columns, match_columns, split_columns
 from trainer.data.doubts import setting
 from trainer.data.encoding import Encoding
 from trainer.data.features import Features, ids
-from trainer.data.reading import (
-    IN_PLACE,
-    TEXTS,
-    Content,
-    Raw,
-    listed,
-    opened,
-    quoted,
-    shown,
-)
+from trainer.data.places import Paths, Places, find
+from trainer.data.reading import IN_PLACE, TEXTS, Content, Raw, check, listed, opened, quoted
 from trainer.data.rows import Data, Numbered
 from trainer.data.sparse_files import read_svmlight
 from trainer.data.table_files import read_table
 from trainer.data.text_files import Choose, TextFile, header_of
-from trainer.errors import ConfigError, DataError
+from trainer.errors import ConfigError, DataError, FileError
 
 NAMED = (*TEXTS, ".parquet", ".arrow", ".feather")  # `target` is the name of a column
 
@@ -56,22 +50,23 @@ class Rows(NamedTuple):
 
 
 def read(
-    path: str,
-    target: str | None,
+    path: Paths,
+    target: Paths | None,
     in_memory: bool | None = None,
     header: bool | None = None,
     asked: Columns | None = None,
 ) -> Data:
-    """Features x (N,D) and targets y, (N,) or (N,K), of one file; N, D >= 1 and K >= 2.
+    """Features x (N,D) and targets y, (N,) or (N,K), of a file, or of several as one; N, D >= 1 and K >= 2.
 
     in_memory says whether the features are to be in memory; None means those that take up to 512 MiB as float64.
     header says whether a .csv begins with the names of its columns; None means that it does, and none is a number.
     Where `asked` says what its columns are, x (N,R) holds their codes, and is for the encoding to make features of.
     """
-    name, asked = shown(path), asked or Columns()
-    with opened(path) as (file, kind):
-        choose = partial(_split_columns, name, target, header, asked)
-        content = _content(file, path, kind, target, choose, None, in_memory, header, asked)
+    places, asked = find(path), asked or Columns()
+    name, column = places.name, _column(places, target)
+    last = -1 - len(places.files[0].keys)  # of the columns in the file
+    choose = partial(_split_columns, name, column, last if header is False else None, asked)
+    content = _content(places, target, choose, None, in_memory, header, asked)
     x, encoding = content.x, content.encoding
     if x.shape[0] == 0:
         raise DataError(f"{name} has no rows of data; at least one is needed.")
@@ -81,7 +76,7 @@ def read(
     if isinstance(x, Features) and y.ndim == 1:
         y = y.astype(np.min_scalar_type(len(classes) - 1))  # labels stay in memory, so they are to be small
     names = content.names or Numbered(x.shape[1])
-    if kind in NAMED:
+    if places.kind in NAMED:
         _warn_of_ids(name, names, x, encoding, asked)
     return Data(x, y, classes, names, content.target, content.weight, encoding=encoding)
 
@@ -101,9 +96,9 @@ def _warn_of_ids(name: str, names: Sequence[str], x: Any, encoding: Encoding | N
 
 
 def read_features(
-    path: str,
+    path: Paths,
     features: Sequence[str],
-    target: str | None,
+    target: Paths | None,
     in_memory: bool | None = None,
     header: bool | None = None,
     asked: Columns | None = None,
@@ -114,33 +109,33 @@ def read_features(
     Where columns have names they are found by them, in any order; an array, and a .csv without a header, only has to
     have D columns.
     """
-    name, asked = shown(path), asked or Columns()
+    places, asked = find(path), asked or Columns()
+    name, column = places.name, _column(places, target)
 
     def choose(names: list[str]) -> Chosen:
-        return match_columns(name, features, encoding, target, asked, names)._replace(weight=None)
+        return match_columns(name, features, encoding, column, asked, names)._replace(weight=None)
 
-    with opened(path) as (file, kind):
-        content = _content(file, path, kind, target, choose, features, in_memory, header, asked, encoding)
+    content = _content(places, target, choose, features, in_memory, header, asked, encoding)
     x = _columns_for(content, features, name)
     own = asked.id or (None if encoding is None else encoding.id)
     return Rows(x, content.raw, None if content.ids is None else (str(own), content.ids))
 
 
 def read_known(
-    path: str,
+    path: Paths,
     features: Sequence[str],
     classes: tuple[int | str, ...],
-    target: str | None,
+    target: Paths | None,
     in_memory: bool | None = None,
     header: bool | None = None,
     asked: Columns | None = None,
     encoding: Encoding | None = None,
 ) -> Data:
     """Features x (N,D) and targets of a file, N >= 1, for a model of these D features and K classes."""
-    name, asked = shown(path), asked or Columns()
-    with opened(path) as (file, kind):
-        choose = partial(match_columns, name, features, encoding, target, asked)
-        content = _content(file, path, kind, target, choose, features, in_memory, header, asked, encoding)
+    places, asked = find(path), asked or Columns()
+    name, column = places.name, _column(places, target)
+    choose = partial(match_columns, name, features, encoding, column, asked)
+    content = _content(places, target, choose, features, in_memory, header, asked, encoding)
     x = _columns_for(content, features, name)
     if x.shape[0] == 0:
         raise DataError(f"{name} has no rows of data; at least one is needed.")
@@ -168,11 +163,18 @@ def _columns_for(content: Content, features: Sequence[str], name: str) -> Any:
     return x
 
 
+def _column(places: Places, target: Paths | None) -> str | None:
+    """The name of the column of labels, where columns have names."""
+    if places.kind not in NAMED:
+        return None
+    if target is None or isinstance(target, str):
+        return target
+    raise ConfigError(f"data.target must name one column of {places.name}, and is a list of {len(target)}.")
+
+
 def _content(
-    file: IO[bytes],
-    path: str,
-    kind: str,
-    target: str | None,
+    places: Places,
+    target: Paths | None,
     choose: Choose,
     features: Sequence[str] | None,
     in_memory: bool | None,
@@ -180,42 +182,51 @@ def _content(
     asked: Columns,
     encoding: Encoding | None = None,
 ) -> Content:
-    """What the file holds; `features` are those that a model was trained on, None if one is to be trained."""
-    label_needed = features is None
+    """What the files hold; `features` are those that a model was trained on, None if one is to be trained."""
+    label_needed, name, kind, path = features is None, places.name, places.kind, places.paths[0]
+    size = sum(map(check, places.paths))
+    if size > reading.MAX_BYTES and kind not in IN_PLACE:
+        raise FileError(
+            f"{name} cannot be read: its files have {size:,} bytes, and at most {reading.MAX_BYTES:,} are read."
+        )
     if in_memory is False and kind not in IN_PLACE:
         raise ConfigError(
-            f"data.in_memory=false cannot leave {shown(path)} on the disk; convert it to .npy or .parquet, or leave "
+            f"data.in_memory=false cannot leave {name} on the disk; convert it to .npy or .parquet, or leave "
             "the setting out."
         )
     if kind in TEXTS:
         raw = features if encoding is None else encoding.raw
-        table = TextFile(file, shown(path), kind, partial(header_of, header, raw), asked, not label_needed)
-        with closing(table):
-            return table.read(choose)
+        return TextFile(places, partial(header_of, header, raw), asked, not label_needed).read(choose)
     for key, value in (("header", header), ("delimiter", asked.delimiter)):
         if value is not None:
-            raise ConfigError(f"data.{key} has no use, as {shown(path)} is no .csv; leave it out.")
+            raise ConfigError(f"data.{key} has no use, as {name} is no .csv; leave it out.")
     if kind in NAMED:
-        return read_table(path, kind, choose, in_memory, asked, not label_needed)
+        return read_table(places, choose, in_memory, asked, not label_needed)
+    if keys := [key for place in places.files for key in place.keys]:
+        raise ConfigError(
+            f"{name} has a folder that stands for the column {quoted(keys[0])}, and columns of a {kind} have no names; "
+            "rename it, or convert the files to .parquet."
+        )
     if asked.said:
         raise ConfigError(
-            f"{', '.join(asked.said)} cannot be used, as the columns of {shown(path)} have no names; write a .csv or "
+            f"{', '.join(asked.said)} cannot be used, as the columns of {name} have no names; write a .csv or "
             ".parquet, or change the arrays."
         )
     if encoding is not None and not encoding.plain:
         raise DataError(
-            f"{shown(path)} has no names of columns, and the model makes features of columns by their names; write a "
+            f"{name} has no names of columns, and the model makes features of columns by their names; write a "
             ".csv or .parquet."
         )
-    if kind == ".npz":
-        return read_npz(file, path, target, label_needed)
     if kind == ".npy":
-        return read_npy(file, path, target, label_needed, in_memory)
-    if target is not None:
-        raise ConfigError(f"data.target has no use, as {shown(path)} begins each line with its label; leave it out.")
-    return read_svmlight(file, path, None if features is None else len(features))
+        return read_npy(places, target, label_needed, in_memory)
+    with opened(path) as (file, _):
+        if kind == ".npz":
+            return read_npz(file, path, target, label_needed)
+        if target is not None:
+            raise ConfigError(f"data.target has no use, as {name} begins each line with its label; leave it out.")
+        return read_svmlight(file, path, None if features is None else len(features))
 
 
-def _split_columns(path: str, target: str | None, header: bool | None, asked: Columns, names: list[str]) -> Chosen:
-    """Of a file to train on; without a header the labels are the last column, if nothing else is said."""
-    return split_columns(path, names[-1] if target is None and header is False else target, asked, names)
+def _split_columns(path: str, target: str | None, last: int | None, asked: Columns, names: list[str]) -> Chosen:
+    """Of a file to train on; without a header the labels are its last column, if nothing else is said."""
+    return split_columns(path, names[last] if target is None and last is not None else target, asked, names)

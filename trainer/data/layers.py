@@ -10,7 +10,6 @@ meanwhile is a sentence, where a map would end the process.
 
 import glob
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from trainer.arrays import Array
 from trainer.data.array_files import NPY, NpyFile, array, header
 from trainer.data.columns import Columns
+from trainer.data.places import Place, Places, natural
 from trainer.data.reading import (
     FINITE,
     IN_PLACE,
@@ -33,12 +33,11 @@ from trainer.data.reading import (
     opened,
     quoted,
     refuse,
-    shown,
     text_labels,
 )
 from trainer.data.table_files import TableFile
 from trainer.data.text_files import TextFile
-from trainer.errors import ConfigError, DataError, counted
+from trainer.errors import ConfigError, DataError, counted, shown
 
 LABELS = (".npy", *TEXTS, ".txt")
 
@@ -108,17 +107,10 @@ def _matching(pattern: str) -> list[str]:
     """The file of this name, or those that a pattern finds."""
     if os.path.lexists(pattern) or not glob.has_magic(pattern) or "\0" in pattern:
         return [pattern]
-    found = sorted(glob.glob(pattern, recursive=True), key=_natural)
+    found = sorted(glob.glob(pattern, recursive=True), key=natural)
     if not found:
         raise ConfigError(f"features={shown(pattern)} finds no file. Name files, or a pattern such as layers/*.npy.")
     return found
-
-
-def _natural(path: str) -> list[int | str]:
-    """A sort key by which 10 comes after 9: every second part is a number."""
-    parts: list[int | str] = list(re.split(r"([0-9]{1,18})", path))
-    parts[1::2] = map(int, parts[1::2])
-    return parts
 
 
 def _names(paths: Sequence[str]) -> list[str]:
@@ -138,7 +130,7 @@ def _files(path: str) -> list[tuple[int | None, File]]:
     with opened(path, IN_PLACE) as (file, kind):
         if kind == ".npy":
             return _arrays(file, path)
-    table = TableFile(path, kind)
+    table = TableFile(Places(shown(path), kind, (Place(path),)))
     table.take_all()
     check_table(table.shape, shown(path))
     return [(None, table)]
@@ -169,7 +161,7 @@ def read_labels(path: str, rows: int) -> tuple[NDArray[np.intp], Classes]:
     """
     name = shown(path)
     with opened(path, LABELS) as (file, kind):
-        y, classes = _of_array(file, name, rows) if kind == ".npy" else _of_text(file, name, kind, rows)
+        y, classes = _of_array(file, name, rows) if kind == ".npy" else _of_text(path, name, kind, rows)
     if len(classes) < 2:
         raise DataError(f"{name}: all labels are {quoted(str(classes[0]))}; at least 2 classes are needed.")
     return y, classes
@@ -182,12 +174,10 @@ def _of_array(file: IO[bytes], name: str, rows: int) -> tuple[NDArray[np.intp], 
     return array_labels(y.reshape(-1), name)
 
 
-def _of_text(file: IO[bytes], name: str, kind: str, rows: int) -> tuple[NDArray[np.intp], Classes]:
-    table = TextFile(file, name, kind, lambda mark, fields, path: (fields, False), Columns(), False)
-    try:
-        found = [(line, cells) for line, cells in table.rows() if cells]
-    finally:
-        table.close()
+def _of_text(path: str, name: str, kind: str, rows: int) -> tuple[NDArray[np.intp], Classes]:
+    places = Places(name, kind, (Place(path),))
+    table = TextFile(places, lambda mark, fields, path: (fields, False), Columns(), False)
+    found = [(line, cells) for line, cells in table.rows() if cells]
     if found and len(found[0][1]) != 1:
         raise DataError(f"{name} has {len(found[0][1])} columns; leave the labels alone in the file, one a line.")
     texts = [cells[0] for _, cells in found]

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.arrays import Array
+from trainer.data import remote
 from trainer.data.features import elsewhere
-from trainer.errors import NO_TEXT, ConfigError, DataError, FileError, TrainerError, is_text, require_text
+from trainer.errors import NO_TEXT, ConfigError, DataError, FileError, TrainerError, is_text, require_text, shown
 
 Raw = list[str] | NDArray[Any]  # labels as they stand in the file: texts of a .csv, an array of other kinds
 Classes = tuple[int | str, ...]
@@ -60,38 +61,65 @@ class Content(NamedTuple):
 
 def kind_of(path: str) -> str:
     """The end of a file's name that says what it is."""
-    packed = next((kind for kind in TEXTS if kind.endswith(".gz") and path.lower().endswith(kind)), None)
-    return packed or Path(path).suffix.lower()
+    name = _name_of(path).lower()
+    packed = next((kind for kind in TEXTS if kind.endswith(".gz") and name.endswith(kind)), None)
+    return packed or Path(name).suffix
 
 
 def stem_of(path: str) -> str:
     """A file's name without the end that says what it is."""
-    return Path(path).name.removesuffix(".gz").rpartition(".")[0] if kind_of(path) in TEXTS else Path(path).stem
+    name = _name_of(path)
+    return name.removesuffix(".gz").rpartition(".")[0] if kind_of(path) in TEXTS else Path(name).stem
+
+
+def _name_of(path: str) -> str:
+    """The last part of a path, of an address without what stands behind ? and #."""
+    return Path(re.split("[?#]", path)[0] if remote.is_web(path) else path).name
+
+
+def stamp(path: str) -> tuple[int, ...]:
+    """The size of a file, and the time of its last change where it is here."""
+    if remote.is_remote(path):
+        return (int(remote.info(path)["size"]),)
+    status = os.stat(path.replace("\0", "\\0"))  # a NUL is a ValueError; the text \0 is just not there
+    if not stat.S_ISREG(status.st_mode):  # asked before, because opening a FIFO waits for ever
+        raise OSError("it is a directory, a device or a pipe, not a regular file")
+    return status.st_size, status.st_mtime_ns
+
+
+def check(path: str, kinds: Sequence[str] = KINDS) -> int:
+    """The size of a regular file, which is of one of these kinds and no larger than is read of it."""
+    with readable(path, kinds):
+        size = stamp(path)[0]
+        if size > MAX_BYTES and kind_of(path) not in IN_PLACE:
+            raise OSError(f"it has {size:,} bytes, and at most {MAX_BYTES:,} are read")
+    if kind_of(path) not in kinds:
+        ways = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+        raise ConfigError(f"{shown(path)} is of an unknown kind; convert it to {ways}.")
+    return size
 
 
 @contextmanager
 def opened(path: str, kinds: Sequence[str] = KINDS) -> Iterator[tuple[IO[bytes], str]]:
     """A regular file and its kind, which is one of these."""
-    kind = kind_of(path)
+    check(path, kinds)
+    with readable(path, kinds), remote.opened(path) if remote.is_remote(path) else open(path, "rb") as file:
+        yield file, kind_of(path)
+
+
+@contextmanager
+def readable(path: str, kinds: Sequence[str] = KINDS) -> Iterator[None]:
+    """Makes one FileError of whatever the system says against reading a file."""
     try:
-        status = os.stat(path.replace("\0", "\\0"))  # a NUL is a ValueError; the text \0 is just not there
-        if not stat.S_ISREG(status.st_mode):  # asked before, because opening a FIFO waits for ever
-            raise OSError("it is a directory, a device or a pipe, not a regular file")
-        if status.st_size > MAX_BYTES and kind not in IN_PLACE:
-            raise OSError(f"it has {status.st_size:,} bytes, and at most {MAX_BYTES:,} are read")
-        if kind not in kinds:
-            ways = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
-            raise ConfigError(f"{shown(path)} is of an unknown kind; convert it to {ways}.")
-        with open(path, "rb") as file:
-            yield file, kind
+        yield
     except OSError as error:
         if isinstance(error, FileError):  # of a second file, opened inside
             raise
-        near = _near(path.replace("\0", "\\0"), kinds) if isinstance(error, FileNotFoundError) else ""
-        raise FileError(f"{shown(path)} cannot be read: {error.strerror or error}{near}.") from error
+        hint = near(path.replace("\0", "\\0"), kinds) if isinstance(error, FileNotFoundError) else ""
+        raise FileError(f"{shown(path)} cannot be read: {error.strerror or error}{hint}.") from error
 
 
-def _near(path: str, kinds: Sequence[str]) -> str:
+def near(path: str, kinds: Sequence[str]) -> str:
     """What lies where a file was looked for: those of its folder that are called alike, or else all of these kinds."""
     folder, name = os.path.split(path)
     try:
@@ -126,11 +154,6 @@ def read_whole(shape: tuple[int, ...], in_memory: bool | None, name: str) -> boo
         way = "use fewer rows" if in_memory is None else "leave data.in_memory out, and it is read in blocks"
         raise DataError(f"{name} has the shape {str(shape)[:60]}, as float64 more than {MAX_BYTES:,} bytes; {way}.")
     return whole
-
-
-def shown(path: str) -> str:
-    """A path as it may stand in a message."""
-    return path if path and path.isprintable() else ascii(path)  # no escape code reaches the terminal
 
 
 def quoted(text: str) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 from trainer.arrays import Array
 from trainer.data import files
 from trainer.data.columns import Columns
-from trainer.data.reading import MAX_BYTES, kind_of
+from trainer.data.places import find, name_of
+from trainer.data.reading import MAX_BYTES
 from trainer.data.rows import Data, Numbered, random_state
 from trainer.errors import ConfigError
 
@@ -196,10 +197,13 @@ class BreastCancer:
 
 @dataclass(frozen=True)
 class File:
-    """A file of one of the kinds that trainer.data.files reads.
+    """A file of one of the kinds that trainer.data.files reads, or several that trainer.data.places reads as one.
 
-    target     the column of labels in a .csv, .parquet, .arrow or .feather, the file of labels of a .npy or sparse .npz
-    test_path  a second file, which is held out of everything and evaluated once
+    path       a file, a folder, a pattern such as data/*.parquet, or a list of them; here, or behind s3://, gs://,
+               https://, http:// or memory://
+    target     the column of labels in a .csv, .parquet, .arrow or .feather, the file of labels of a .npy or sparse
+               .npz; of several .npy as many files
+    test_path  further files, which are held out of everything and evaluated once
     in_memory  whether to hold the features of a .npy, .parquet, .arrow or .feather in memory, or to read them in blocks
                whenever they are needed; null holds what takes up to 512 MiB as float64
     header     whether a .csv begins with the names of its columns; false calls them x0, x1, ... and takes the last one
@@ -216,9 +220,9 @@ class File:
                     says so, error refuses it
     """
 
-    path: str
-    target: str | None = None
-    test_path: str | None = None
+    path: str | list[str]
+    target: str | list[str] | None = None
+    test_path: str | list[str] | None = None
     in_memory: bool | None = None
     header: bool | None = None
     delimiter: str | None = None
@@ -247,11 +251,23 @@ class File:
 
     def __post_init__(self) -> None:
         self.columns  # noqa: B018  it checks the settings
-        if self.test_path is not None and kind_of(self.path) not in files.NAMED and self.target is not None:
+        if self.test_path is not None and self.target is not None and not self.named:
             raise ConfigError(
-                f"data.test_path={self.test_path} would have the labels of data.target={self.target}. Put its x and y "
-                "into one .npz, or take a share of the rows by test_fraction."
+                f"data.test_path={name_of(self.test_path)} would have the labels of data.target={name_of(self.target)}."
+                " Put its x and y into one .npz, or take a share of the rows by test_fraction."
             )
+
+    @property
+    def named(self) -> bool:
+        """Whether columns have names, and the target is one of them."""
+        return find(self.path).kind in files.NAMED
+
+    @property
+    def paths(self) -> list[str]:
+        """All files that are read: those of the rows, of the test, and of labels that have their own."""
+        found = [(self.path, "data.path"), *([(self.test_path, "data.test_path")] if self.test_path else [])]
+        found += [(self.target, "data.target")] if self.target and not self.named else []
+        return [path for named, key in found for path in find(named, key).paths]
 
     def __call__(self, seed: int) -> Data:
         return files.read(self.path, self.target, self.in_memory, self.header, self.columns)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.arrays import Array
-from trainer.data.reading import FINITE, MOST_FEATURES, NUMBER, Content, finite64, quoted, refuse, shown, text_labels
-from trainer.errors import DataError
+from trainer.data.reading import FINITE, MOST_FEATURES, NUMBER, Content, finite64, quoted, refuse, text_labels
+from trainer.errors import DataError, shown
 
 PARTS = {"data": "biuf", "indices": "iu", "indptr": "iu", "shape": "iu", "format": "SU", "_is_array": "b"}
 

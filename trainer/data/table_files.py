@@ -1,9 +1,5 @@
-"""Parquet and Arrow files (.arrow and .feather are Arrow's IPC format), read by row groups; needs pyarrow, an extra.
+"""Columns of Parquet and Arrow files (.arrow and .feather are Arrow's IPC format), read by row groups."""
 
-Both kinds share everything but four lines, so they are one file, though a long one.
-"""
-
-import os
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -21,6 +17,7 @@ from trainer.data.columns import Chosen, Columns
 from trainer.data.doubts import Doubt, Seen, refuse_doubts, setting
 from trainer.data.encoding import DATES, Coder, Encoding, warn_of_new
 from trainer.data.features import READING, Features, check_finite
+from trainer.data.places import Places
 from trainer.data.reading import (
     FILLED,
     FINITE,
@@ -29,13 +26,12 @@ from trainer.data.reading import (
     Content,
     check_names,
     checked_weights,
-    damage,
     quoted,
     read_whole,
-    shown,
     text_labels,
 )
-from trainer.errors import ConfigError, DataError
+from trainer.data.table_groups import Groups, sort_of
+from trainer.errors import DataError
 
 GROUP = 1 << 22  # numbers of a row group that stays in the file: 32 MiB, and the memory holds a few of them
 MICROSECONDS_A_DAY = 86_400e6
@@ -43,36 +39,36 @@ KEPT = 3 * GROUP  # numbers that stay decoded: blocks come in order, but two thr
 
 
 class TableFile:
-    """The rows of a table in a file, from row groups that are decoded one at a time; the latest ones are kept."""
+    """The rows of a table in a file, or in several, from row groups that are decoded one at a time.
 
-    def __init__(self, path: str, kind: str) -> None:
-        self.path, self.name = os.path.abspath(path), shown(path)
-        self._what = f" or no {'Parquet' if kind == '.parquet' else 'Arrow'} file", "write it again with pyarrow"
-        self._lock = Lock()
-        self._kept: OrderedDict[int, list[Array]] = OrderedDict()
-        try:
-            self._arrow = import_module("pyarrow")
-            with damage(self.name, *self._what):
-                opener = _Parquet if kind == ".parquet" else _Ipc
-                self._groups: _Parquet | _Ipc = opener(self._arrow, self.path)
-                self.schema = self._groups.schema
-                self.names = list(self.schema.names)  # which need not be UTF-8, as the texts below need not
-                self.edges = [0, *accumulate(self._groups.counts)]  # group i has the rows from edge i to edge i + 1
-        except ImportError as error:
-            way = "install it by pip install 'softmax-trainer[parquet]', or convert the file to .npy"
-            raise ConfigError(f"{self.name} needs pyarrow; {way}.") from error
+    The latest ones are kept. Rows are numbered through all files; a copy in another process opens the files anew.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.name, self._groups = places.name, Groups(places)
+        self.names, self.schema = self._groups.names, self._groups.schema
+        self.edges = [0, *accumulate(self._groups.counts)]  # group i has the rows from edge i to edge i + 1
+        self.grain = max(self._groups.counts, default=1)
         self.columns: list[str] = []
         self.coders: dict[int, Coder] = {}  # of columns that are no numbers
+        self._begin()
         if self.edges[-1] * 8 > reading.MAX_BYTES:
             raise DataError(f"{self.name} promises {self.edges[-1]:,} rows; use fewer, their labels must be in memory.")
+
+    def _begin(self) -> None:
+        self._lock = Lock()
+        self._kept: OrderedDict[int, list[Array]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in ("_lock", "_kept")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin()
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.edges[-1], len(self.columns)
-
-    @property
-    def grain(self) -> int:
-        return max(self._groups.counts, default=1)
 
     @property
     def dtype(self) -> Any:
@@ -116,31 +112,22 @@ class TableFile:
         if self.coders and not fitted:
             names = [self.columns[place] for place in self.coders]
             for group in range(len(self._groups.counts)):  # all levels are met before the first code is given
-                with damage(self.name, *self._what):
-                    read = self._groups.read(group, names)
+                read = self._groups.read(group, names)
                 for coder, column, name in zip(self.coders.values(), read, names, strict=True):
-                    self._coded(coder, column, name)
+                    self._coded(coder, column, name, group)
             encoding = encoding.learnt(self.coders, np.empty((0, len(self.columns))))
             self.coders = {place: Coder(encoding.columns[place], True) for place in self.coders}
         return encoding
 
     def _is(self, name: str) -> str:
         """Whether a column holds numbers, texts, times or anything else."""
-        types, kind = self._arrow.types, self.schema.field(name).type
-        category = types.is_dictionary(kind)
-        kind = kind.value_type if category else kind
-        if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
-            return "text" if category else "number"
-        if types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind):
-            return "text"
-        return "time" if types.is_date(kind) or types.is_timestamp(kind) else "other"
+        return sort_of(self.schema.field(name).type)
 
     def look(self, encoding: Encoding | None, asked: Columns) -> list[Seen]:
         """What the columns hold, or a DataError for those that are doubtful."""
         seen = [Seen(name) for name in self.columns]
         for group, edge in enumerate(self.edges[:-1]):
-            with self._lock, damage(self.name, *self._what):
-                columns = self._groups.read(group, self.columns)
+            columns = self._groups.read(group, self.columns)
             for one, values in zip(seen, columns, strict=True):
                 if self._is(one.name) == "number":
                     one.add_numbers(_float64(values), edge)
@@ -151,7 +138,7 @@ class TableFile:
         def sentence(one: Doubt) -> str:
             name = one.seen.name
             if self._is(name) == "number" or not one.seen.texts:
-                return f"{self.name}: row {one.at[0]} of column {quoted(name)} {one.why}"
+                return f"{self.at(one.at[0])} of column {quoted(name)} {one.why}"
             kind = f"is of type {str(self.schema.field(name).type)[:40]}, which is no number"
             way = " or ".join(setting(key, value if key == "id" else [value]) for key, value in one.settings.items())
             return f"{self.name}: column {quoted(name)} {kind}; encode it, or remove it, by {way or one.why}"
@@ -163,8 +150,9 @@ class TableFile:
         """A column (N,) as texts."""
         found: list[str] = []
         for group in range(len(self._groups.counts)):
-            with self._lock, damage(self.name, *self._what):
-                found += _texts(self._groups.read(group, [name])[0])
+            column = self._groups.read(group, [name])[0]
+            with self._groups.damage(group):
+                found += _texts(column)
         return found
 
     def weights(self, name: str) -> Array:
@@ -172,10 +160,9 @@ class TableFile:
         if self._is(name) != "number":
             raise DataError(f"{self.name}: the weights {quoted(name)} are no numbers; {WEIGHTS}.")
         groups = range(len(self._groups.counts))
-        with self._lock, damage(self.name, *self._what):
-            columns = [_float64(self._groups.read(group, [name])[0]) for group in groups]
+        columns = [_float64(self._groups.read(group, [name])[0]) for group in groups]
         found = np.concatenate([np.empty(0), *columns])
-        return checked_weights(found, lambda row: f"{self.name}: row {row} of column {quoted(name)}")
+        return checked_weights(found, lambda row: f"{self.at(row)} of column {quoted(name)}")
 
     def __call__(self, start: int, stop: int) -> Array:
         x = np.empty((stop - start, len(self.columns)))
@@ -191,7 +178,12 @@ class TableFile:
         return pairwise([start, *inner, stop] if start < stop else [])
 
     def place(self, row: int, column: int) -> str:
-        return f"{self.name}: row {row} of column {quoted(self.columns[column])}"
+        return f"{self.at(row)} of column {quoted(self.columns[column])}"
+
+    def at(self, row: int) -> str:
+        """What a message calls a row: its file, and its number in that."""
+        group = max(0, bisect_right(self.edges, row) - 1)
+        return f"{self._groups.name(group)}: row {row - self.edges[self._groups.first(group)]}"
 
     def whole(self, dtype: Any = np.float64) -> Array:
         """All features (N,D), of a file of which nothing more is to be read."""
@@ -202,7 +194,7 @@ class TableFile:
 
     def labels(self, name: str) -> Callable[[], tuple[NDArray[Any], Classes]]:
         """The places (N,) of the labels in the sorted classes, and these; called later, but read now."""
-        types, kind = self._arrow.types, self.schema.field(name).type
+        types, kind = import_module("pyarrow").types, self.schema.field(name).type
         if types.is_dictionary(kind):
             kind = kind.value_type
         text = types.is_string(kind) or types.is_large_string(kind)
@@ -215,14 +207,13 @@ class TableFile:
         codes = [np.zeros(0, np.uint32)]
         row = 0
         for group in range(len(self._groups.counts)):
-            with self._lock, damage(self.name, *self._what):
-                chunks = self._groups.read(group, [name])[0].chunks
+            chunks = self._groups.read(group, [name])[0].chunks
             for chunk in chunks:
                 if chunk.null_count:
                     empty = row + int(np.argmax(chunk.is_null().to_numpy(zero_copy_only=False)))
-                    raise DataError(f"{self.name}: row {empty} of column {quoted(name)} is empty; remove such rows.")
+                    raise DataError(f"{self.at(empty)} of column {quoted(name)} is empty; remove such rows.")
                 known = chunk if types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-                with damage(self.name, *self._what):
+                with self._groups.damage(group):
                     values = known.dictionary.to_pylist()
                 places = known.indices.to_numpy(zero_copy_only=False)
                 table = np.zeros(len(values), np.uint32)
@@ -236,7 +227,7 @@ class TableFile:
         texts = [value if text else repr(int(value) if isinstance(value, bool) else value) for value in number]
 
         def encoded() -> tuple[NDArray[Any], Classes]:
-            y, classes = text_labels(texts, lambda value: f"{self.name}: row {first[value]} of column {quoted(name)}")
+            y, classes = text_labels(texts, lambda value: f"{self.at(first[value])} of column {quoted(name)}")
             return y[np.concatenate(codes)], classes
 
         return encoded
@@ -253,29 +244,32 @@ class TableFile:
 
     def _decode(self, group: int) -> list[Array]:
         """The features of a group as D columns (B,) of float64; an empty cell becomes nan."""
-        with damage(self.name, *self._what):
-            read = self._groups.read(group, self.columns)
+        read = self._groups.read(group, self.columns)
+        with self._groups.damage(group):
             return [
-                self._coded(self.coders[place], column, self.columns[place])
+                self._coded(self.coders[place], column, self.columns[place], group)
                 if place in self.coders
                 else _float64(column)
                 for place, column in enumerate(read)
             ]
 
-    def _coded(self, coder: Coder, column: Any, name: str) -> Array:
+    def _coded(self, coder: Coder, column: Any, name: str, group: int) -> Array:
         """The codes of a chunked array of dates or levels."""
+        arrow = import_module("pyarrow")
         if coder.column.kind == "date" and self._is(name) == "time":
-            moments = column.cast(self._arrow.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False)
+            moments = column.cast(arrow.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False)
             return _float64(moments.cast("int64")) / MICROSECONDS_A_DAY
         codes = [np.empty(0)]
         for chunk in column.chunks:
-            known = chunk if self._arrow.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+            known = chunk if arrow.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
             there = _texts(known.dictionary)
             table = np.append(coder(there), np.nan)
             places = known.indices.cast("int64").fill_null(len(there)).to_numpy(zero_copy_only=False)
             if (bad := np.isinf(table[places])).any():
                 cell = quoted(there[places[int(bad.argmax())]])
-                raise DataError(f"{self.name}: {cell} in column {quoted(name)} is no date {DATES}; correct it.")
+                raise DataError(
+                    f"{self._groups.name(group)}: {cell} in column {quoted(name)} is no date {DATES}; correct it."
+                )
             codes.append(table[places])
         return np.concatenate(codes)
 
@@ -302,49 +296,11 @@ def _transpose(columns: list[Array], start: int, x: Array) -> None:
             piece[:, column] = values[start + first : start + first + len(piece)]
 
 
-class _Parquet:
-    """Schema, rows of each row group, and columns of one of a Parquet file."""
-
-    def __init__(self, arrow: Any, path: str) -> None:
-        self._file = import_module("pyarrow.parquet").ParquetFile(path, pre_buffer=False)
-        metadata = self._file.metadata
-        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-        self.counts = [group.num_rows for group in groups]
-        self.schema = self._file.schema_arrow
-        if max((group.total_byte_size for group in groups), default=0) > reading.MAX_BYTES:
-            raise DataError(
-                f"{shown(path)} has a row group of more than {reading.MAX_BYTES:,} bytes; make them smaller."
-            )
-
-    def read(self, group: int, columns: list[str]) -> list[Any]:
-        table = self._file.read_row_group(group, columns=columns, use_threads=False)
-        return [table.column(name) for name in columns]
-
-
-class _Ipc:
-    """The same of a file in Arrow's IPC format, whose record batches are the groups."""
-
-    def __init__(self, arrow: Any, path: str) -> None:
-        self._arrow, self._path = arrow, path
-        with arrow.memory_map(path) as source:  # of what is mapped only the batches' headers are looked at
-            file = arrow.ipc.open_file(source)
-            self.schema = file.schema
-            self.counts = [file.get_batch(group).num_rows for group in range(file.num_record_batches)]
-
-    def read(self, group: int, columns: list[str]) -> list[Any]:
-        fields = [self.schema.get_field_index(name) for name in columns]
-        options = self._arrow.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
-        with self._arrow.OSFile(self._path) as source:
-            batch = self._arrow.ipc.open_file(source, options=options).get_batch(group)
-        batch.validate(full=True)  # its offsets come from the file
-        return [self._arrow.chunked_array([batch.column(name)]) for name in columns]
-
-
 def read_table(
-    path: str, kind: str, choose: Callable[[list[str]], Chosen], in_memory: bool | None, asked: Columns, fitted: bool
+    places: Places, choose: Callable[[list[str]], Chosen], in_memory: bool | None, asked: Columns, fitted: bool
 ) -> Content:
-    """The columns that are chosen by name, in memory or left in the file."""
-    file = TableFile(path, kind)
+    """The columns that are chosen by name, in memory or left in their files."""
+    file = TableFile(places)
     check_names(file.names, file.name)
     chosen = choose(file.names)
     encoding, label = file.choose(chosen, asked, fitted), chosen.label

@@ -1,13 +1,14 @@
-"""A .csv or .tsv, read line by line: every cell is a number, or what trainer.data.columns says its column holds."""
+"""A .csv or .tsv, or several as one, read line by line: a cell is a number, or what data.columns says of its column."""
 
 import csv
 import gzip
 import io
 import zlib
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from typing import IO, Any
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from trainer.data import reading
 from trainer.data.columns import DELIMITERS, Chosen, Columns
 from trainer.data.doubts import WITH_COMMA, Doubt, Seen, refuse_doubts
 from trainer.data.encoding import DATES, Coder, is_missing, warn_of_new
+from trainer.data.places import Place, Places, all_columns, same_columns
 from trainer.data.reading import (
     FILLED,
     FINITE,
@@ -25,13 +27,14 @@ from trainer.data.reading import (
     Content,
     check_names,
     listed,
+    opened,
     quoted,
     refuse,
     text_labels,
     text_weights,
 )
 from trainer.data.rows import Numbered
-from trainer.errors import DataError
+from trainer.errors import DataError, shown
 
 Row = tuple[int, list[str]]  # the line on which a row begins, and its fields
 Choose = Callable[[list[str]], Chosen]
@@ -44,32 +47,59 @@ class _Doubtful(Exception):
     """A cell (line, column, text) that is no number, where one has to be."""
 
 
-class TextFile:
-    """A .csv or .tsv, which may be gone through several times."""
+class _Part(NamedTuple):
+    """A file of several: its name, the lines of those before it, and where it has the columns of the first."""
 
-    def __init__(self, file: IO[bytes], path: str, kind: str, header: Header, asked: Columns, fitted: bool) -> None:
-        self.file: Any = _Unpacked(fileobj=file) if kind.endswith(".gz") else file
-        self.path, self.header, self.asked, self.fitted = path, header, asked, fitted
-        mark = asked.delimiter or ("," if kind.startswith(".csv") else "tab")
+    name: str
+    before: int
+    order: list[int]
+
+
+class TextFile:
+    """The rows of a .csv or .tsv, or of several one after the other, which may be gone through several times.
+
+    Lines are numbered through all files, and rows have the columns of the first one, then those of its folders.
+    """
+
+    def __init__(self, places: Places, header: Header, asked: Columns, fitted: bool) -> None:
+        self.places, self.name = places, places.name
+        self.header, self.asked, self.fitted = header, asked, fitted
+        mark = asked.delimiter or ("," if places.kind.startswith(".csv") else "tab")
         self.mark = DELIMITERS.get(mark, mark)
-        self.text: io.TextIOWrapper | None = None
         self.names: list[str] = []
+        self._parts: list[_Part] = []
 
     def rows(self) -> Iterator[Row]:
         """The rows that are data, from the beginning; the names of their columns are then known."""
-        self.close()
-        self.file.seek(0)
-        self.text = io.TextIOWrapper(self.file, "utf-8-sig", newline="")
-        rows = _rows(self.text, self.path, self.mark)
-        first = next(rows, (1, []))
-        self.names, named = self.header(self.mark, first[1], self.path)
-        return rows if named else chain([first], rows)
+        self._parts, self._line, self._unpacked = [], 0, 0
+        first, *others = map(self._rows_of, self.places.files)
+        _, self.names = next(first)
+        return chain(first, *(islice(rows, 1, None) for rows in others))
 
-    def close(self) -> None:
-        """Lets go of the file, which a wrapper that is left would close."""
-        if self.text is not None:
-            self.text.detach()
-            self.text = None
+    def _rows_of(self, place: Place) -> Iterator[Row]:
+        """The names of a file's columns, then its rows; it is opened by the first and closed by the last."""
+        name = shown(place.path)
+        with opened(place.path, (self.places.kind,)) as (file, kind):
+            packed = _Unpacked(file, self._unpacked) if kind.endswith(".gz") else None
+            with io.TextIOWrapper(packed or file, "utf-8-sig", newline="") as text:
+                rows = _rows(text, name, self.mark)
+                first = next(rows, (1, []))
+                names, named = self.header(self.mark, first[1], name)
+                names, before, line = all_columns(place, names), self._line, 0
+                order = same_columns(self.places.paths[0], self.names, place.path, names) if self._parts else []
+                self._parts.append(_Part(name, before, order or [*range(len(names))]))
+                yield 1, names
+                values = [value or "" for value in place.keys.values()]
+                for line, row in rows if named else chain([first], rows):
+                    if values or order:
+                        row = [*row, *values]
+                    yield before + line, [row[column] for column in order] if order else row
+                self._line, self._unpacked = before + line, self._unpacked + (packed.tell() if packed else 0)
+
+    def at(self, line: int, column: int) -> str:
+        """What a message calls a cell."""
+        part = self._parts[bisect_left(self._parts, line, key=lambda part: part.before) - 1]
+        return f"{part.name}:{line - part.before}:{part.order[column] + 1}"
 
     def read(self, choose: Choose) -> Content:
         """x (N,R), the R names, and the N labels, ids and weights if they are chosen."""
@@ -85,11 +115,11 @@ class TextFile:
             line, column, cell = found.args
             if not self.fitted:
                 self._look(chosen)
-            place, name = f"{self.path}:{line}:{column + 1}", quoted(self.names[column])
-            raise DataError(f"{place}: {quoted(cell)} in column {name} {_wrong(cell)}.") from None
+            name = quoted(self.names[column])
+            raise DataError(f"{self.at(line, column)}: {quoted(cell)} in column {name} {_wrong(cell)}.") from None
 
     def _content(self, chosen: Chosen, rows: Iterator[Row]) -> Content:
-        path, names, columns, encoding = self.path, self.names, chosen.features, chosen.encoding
+        names, columns, encoding = self.names, chosen.features, chosen.encoding
         coders = {} if encoding is None else encoding.coders(self.fitted)
         strict = encoding is None or encoding.missing == "error"
         blocks, lines = [np.empty((0, len(columns)))], array("q")
@@ -104,13 +134,13 @@ class TextFile:
         x = np.concatenate(blocks)
         bad = ~np.isfinite(x) if strict else np.isinf(x)
         way = FINITE if self.fitted or np.isinf(x).any() else FILLED
-        refuse(bad, x, lambda row, column: f"{path}:{lines[row]}:{columns[column] + 1}", way)
+        refuse(bad, x, lambda row, column: self.at(lines[row], columns[column]), way)
         if encoding is not None and not self.fitted:
             encoding = encoding.learnt(coders, x)
-        warn_of_new(path, coders)
+        warn_of_new(self.name, coders)
 
         def at(column: int | None) -> Callable[[int], str]:
-            return lambda row: f"{path}:{lines[row]}:{(column or 0) + 1}"
+            return lambda row: self.at(lines[row], column or 0)
 
         def texts_of(column: int | None) -> list[str] | None:
             return None if column is None else beside[column]
@@ -141,7 +171,7 @@ class TextFile:
                 line, column = block[row][0], columns[place]
                 if np.isinf(codes[row]):
                     name = f"{quoted(cells[row])} in column {quoted(self.names[column])}"
-                    raise DataError(f"{self.path}:{line}:{column + 1}: {name} is no date {DATES}; correct it.")
+                    raise DataError(f"{self.at(line, column)}: {name} is no date {DATES}; correct it.")
                 if strict:
                     raise _Doubtful(line, column, cells[row])
             x[:, place] = codes
@@ -159,18 +189,22 @@ class TextFile:
 
         def sentence(one: Doubt) -> str:
             (line, cell), name = one.at, one.seen.name
-            return f"{self.path}:{line}:{places[name] + 1}: {quoted(cell)} in column {quoted(name)} {one.why}"
+            return f"{self.at(line, places[name])}: {quoted(cell)} in column {quoted(name)} {one.why}"
 
-        refuse_doubts(self.path, seen, chosen.encoding, self.asked, sentence)
+        refuse_doubts(self.name, seen, chosen.encoding, self.asked, sentence)
         return seen
 
 
 class _Unpacked(gzip.GzipFile):
-    """A .gz that does not unpack to more than is read of any file."""
+    """A .gz that does not unpack, with those before it, to more than is read of any file."""
+
+    def __init__(self, file: IO[bytes], before: int) -> None:
+        super().__init__(fileobj=file)
+        self._before = before
 
     def read1(self, size: int = -1) -> bytes:
         data = super().read1(size)
-        if self.tell() > reading.MAX_BYTES:
+        if self._before + self.tell() > reading.MAX_BYTES:
             raise OSError(f"it unpacks to more than {reading.MAX_BYTES:,} bytes, which are the most")
         return data
 

@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 
 from trainer.arrays import Array
-from trainer.errors import ConfigError, DataError, FileError, TrainerError
+from trainer.data import remote
+from trainer.data.reading import stamp
+from trainer.errors import ConfigError, DataError, FileError, TrainerError, shown
 from trainer.objective.preconditioner import Preconditioner
 from trainer.objective.view import Evaluated
 from trainer.optimizers import OPTIMIZERS, Optimizer
 from trainer.optimizers.fit import TrainState
 from trainer.runs import archive
 from trainer.runs.outputs import CHECKPOINT, OLDER, check_plain, writing
-from trainer.runs.text import flat
+from trainer.runs.text import flat, kept
 
 FORMAT, VERSION = "softmax-trainer checkpoint", 2
 NAMES = (CHECKPOINT, OLDER)
@@ -36,6 +38,8 @@ ANOTHER = 0.01  # seconds that the checkpoint of a run beside it takes, at least
 LARGEST = 1 << 33  # bytes of a checkpoint
 WHOLE = 1 << 26  # bytes of a data file up to which all of it is hashed
 END = 1 << 20  # bytes of both ends of a larger one that are
+ALL = 1 << 30  # bytes of many files that are hashed so, of each further one FEW of both ends
+FEW = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,8 @@ def checks(optimizer: Optimizer, start: TrainState, data: str | None) -> Callabl
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Where two configurations differ, a line a key; those in FREE are left out."""
-    before, now = (dict(flat(json.loads(json.dumps(config)))) for config in (old, new))  # keys as texts, no tuples
+    plain = (json.loads(json.dumps(kept(config))) for config in (old, new))  # keys as texts, no tuples
+    before, now = (dict(flat(config)) for config in plain)
     keys = [key for key in {**before, **now} if before.get(key, "absent") != now.get(key, "absent")]
     return [
         f"{key} was {before.get(key, 'absent')} and is {now.get(key, 'absent')}"
@@ -198,22 +203,32 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
         )
 
 
-def fingerprint(paths: Sequence[Path]) -> str:
-    """SHA-256 of files; of one above 64 MiB it is that of size, time of change and both ends, to be quick."""
-    digest = hashlib.sha256()
+def fingerprint(paths: Sequence[str]) -> str:
+    """SHA-256 of files; of one above 64 MiB, and of those beyond 1 GiB of many, of size, time of change and both ends.
+
+    Of a file that is not on this machine the tag that its server gives it stands for the time.
+    """
+    digest, left = hashlib.sha256(), ALL
     for path in paths:
         try:
-            with path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                digest.update(f"{status.st_size} ".encode())
-                if status.st_size <= WHOLE:
+            away = remote.is_remote(path)
+            size, *times = stamp(path)
+            with remote.opened(path, size) if away else open(path, "rb") as file:
+                digest.update(f"{size} ".encode())
+                if size <= WHOLE and left > 0:
+                    left -= size
                     digest.update(file.read())
                     continue
-                digest.update(f"{status.st_mtime_ns} ".encode() + file.read(END))
-                file.seek(-END, os.SEEK_END)
-                digest.update(file.read(END))
+                end = min(END if left > 0 else FEW, size)
+                left -= 2 * end
+                changed = remote.tag(path) if away else times[0]
+                digest.update(f"{changed} ".encode() + file.read(end))
+                file.seek(size - end)
+                digest.update(file.read(end))
         except OSError as error:
-            raise FileError(f"{path} cannot be read: {error.strerror or error}.") from error
+            if isinstance(error, FileError):
+                raise
+            raise FileError(f"{shown(path)} cannot be read: {error.strerror or error}.") from error
     return digest.hexdigest()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from trainer.data.features import Features
+from trainer.data.places import name_of
 from trainer.errors import ConfigError, Diverged, counted, require
 from trainer.objective.certificate import Certificate
 from trainer.objective.objective import Objective
@@ -133,8 +134,9 @@ def resuming(
         training = prepared(settings, int(record["seed"]), parts, folder, recorded, *_shared(seat))
         training = replace(training, lock=lock)
         if training.fingerprint != record.get("data_sha256"):
+            name = name_of(settings.data.get("path", ""))
             raise ConfigError(
-                f"data.path={settings.data.get('path')} has changed since {folder} began, so the run cannot go on. "
+                f"data.path={name} has changed since {folder} began, so the run cannot go on. "
                 "Bring the old file back, or start a new run."
             )
         found = checkpoint.latest(folder, training.check)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from trainer.errors import without_secrets
+
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # begins a formula; the last four are = + - @ in full width
 _BARE = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")
 _WORDS = ("true", "false", "null", "nan", "inf")
@@ -44,6 +46,15 @@ def flat(node: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any]]
             yield from flat(value, f"{inside}{key}.")
         else:
             yield f"{inside}{key}", value
+
+
+def kept(value: Any) -> Any:
+    """A value as files may keep it: addresses in it without what may be passwords."""
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, Mapping):
+        return {key: kept(item) for key, item in value.items()}
+    return [kept(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def written(value: Any, text: Callable[[str], str] = str) -> str:

@@ -3,6 +3,7 @@
 What a run asks of its training stands in one class, so that run.py reads as the way of a run; hence the length.
 """
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,6 +19,8 @@ from trainer.arrays import Array
 from trainer.chain.known import known
 from trainer.chain.pairs import check_smooth, check_targets, is_soft
 from trainer.data.features import Features, living_on
+from trainer.data.places import name_of
+from trainer.data.remote import is_remote
 from trainer.data.rows import Data, Prepared, Source, for_training, prepare, split
 from trainer.data.sources import File
 from trainer.errors import ConfigError, DataError, counted, require, subject
@@ -49,6 +52,7 @@ from trainer.runs.outputs import (
     write_record,
 )
 from trainer.runs.parts import Parts, title_of
+from trainer.runs.text import kept
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ class Training:
     @property
     def config(self) -> Mapping[str, Any]:
         """The configuration as it is kept."""
-        return asdict(self.settings) if self.recorded is None else self.recorded
+        found: Mapping[str, Any] = kept(asdict(self.settings) if self.recorded is None else self.recorded)
+        return found
 
     def callbacks(self, past: Sequence[Mapping[str, float]] = ()) -> list[Callback]:
         """Fresh callbacks that know the rows of an earlier part of the run."""
@@ -299,8 +304,8 @@ def prepared(
         raw, test = share("held out", lambda: _held_out(settings, seed, source, rows))
     if isinstance(parts.engine, Dask) and not isinstance(raw.x, Features):
         raise ConfigError(
-            f"engine=dask reads rows where they are, and data.path={settings.data['path']} can only be read whole; "
-            "convert it to .parquet or .npy, and leave data.in_memory out."
+            f"engine=dask reads rows where they are, and data.path={name_of(settings.data['path'])} can only be read "
+            "whole; convert it to .parquet or .npy, and leave data.in_memory out."
         )
     beside = memory.of_run(raw, len(parts.path) if choice is None else len(choice.penalties) or STEPS)
     beside += 0 if choice is None else memory.of_folds(raw, choice.folds, parts.objective.threads)
@@ -337,7 +342,7 @@ def _held_out(settings: Settings, seed: int, source: Source, rows: Data) -> tupl
         require(not (test and source.test_path), "test_fraction and data.test_path are two test sets; leave one out.")
     if raw.encoding is not None:
         known, _ = split(raw, settings.valid_fraction, seed)  # means and levels are those of the training rows alone
-        encoding = raw.encoding.fit(known.x, str(settings.data.get("path")))
+        encoding = raw.encoding.fit(known.x, name_of(settings.data["path"]))
         memory.check(8 * len(raw) * len(encoding.names), "Encoding the columns", "Drop some, or convert to .parquet.")
         raw, test = raw.encoded(encoding), None if test is None else test.encoded(encoding)
     if isinstance(source, File):
@@ -380,16 +385,10 @@ def _classes_in(data: Data) -> Array:
 
 
 def _fingerprint(source: Source) -> str | None:
-    """That of the data file, and of the file of its labels if they have their own; None where no file is read."""
+    """That of the data files, and of those of labels if they have their own; None where no file is read."""
     if not isinstance(source, File):
         return None
-    paths = [Path(source.path), *([Path(source.test_path)] if source.test_path else [])]
-    if source.target is not None and source.target.lower().endswith(".npy"):
-        paths.append(Path(source.target))
-    try:
-        return checkpoint.fingerprint([path for path in paths if path.is_file()])
-    except ValueError:  # a path with a NUL, for the reader to refuse
-        return None
+    return checkpoint.fingerprint([path for path in source.paths if is_remote(path) or os.path.isfile(path)])
 
 
 def drawn(metrics: Collection[str]) -> str | None:

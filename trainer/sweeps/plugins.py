@@ -31,7 +31,7 @@ from trainer.runs.overrides import check_folder
 from trainer.runs.schema import structured
 from trainer.sweeps.config import Grid
 from trainer.sweeps.grid import Axis, Composer, Plan, plan, read_axes, special
-from trainer.sweeps.record import DONE, Line, Record, check_free, read
+from trainer.sweeps.record import DONE, Line, Record, check_free, check_words, read
 from trainer.sweeps.resumed import resumed
 from trainer.sweeps.running import Sweep, SweepFailed
 
@@ -205,6 +205,7 @@ def _options(config: DictConfig) -> Grid:
 
 
 def _recorded(config: DictConfig, arguments: Sequence[str], axes: Sequence[Axis], plans: Sequence[Plan]) -> Record:
+    check_words(arguments)
     varied = [axis.key for axis in axes if len(axis.choices) > 1]
     hydra = [text for text in _given(config, "hydra") if not text.startswith("hydra.mode=")]
     command = shlex.join(["python", "-m", "trainer", "-m", *hydra, *arguments])

@@ -1,15 +1,16 @@
 """sweep.json: the one page of a sweep, which says how each of its jobs ended."""
 
 import json
+import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.data.reading import MAX_BYTES
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, without_secrets
 from trainer.runs.outputs import check_plain, shorter, write_json
 
 FORMAT = "softmax-trainer sweep 1"
@@ -50,6 +51,17 @@ class Record:
         """How many jobs have which status; a status that none has is left out."""
         found = Counter(line.status for line in self.jobs)
         return {status: found[status] for status in STATUSES if found[status]}
+
+
+def check_words(words: Iterable[str]) -> None:
+    """ConfigError for an address with what may be a password: the words stay in sweep.json, to go on from."""
+    for word in words:
+        key, _, value = word.partition("=")
+        if any(without_secrets(text.strip()) != text.strip() for text in re.split(r"['\"\[\],]", value)):
+            raise ConfigError(
+                f"{key} has a password, or something behind a ?, in its address, and sweep.json would keep it. Put it "
+                f"into an environment variable, and write {key}='https://host/a.csv?${{oc.env:NAME}}'."
+            )
 
 
 def read(folder: Path) -> Record:

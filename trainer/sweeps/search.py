@@ -29,7 +29,7 @@ from trainer.runs.outputs import check_plain, shorter, writing
 from trainer.runs.overrides import check_overrides
 from trainer.runs.schema import structured
 from trainer.runs.text import quoted
-from trainer.sweeps.record import NAME, Line, Record, check_free
+from trainer.sweeps.record import NAME, Line, Record, check_free, check_words
 
 log = logging.getLogger("trainer")
 STUDY = "study.log"
@@ -90,6 +90,7 @@ def search(arguments: list[str], compose: Compose, single: Single) -> None:
     if not (folder / STUDY).exists():
         check_free(folder)
     words = [word for word in arguments if not word.startswith("hydra.")]
+    check_words(words)
     record = Record("running", shlex.join(["python", "-m", "trainer", "-m", *arguments]), words, list(space.axes), [])
     with hold(folder):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
