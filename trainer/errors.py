@@ -61,6 +61,7 @@ OTHER_NAMES = {  # of the field, by our words for them, for hints; where one has
     "validation_split": "valid_fraction",
     "weight_decay": "l2",
 }
+NUMBERS, LISTS = (int, float), (list, tuple)  # a union, int | float, would be made anew for each value of a record
 NO_TEXT = "holds half of a surrogate pair, which is no character and fits in no file; write it otherwise"
 
 
@@ -106,16 +107,16 @@ def require(condition: bool, sentence: str) -> None:
 
 def is_text(value: Any) -> bool:
     """Whether UTF-8 has bytes for every text in a value, the keys of mappings too: half a surrogate pair has none."""
-    if value is None or isinstance(value, int | float):  # most values of a record are
-        return True
     if isinstance(value, str):
         try:
             return value.isascii() or bool(value.encode())
         except UnicodeEncodeError:
             return False
-    if isinstance(value, list | tuple):
+    if value is None or isinstance(value, NUMBERS):
+        return True
+    if isinstance(value, LISTS):
         return all(map(is_text, value))
-    return not isinstance(value, Mapping) or all(is_text(key) and is_text(item) for key, item in value.items())
+    return not isinstance(value, Mapping) or (all(map(is_text, value)) and all(map(is_text, value.values())))
 
 
 def require_text(names: Iterable[Any], what: str) -> None:

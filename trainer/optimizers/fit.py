@@ -10,7 +10,7 @@ import numpy as np
 from trainer.arrays import Array
 from trainer.data.rows import Data, batches
 from trainer.errors import Diverged, Incompatible
-from trainer.objective.certificate import Certificate, certify
+from trainer.objective.certificate import Certificate, Unproved, certify, check_provable
 from trainer.objective.metrics import ACCURACY, Metric
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import subgradient
@@ -80,7 +80,12 @@ def proved(
     with blas_on_one_thread(), np.errstate(all="ignore"):
         if after is not None:
             return certify(after.view.exact, w, wanted, after.here)
-        return Problem(objective, train).certify(w, wanted)
+        problem = Problem(objective, train)
+        try:
+            check_provable(problem.sums)  # before rows are brought to the coordinates of a proof that cannot be
+        except Unproved as reason:
+            return Certificate(None, f"no proof: {reason}")
+        return problem.certify(w, wanted)
 
 
 def just_enough(proof: Certificate, epochs: int) -> str:

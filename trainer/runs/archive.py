@@ -34,8 +34,9 @@ def save(
 ) -> Path:
     """Writes the archive, whole or not at all; the old one is kept as previous, if that is given."""
     arrays = {name: _packed(array) for name, array in arrays.items()}
-    text = json.dumps({**header, "sha256": _digest(header, arrays)}).encode()
-    members = {"header": np.frombuffer(text, dtype=np.uint8), **arrays}
+    text = json.dumps(header)
+    signed = text[:-1] + f', "sha256": "{_digest(text, arrays)}"}}'  # as it would be dumped with it, once more
+    members = {"header": np.frombuffer(signed.encode(), dtype=np.uint8), **arrays}
 
     def write(file: BinaryIO) -> None:
         if sum(array.nbytes for array in members.values()) > SMALL:
@@ -80,7 +81,7 @@ def load(path: Path, kind: str, largest: int) -> tuple[dict[str, Any], dict[str,
         digest = header.pop("sha256", None)
         if digest is None:
             raise refusal("it has no SHA-256")
-        if digest != _digest(header, arrays):
+        if digest != _digest(json.dumps(header), arrays):
             raise refusal("it has been altered, as its SHA-256 does not fit")
     except TrainerError:
         raise
@@ -110,8 +111,8 @@ def _packed(array: Array) -> Array:
     return array if array.flags.forc else np.array(array, order="C")
 
 
-def _digest(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
-    digest = hashlib.sha256(json.dumps(header).encode())
+def _digest(header: str, arrays: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256(header.encode())
     for name, array in arrays.items():
         digest.update(f"{name} {array.dtype.str} {array.shape} {array.flags.c_contiguous}".encode())
         digest.update(np.ravel(array, order="K").view(np.uint8).data)

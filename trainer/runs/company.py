@@ -52,7 +52,7 @@ class Company:
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
                 kept[name] = make(), said
-            self._bytes[key] = _bytes_of(kept)
+            self._bytes[key] += _bytes_of(kept[name])
             self._largest = max(self._largest, self._bytes[key])
         value, said = kept[name]
         for one in said:
@@ -153,6 +153,4 @@ def _bytes_of(kept: Any) -> int:
     if isinstance(kept, Data):
         x = kept.x
         return int(x.data.nbytes + x.indices.nbytes if is_sparse(x) else x.nbytes if isinstance(x, np.ndarray) else 0)
-    if isinstance(kept, dict):
-        return sum(map(_bytes_of, kept.values()))
     return sum(map(_bytes_of, kept)) if isinstance(kept, tuple) else 0

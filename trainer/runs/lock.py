@@ -139,7 +139,7 @@ def claim(folder: Path) -> tuple[Path, Lock]:
 
 def is_used(folder: Path) -> bool:
     """Whether a run has left something in this folder."""
-    return any(os.path.lexists(folder / name) for name in USED)
+    return any(os.path.lexists(os.path.join(folder, name)) for name in USED)
 
 
 def move_log(old: Path, new: Path) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO, TextIO, cast
 
-from trainer.errors import NO_TEXT, DataError, FileError, is_text
+from trainer.errors import LISTS, NO_TEXT, NUMBERS, DataError, FileError, is_text
 from trainer.runs.text import csv_text
 
 PACKAGES = ("numpy", "scikit-learn", "hydra-core", "omegaconf", "matplotlib")
@@ -235,20 +235,23 @@ def write_text(path: Path, text: str, durable: bool = True, alone: bool = True) 
 
 def write_json(path: Path, content: Mapping[str, Any], durable: bool = True) -> Path:
     """Strict JSON: what is not finite becomes null, since JSON has no word for it.  DataError for what is no text."""
-    text = json.dumps(_strict(content), indent=2, ensure_ascii=False, allow_nan=False)
+    return _write_strict(path, _strict(content), durable)
+
+
+def _write_strict(path: Path, content: Mapping[str, Any], durable: bool) -> Path:
     try:
-        return write_text(path, text + "\n", durable)
+        return write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", durable)
     except UnicodeEncodeError:
         key = next(key for key, value in content.items() if not is_text({key: value}))
         raise DataError(f"{path} cannot be written: {key!a}: {ascii(content[key])[:200]} {NO_TEXT}.") from None
 
 
 def _strict(value: Any) -> Any:
-    if isinstance(value, str | int | None):
+    if value is None or isinstance(value, str):
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list | tuple):
+    if isinstance(value, NUMBERS):
+        return value if isinstance(value, int) or math.isfinite(value) else None
+    if isinstance(value, LISTS):
         return [_strict(item) for item in value]
     return {str(key): _strict(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
@@ -256,7 +259,7 @@ def _strict(value: Any) -> Any:
 def write_record(folder: Path, content: Mapping[str, Any], durable: bool = True) -> Path:
     """run.json, with the SHA-256 of its own content, by which a reader sees whether it is what the run wrote."""
     content = _strict(content)
-    return write_json(folder / RECORD, {**content, "sha256": content_sha256(content)}, durable)
+    return _write_strict(folder / RECORD, {**content, "sha256": content_sha256(content)}, durable)
 
 
 def content_sha256(content: Mapping[str, Any]) -> str:

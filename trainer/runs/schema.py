@@ -5,6 +5,7 @@ A name is looked up in a registry of ours and nothing else, so a node that came 
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -56,14 +57,19 @@ def _fits(value: Any, kind: Any) -> bool:
 
     Stricter than OmegaConf's own rule, which reads '0.1' as a number and true as 1; an integer may stand for a float.
     """
-    parts = _parts(kind)
-    classes = tuple(get_origin(part) or part for part in parts)
+    classes = _classes(kind)
     if isinstance(value, bool):
         return bool in classes
     return isinstance(value, classes) or (isinstance(value, int) and float in classes)
 
 
+@cache
+def _classes(kind: Any) -> tuple[type, ...]:
+    """What values of such a type are instances of."""
+    return tuple(get_origin(part) or part for part in _parts(kind))
+
+
 def _is_float(value: Any, kind: Any) -> bool:
     """Whether a value that fits a field is to be stored as a float: an integer where float | list[float] is asked."""
-    parts = _parts(kind)
-    return float in parts and int not in parts and isinstance(value, int)
+    classes = _classes(kind)
+    return float in classes and int not in classes and isinstance(value, int)

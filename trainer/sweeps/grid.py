@@ -201,11 +201,15 @@ class Composer:
         self._is_group = cache(loader.repository.group_exists)
         self._option = cache(self._read_option)
 
-    def __call__(self, choices: Sequence[Override], number: int = 0, folder: str = "") -> tuple[Settings, Node]:
+    def __call__(
+        self, choices: Sequence[Override], number: int = 0, folder: str = "", threads: int | None = None
+    ) -> tuple[Settings, Node]:
+        """threads are those of a job that does not say; its configuration stays as it is."""
         if self._fast:
             with suppress(_Unsure):
                 node = self._spliced(choices)
-                return structured("", Settings, node), node
+                own = {"threads": threads} if node.get("threads") is None else {}
+                return structured("", Settings, {**node, **own}), node
         try:
             config = self.whole(choices, number, folder)
         except ConfigCompositionException as error:
@@ -216,7 +220,8 @@ class Composer:
             raise Homeless([key[1]], _without_hydra(self.whole(options))) from None
         HydraConfig.instance().set_config(config)  # for ${hydra:...}
         recorded = _without_hydra(config)
-        return read_settings(config, Settings), recorded
+        settings = read_settings(config, Settings)
+        return (replace(settings, threads=threads) if settings.threads is None else settings), recorded
 
     def whole(self, choices: Sequence[Override], number: int = 0, folder: str = "") -> DictConfig:
         """Hydra's own composition, with its node, of the job of this number."""

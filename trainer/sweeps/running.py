@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,10 +152,8 @@ class Sweep:
         for place in todo:
             line, plan = self.record.jobs[place], self.plans[place]
             folder = self.folder / line.folder if plan.goes_on else self.folder_of(plan, line)
-            settings, recorded = self.composer(plan.choices, line.number, str(folder))
+            settings, recorded = self.composer(plan.choices, line.number, str(folder), threads)
             self.share(settings, folder)
-            if settings.threads is None:
-                settings = replace(settings, threads=threads)
             yield Job(line.number, folder, settings, recorded, plan.goes_on)
         if not self.plain_folders:  # killed before the next writing, the sweep would not find them again
             self.record.write(self.folder)

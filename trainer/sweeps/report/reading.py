@@ -22,7 +22,7 @@ from trainer.errors import FileError, counted
 from trainer.runs.outputs import TABLES, content_sha256
 from trainer.runs.text import written
 from trainer.sweeps.record import GOOD, STATUSES
-from trainer.sweeps.report.values import flatten, natural, number, overridden, plain, sound
+from trainer.sweeps.report.values import flatten, name_of, natural, number, overridden, plain, sound
 
 Curve = NDArray[np.float64]
 
@@ -177,7 +177,7 @@ def _bytes(path: Path) -> bytes:
                 raise ValueError("is not a regular file")
             if about.st_size > most:
                 raise ValueError(f"has {about.st_size / 2**20:.0f} MiB, and at most {most >> 20} MiB are read")
-            return file.read(most)
+            return file.read(about.st_size)
     except FileNotFoundError:
         raise ValueError("is missing") from None
     except OSError as error:
@@ -199,12 +199,12 @@ def _json(path: Path, say: Callable[[str, object], None]) -> dict[str, Any]:
             elif content["sha256"] != content_sha256(content):
                 say(path.name, ALTERED)
                 content = {**content, "sha256": None, "table_sha256": None}  # which no longer tell of the table
-        text = sound(content)
+        text = sound(content) if "\\u" in source else content  # half a surrogate pair can only be escaped
     except (json.JSONDecodeError, RecursionError):
         raise ValueError("is torn, or is no JSON") from None
     if text is not content:
         say(path.name, "holds halves of surrogate pairs, which are no characters; they are shown as ?")
-    return text  # type: ignore[no-any-return]
+    return text
 
 
 def _depth(value: Any) -> int:
@@ -230,22 +230,20 @@ def _run(place: Path, problems: list[str]) -> Run:
             say(file, "has no SHA-256 in run.json, so a change of it cannot be seen")
         return content.decode("utf-8", "replace")
 
-    columns: dict[str, Curve] = {}
+    columns, rows = list[str](), np.empty((0, 0))
     left = [file for file in TABLES if file in sums or (place / file).exists()]
     for file in left or ["metrics.csv"]:
         try:
             text = table(file)
             if file == "metrics.csv":
-                columns, torn = _columns(text)
+                columns, rows, torn = _table(text)
                 if torn:
                     say(file, f"has {counted(torn, 'line')} that cannot be read")
         except ValueError as error:
             if record.get("status") not in ("running", "diverged", "failed"):  # they may have ended before a row
                 say(file, error)
     last = {key: number(value) for key, value in metrics.items()}
-    last = last or {key: float(values[-1]) for key, values in columns.items() if len(values)}
-    finite = {key: values[np.isfinite(values)] for key, values in columns.items()}
-    keep = np.unique(np.linspace(0, max(len(columns.get("epoch", ())) - 1, 0), KEPT_POINTS).round().astype(int))
+    last = last or (dict(zip(columns, rows[-1].tolist(), strict=True)) if len(rows) else {})
     status = plain(record.pop("status", "unknown"), 20)
     return Run(
         folder=name,
@@ -254,10 +252,10 @@ def _run(place: Path, problems: list[str]) -> Run:
         config=config,
         flat=flatten(config),
         seed=record.get("seed", config.get("seed")),
-        metrics={plain(key, 60): value for key, value in last.items()},
-        curves={key: values[keep] for key, values in columns.items()} if len(columns.get("epoch", ())) else {},
-        lowest={key: float(values.min()) for key, values in finite.items() if len(values)},
-        highest={key: float(values.max()) for key, values in finite.items() if len(values)},
+        metrics={name_of(key): value for key, value in last.items()},
+        curves=dict(zip(columns, np.ascontiguousarray(_thinned(rows).T), strict=True)) if len(rows) else {},
+        lowest=_extremes(columns, rows, np.fmin),
+        highest=_extremes(columns, rows, np.fmax),
         epochs=number(record.get("epochs", last.get("epoch"))),
         seconds=number(record.get("seconds", last.get("seconds"))),
         place=Path(os.path.abspath(place)),
@@ -273,27 +271,41 @@ def _written(path: Path) -> float:
     return math.nan
 
 
-def _columns(text: str) -> tuple[dict[str, Curve], int]:
-    """The columns of metrics.csv, and the number of lines that are no row of it; ValueError without a header."""
+def _table(text: str) -> tuple[list[str], Curve, int]:
+    """The columns of metrics.csv, its rows, and how many lines are none of them; ValueError without a header."""
     first, _, body = text.partition("\n")
-    head = [plain(name, 60) for name in next(csv.reader([first]), [])]
+    head = [name_of(name) for name in next(csv.reader([first]), [])]
     if "epoch" not in head or len(head) > 200:
         raise ValueError("is empty" if not text.strip() else "has no header of ours")
     lines = [line for line in body.split("\n") if line.strip()]
     whole = lines if text.endswith("\n") else lines[:-1]  # the last number of the others may lack digits
     cells = [line.rstrip("\r").split(",") for line in whole]
-    rows = [[_float(cell) for cell in row] for row in cells if len(row) == len(head)]
+    rows = [_floats(row) for row in cells if len(row) == len(head)]
     values = np.array(rows).reshape(-1, len(head))
     values = np.where(np.abs(values) < 1e100, values, np.nan)
     values = values[np.isfinite(values[:, head.index("epoch")])]
-    return dict(zip(head, np.ascontiguousarray(values.T), strict=True)), len(lines) - len(values)
+    return head, values, len(lines) - len(values)
 
 
-def _float(cell: str) -> float:
+def _floats(cells: Sequence[str]) -> list[float]:
     try:
-        return float(cell)
-    except ValueError:
-        return math.nan
+        return list(map(float, cells))
+    except ValueError:  # seldom, and found cell by cell
+        return [math.nan] if len(cells) == 1 else [value for cell in cells for value in _floats([cell])]
+
+
+def _thinned(rows: Curve) -> Curve:
+    """As many rows as are kept, spread evenly."""
+    if len(rows) <= KEPT_POINTS:
+        return rows
+    kept: Curve = rows[np.linspace(0, len(rows) - 1, KEPT_POINTS).round().astype(int)]
+    return kept
+
+
+def _extremes(columns: Sequence[str], rows: Curve, of: np.ufunc) -> dict[str, float]:
+    """The least or largest number of each column that has one."""
+    found = zip(columns, of.reduce(rows).tolist(), strict=True) if len(rows) else ()
+    return {name: value for name, value in found if not math.isnan(value)}
 
 
 def _sweep(place: Path, found: Found) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from trainer.errors import is_text
@@ -22,6 +23,12 @@ def plain(value: Any, most: int = 200) -> str:
     text = _HIDDEN.sub("", text).encode("utf-8", "replace").decode()
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+@lru_cache(1000)
+def name_of(text: str) -> str:
+    """The name of a metric as plain text; a thousand runs have the same few."""
+    return plain(text, 60)
 
 
 def number(value: Any) -> float:
