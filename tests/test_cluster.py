@@ -10,8 +10,9 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,31 @@ def test_a_cross_validation_on_a_cluster_is_that_of_the_folds_alone(paths):
     assert all(cell.certified for cell in cells[1])
     found, wanted = ({(cell.fold, cell.place): cell.metrics["loss"] for cell in some} for some in cells)
     assert_allclose([found[key] for key in sorted(found)], [wanted[key] for key in sorted(wanted)], rtol=1e-6)
+
+
+@pytest.mark.processes
+def test_rows_may_be_cut_into_blocks_in_several_ways(paths):
+    data = prepared(paths, Dask().connect()).train
+    sums, edges = Problem(CE, data).sums, {}
+    for count in (128, 192):  # of blocks, and 64 shards
+        cuts = np.linspace(0, len(data), count + 1).astype(int)
+        parts = [Block(n, slice(*rows)) for n, rows in enumerate(pairwise(cuts.tolist()))]
+        edges[count] = sums.map_sum(lambda block: ((block.rows.stop - block.rows.start,),), parts)[0]
+        assert edges[count] == tuple(np.diff(cuts)), count
+
+
+def test_what_a_worker_remembers_of_a_file_is_what_it_reads(paths):
+    x = prepared(paths).train.x
+    once = worker.Remembered(**{field.name: getattr(x, field.name) for field in fields(x)})
+    for rows in (slice(3, 900), slice(900, 1000)):
+        assert_array_equal(once[rows], x[rows])
+    read = x.tally.bytes
+    assert_allclose(once[3:900], (x.reader(0, N)[x.rows][3:900] - x.mean) / x.scale)
+    assert x.tally.bytes == read
+    short = np.array([[0.1, 2.0]], np.float32).astype(np.float64)
+    assert worker._shortest(short).dtype == np.float32
+    for numbers in ([0.1], [1e300], [2.0**24 + 1]):
+        assert worker._shortest(np.array(numbers)).dtype == np.float64
 
 
 def pids(engine):

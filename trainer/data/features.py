@@ -130,12 +130,18 @@ class Features:
         """The rows that a slice or an array of row numbers selects, an array (B,D) in memory in the index's order."""
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
-            if self.rows is None and step == 1:
-                return self._ready(self.tally.add(self.reader(start, max(start, stop))))
+            if step == 1:
+                return self._ready(self.read(start, max(start, stop)))
             index = np.arange(start, stop, step)
         numbers = np.arange(len(self))[index] if np.asarray(index).dtype == bool else np.asarray(index)
         numbers = numbers if self.rows is None else self.rows[numbers]
         return self._ready(self._gather(numbers)) if self.engine is None else self._fetched(numbers, self.engine)
+
+    def read(self, start: int, stop: int) -> Array:
+        """Rows that follow each other as the file has them (B,D), a new array."""
+        if self.rows is None:
+            return self.tally.add(self.reader(start, stop))
+        return self._gather(self.rows[start:stop])
 
     def _fetched(self, numbers: Array, engine: Engine) -> Array:
         """The same rows in any order (B,D), read by the engine."""

@@ -111,20 +111,22 @@ class Cluster:
         """The function of x[rows] for each slice, in order."""
         edges = np.unique(np.linspace(0, len(slices), SHARDS + 1).astype(np.intp)).tolist()
         makes = [partial(_piece, x, slices[first:last]) for first, last in pairwise(edges)]
-        return (result for results in self._map(function, x, x, makes) for result in results)
+        name = f"{self._name(x)} {len(slices)} parts"
+        return (result for results in self._map(function, name, x, makes) for result in results)
 
     def map_sum(self, sums: BlockSum, function: Callable[[Block], tuple[Any, ...]], parts: list[Block]) -> list[Any]:
         """The sums of a function over blocks; see trainer.objective.blocks.map_sum."""
         makes = [partial(_shard, sums, run) for run in shards(parts)]
-        found = added(self._map(function, sums.data, sums.data.x, makes))
+        name = f"{self._name(sums.data)} {len(parts)} blocks"
+        found = added(self._map(function, name, sums.data.x, makes))
         sums.objective.progress(len(sums.data))
         return found
 
     def _map(
-        self, function: Callable[..., Any], owner: Any, x: Features, makes: Sequence[Callable[[], Piece | Shard]]
+        self, function: Callable[..., Any], name: str, x: Features, makes: Sequence[Callable[[], Piece | Shard]]
     ) -> list[Any]:
-        """What the function makes of each of an owner's pieces, which are made where a worker has not got them yet."""
-        names = [f"{self._name(owner)} {n} of {len(makes)}" for n in range(len(makes))]
+        """What the function makes of each of the pieces of this name, which are made where a worker has them not."""
+        names = [f"{name} {n}" for n in range(len(makes))]
         make = dict(zip(names, makes, strict=True))
         call, gone = self._packed(function), self._gone
         found: dict[str, Any] = {}

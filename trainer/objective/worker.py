@@ -10,7 +10,7 @@ import platform
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import version
@@ -101,7 +101,10 @@ class _Worker:
 
     def install(self, pieces: Mapping[str, bytes]) -> None:
         for name, packed in pieces.items():
-            self.pieces[name] = _PieceReader(io.BytesIO(packed)).load()
+            piece = _PieceReader(io.BytesIO(packed)).load()
+            x = Remembered(**{f.name: getattr(piece.x, f.name) for f in fields(Features)})
+            of_x = {"x": x} if isinstance(piece, Piece) else {"data": replace(piece.data, x=x)}
+            self.pieces[name] = replace(piece, **of_x)
 
     def answer(self, call: bytes, names: Sequence[str], gone: Sequence[str]) -> Answer:
         self.drop(gone)
@@ -146,8 +149,10 @@ class _Worker:
 
     def count(self) -> None:
         """Counts the bytes of what is kept, after some has gone."""
-        copies = [kept for piece in self.pieces.values() if isinstance(piece, Shard) for kept in piece.copies.values()]
-        self.used = sum(_bytes(part) for kept in [*copies, *self.stores.values()] for part in kept.made.values())
+        pieces = list(self.pieces.values())
+        kept = [*self.stores.values(), *(piece.x.memory for piece in pieces if isinstance(piece.x, Remembered))]
+        kept += [copies for piece in pieces if isinstance(piece, Shard) for copies in piece.copies.values()]
+        self.used = sum(_bytes(part) for one in kept for part in one.made.values())
 
 
 _here = _Worker()
@@ -168,6 +173,26 @@ def _bytes(value: Any) -> int:
     """Those of an array, or of all arrays that a function closes over."""
     there = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()] or [value]
     return sum(getattr(part, "nbytes", 0) for part in there)
+
+
+@dataclass(frozen=True, eq=False)
+class Remembered(Features):
+    """Features whose rows are read once, as far as the memory goes: in single precision where that loses nothing."""
+
+    memory: Kept = field(default_factory=lambda: _Bounded(True))
+
+    def read(self, start: int, stop: int) -> Array:
+        kept: Array = self.memory.of(
+            Block(start, slice(start, stop)), lambda: _shortest(super(Remembered, self).read(start, stop))
+        )
+        return kept.astype(np.float64)
+
+
+def _shortest(x: Array) -> Array:
+    """The same numbers in float32, if that can hold them."""
+    with np.errstate(over="ignore"):
+        short = x.astype(np.float32)
+    return short if np.array_equal(short, x, equal_nan=True) else x
 
 
 class _PieceReader(pickle.Unpickler):
