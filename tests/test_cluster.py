@@ -14,6 +14,7 @@ from dataclasses import fields, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -235,8 +236,12 @@ def test_a_scheduler_that_does_not_answer_is_a_sentence_soon(monkeypatch):
         Dask(address="nowhere").connect()
 
 
-def test_what_cannot_be_on_a_cluster_is_refused(tmp_path):
+def test_what_cannot_be_on_a_cluster_is_refused(tmp_path, monkeypatch):
     dask = {"name": "dask"}
+    with monkeypatch.context() as job:
+        job.setattr(module, "current_process", lambda: SimpleNamespace(daemon=True))
+        with pytest.raises(ConfigError, match=r"A job of a sweep starts no workers\. Start some by dask worker"):
+            Dask(workers=7).connect()
     with pytest.raises(ConfigError, match="engine=dask reads files, and data=blobs is made in memory; take data=file"):
         run(replace(SETTINGS, engine=dask), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"engine.workers must be at least 1, got 0"):
@@ -335,3 +340,8 @@ def test_a_cluster_by_hand_goes_on_after_all_of_its_workers_were_killed(paths, t
     alone = started(f"python -m trainer {data} data.in_memory=false hydra.run.dir={tmp_path / 'alone'}")
     assert alone.wait(100) == 0
     assert weights(folder) == weights(tmp_path / "alone")
+    sweep = f"{train} hydra.sweep.dir={tmp_path / 'sweep'} seed=3,4".replace("trainer", "trainer -m", 1)
+    assert started(sweep.replace("epochs=40", "epochs=2"), cwd=tmp_path).wait(100) == 0
+    alone = f"python -m trainer {data} data.in_memory=false seed=4 hydra.run.dir={tmp_path / 'four'}"
+    assert started(alone.replace("epochs=40", "epochs=2")).wait(100) == 0
+    assert weights(tmp_path / "sweep" / "1") == weights(tmp_path / "four")

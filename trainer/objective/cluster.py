@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
 from itertools import pairwise
+from multiprocessing import current_process
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,8 @@ def _connected(settings: Dask) -> "Cluster":
     log.setLevel(logging.CRITICAL)
     at: Any = settings.address
     if at is None:
+        alone = not current_process().daemon
+        require(alone, "A job of a sweep starts no workers. Start some by dask worker, and give engine.address.")
         quiet = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # the port of its health check, then
         at = dask.LocalCluster(
             n_workers=settings.workers, threads_per_worker=1, silence_logs=logging.CRITICAL, scheduler_kwargs=quiet

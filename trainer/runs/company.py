@@ -13,6 +13,7 @@ import numpy as np
 
 from trainer.data.features import is_sparse
 from trainer.data.rows import Data
+from trainer.objective.cluster import Local
 from trainer.optimizers.fit import Report, TrainState
 from trainer.optimizers.together import Member, advance
 from trainer.runs.config import Settings
@@ -125,7 +126,7 @@ class Seat:
 
 def may_join(parts: Parts) -> bool:
     """Whether the epochs of a run can be made with those of others; a solver has its own way through them."""
-    return hasattr(parts.optimizer, "moved")
+    return hasattr(parts.optimizer, "moved") and isinstance(parts.engine, Local)
 
 
 def advance_all(seats: Sequence[Seat]) -> None:
@@ -137,7 +138,7 @@ def advance_all(seats: Sequence[Seat]) -> None:
 
 def file_of(settings: Settings) -> str:
     """All that the rows of a file follow from."""
-    return repr(settings.data)
+    return repr((settings.data, settings.engine))
 
 
 def rows_of(settings: Settings) -> str | None:
@@ -145,7 +146,9 @@ def rows_of(settings: Settings) -> str | None:
     if settings.seed is None:
         return None
     fractions = settings.test_fraction, settings.valid_fraction, settings.label_smoothing
-    return repr((settings.data, settings.seed, *fractions, settings.standardize, settings.dtype, settings.class_weight))
+    return repr(
+        (file_of(settings), settings.seed, *fractions, settings.standardize, settings.dtype, settings.class_weight)
+    )
 
 
 def _bytes_of(kept: Any) -> int:
