@@ -77,7 +77,8 @@ def versions() -> dict[str, str]:
 async def answer(call: bytes, asked: Mapping[str, Sequence[str]], gone: Sequence[str], dask_worker: Any) -> Answer:
     """The function of a call on the pieces that this worker is asked for; those of owners that are gone are dropped."""
     _here.threads = dask_worker.state.nthreads
-    _here.room = int(SHARE * (dask_worker.memory_manager.memory_limit or UNLIMITED / SHARE))
+    limit = dask_worker.memory_manager.memory_limit
+    _here.room = int(SHARE * limit) if limit else UNLIMITED
     work = import_module("asyncio").get_running_loop().run_in_executor
     found: Answer = await work(_here.thread, _here.answer, call, asked.get(dask_worker.address, ()), gone)
     return found
@@ -135,6 +136,8 @@ class _Worker:
             self.pieces = {name: piece for name, piece in self.pieces.items() if name.partition(" ")[0] not in gone}
             for name in gone:
                 self.stores.pop(name, None)
+            there = {id(piece.x.reader) for piece in self.pieces.values()}
+            self.readers = {digest: reader for digest, reader in self.readers.items() if id(reader) in there}
             self.count()
 
     def store(self, name: str, room: bool) -> Kept:
