@@ -1,3 +1,4 @@
+import array_api_strict
 import numpy as np
 import pytest
 import sklearn.metrics as peer
@@ -37,6 +38,16 @@ def measured(name, a, y):
     """A metric as the objective makes it: finish(means of the statistics)."""
     metric = METRICS[name]
     return metric.finish(np.atleast_1d(metric.statistics(a, y).mean(axis=0)))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_needs_nothing_beyond_the_standard_of_arrays_and_stays_on_its_device(name):
+    a, labels = predictions()
+    y = np.eye(K)[labels]
+    device = array_api_strict.Device("device1")  # what is made on another device cannot be combined with it
+    strict = METRICS[name].statistics(*(array_api_strict.asarray(part, device=device) for part in (a, y)))
+    back = np.asarray(strict.to_device(array_api_strict.Device("CPU_DEVICE")))
+    assert_allclose(back, METRICS[name].statistics(a, y), rtol=1e-13)
 
 
 def test_accuracy_is_that_of_scikit_learn():

@@ -30,13 +30,17 @@ Array = NDArray[Any]
 
 def namespace(array: Array) -> Any:
     """The module whose functions fit the array, so that the mathematics is not tied to numpy."""
-    return array.__array_namespace__()
+    if hasattr(array, "__array_namespace__"):
+        return array.__array_namespace__()
+    from array_api_compat import array_namespace  # torch's tensors do not know their own
+
+    return array_namespace(array)
 
 
 def one_hot(labels: Array, classes: int, dtype: Any) -> Array:
     """Target rows (N,K), F-ordered, with a one in the column of each label (N,)."""
     xp = namespace(labels)
-    return xp.astype(xp.arange(classes)[:, None] == labels[..., None, :], dtype).mT
+    return xp.astype(xp.arange(classes, device=labels.device)[:, None] == labels[..., None, :], dtype).mT
 
 
 def are_labels(y: Array, z: Array) -> bool:

@@ -177,7 +177,7 @@ def _softmax_bce(activation: Any, loss: Any, z: Array, y: Array) -> LossGrad:
     xp = namespace(z)
     scores = z / activation.temperature
     log_a, a, rest = softmax_three_ways(scores)
-    largest = xp.arange(z.shape[-1]) == xp.argmax(scores, axis=-1)[..., None]  # (N,K)
+    largest = xp.arange(z.shape[-1], device=z.device) == xp.argmax(scores, axis=-1)[..., None]  # (N,K)
 
     def at_largest(x: Array) -> Array:
         return xp.sum(xp.where(largest, x, 0.0), axis=-1, keepdims=True)  # (N,1)

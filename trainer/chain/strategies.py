@@ -106,7 +106,7 @@ def numeric(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
     for k in range(z.shape[-1]):
         size = xp.abs(z64[..., k])
         step = STEP * xp.where(size > 1, size, 1.0)  # (N,)
-        shift = xp.where(xp.arange(z.shape[-1]) == k, step[..., None], 0.0)
+        shift = xp.where(xp.arange(z.shape[-1], device=z.device) == k, step[..., None], 0.0)
         up, down = (value(activation, loss, z64 + sign * shift, y64) for sign in (1, -1))
         columns.append((up - down) / (2 * step))
     dl_dz = xp.astype(xp.stack(columns, axis=-1), z.dtype)

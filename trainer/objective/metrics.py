@@ -95,7 +95,7 @@ class CalibrationError:
         xp = namespace(a)
         confidence = xp.max(a, axis=-1)
         place = xp.clip(xp.ceil(confidence * self.bins) - 1, 0, self.bins - 1)
-        inside = place[..., None] == xp.arange(self.bins, dtype=a.dtype)  # (N,B)
+        inside = place[..., None] == xp.arange(self.bins, dtype=a.dtype, device=a.device)  # (N,B)
         return (accuracy(a, y) - confidence)[..., None] * xp.astype(inside, a.dtype)
 
     @staticmethod

@@ -47,7 +47,7 @@ def diagonal(d: Array) -> Array:
             [0., 3.]]])
     """
     xp = namespace(d)
-    return d[..., :, None] * xp.eye(d.shape[-1], dtype=d.dtype)
+    return d[..., :, None] * xp.eye(d.shape[-1], dtype=d.dtype, device=d.device)
 
 
 def x_log_x(a: Array) -> Array:

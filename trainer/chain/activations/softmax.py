@@ -153,7 +153,7 @@ class LogSoftmax:
 
     def jacobian(self, z: Array, a: Array) -> Array:
         xp = namespace(z)
-        return xp.eye(z.shape[-1], dtype=z.dtype) - xp.exp(a)[..., None, :]
+        return xp.eye(z.shape[-1], dtype=z.dtype, device=z.device) - xp.exp(a)[..., None, :]
 
     def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
         return _log_pull_back(z, dl_da)  # it is softmax in logarithms

@@ -32,7 +32,8 @@ def _thresholded(z: Array, alpha: float) -> Array:
 def _descending(u: Array) -> tuple[Array, Array]:
     """u sorted from the largest (N,K), and the ranks 1..K (K,)."""
     xp = namespace(u)
-    return xp.flip(xp.sort(u, axis=-1), axis=-1), xp.arange(1, u.shape[-1] + 1, dtype=u.dtype)
+    ranks = xp.arange(1, u.shape[-1] + 1, dtype=u.dtype, device=u.device)
+    return xp.flip(xp.sort(u, axis=-1), axis=-1), ranks
 
 
 def _at_last(values: Array, holds: Array) -> Array:

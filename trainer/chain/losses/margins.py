@@ -63,7 +63,7 @@ class CrammerSinger:
     def grad(self, a: Array, y: Array) -> Array:
         xp = namespace(a)
         first = xp.argmax(a + 1 - y, axis=-1)[..., None]
-        return xp.astype(xp.arange(a.shape[-1]) == first, a.dtype) - y
+        return xp.astype(xp.arange(a.shape[-1], device=a.device) == first, a.dtype) - y
 
 
 @dataclass(frozen=True)
