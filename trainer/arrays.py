@@ -23,6 +23,7 @@ Blocks of scores are F-ordered: a reduction over the K classes then runs along t
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -37,10 +38,35 @@ def namespace(array: Array) -> Any:
     return array_namespace(array)
 
 
+def as_type(array: Array, dtype: Any) -> Array:
+    """The array in a dtype of its namespace, or in what numpy's dtype is there; itself where it has that."""
+    if isinstance(array, np.ndarray):
+        return array.astype(dtype, copy=False)
+    xp = namespace(array)
+    own = getattr(xp, np.dtype(dtype).name) if isinstance(dtype, type | np.dtype) else dtype
+    return xp.astype(array, own, copy=False)
+
+
+def in_double(array: Array, axis: int | None = None) -> Any:
+    """The sum, in double precision."""
+    xp = namespace(array)
+    return xp.sum(array, axis=axis, dtype=xp.float64)
+
+
+def dot(rows: Array, weight: Array) -> Array:
+    """rows (...,N) times weight (N,); of two dtypes in the second, where numpy does not choose."""
+    return (rows if isinstance(rows, np.ndarray) else as_type(rows, weight.dtype)) @ weight
+
+
+def are_ones(factor: Any) -> bool:
+    """Whether a factor is known to change nothing; of other arrays than numpy's nobody asks, who would have to wait."""
+    return isinstance(factor, float | int | np.ndarray) and bool(np.all(factor == 1))
+
+
 def one_hot(labels: Array, classes: int, dtype: Any) -> Array:
     """Target rows (N,K), F-ordered, with a one in the column of each label (N,)."""
     xp = namespace(labels)
-    return xp.astype(xp.arange(classes, device=labels.device)[:, None] == labels[..., None, :], dtype).mT
+    return as_type(xp.arange(classes, device=labels.device)[:, None] == labels[..., None, :], dtype).mT
 
 
 def are_labels(y: Array, z: Array) -> bool:

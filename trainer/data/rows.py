@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from trainer.arrays import Array, one_hot
+from trainer.arrays import Array, as_type, namespace, one_hot
 from trainer.data.encoding import Encoding
 from trainer.data.features import Features, is_sparse, over, shuffled_pools
 from trainer.errors import ConfigError, DataError, listed, subject, suggest
@@ -103,13 +103,13 @@ class Data:
         """Target rows (N,K), F-ordered, without the smoothing."""
         if self.y.ndim == 1:
             return one_hot(self.y, len(self.classes), dtype)
-        return np.asfortranarray(self.y, dtype=dtype)
+        return np.asfortranarray(self.y, dtype=dtype) if isinstance(self.y, np.ndarray) else as_type(self.y, dtype)
 
     def smooth(self, y: Array) -> Array:
         """Target rows (N,K) with the share epsilon of their sums spread evenly over the classes."""
         if self.smoothing == 0:
             return y
-        spread: Array = self.smoothing * y.sum(axis=1, keepdims=True) / y.shape[1]  # (N,1)
+        spread: Array = self.smoothing * namespace(y).sum(y, axis=1, keepdims=True) / y.shape[1]  # (N,1)
         return (1 - self.smoothing) * y + spread
 
 
@@ -377,7 +377,7 @@ def batches(data: Data, size: int | None, seed: int, epoch: int) -> Iterator[Dat
             for start in range(0, len(pool), size):
                 yield pool.rows(slice(start, start + size))
         return
-    order = shuffle(len(data), seed, epoch)
+    order = namespace(data.y).asarray(shuffle(len(data), seed, epoch), device=data.y.device)  # where the rows are
     for start in range(0, len(data), size):
         yield data.rows(order[start : start + size])
 

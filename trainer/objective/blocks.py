@@ -13,7 +13,7 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.activations import Activation
-from trainer.data.features import numbers_a_row
+from trainer.data.features import is_sparse, numbers_a_row
 from trainer.data.rows import Data
 from trainer.objective.threads import in_order
 
@@ -31,20 +31,21 @@ class Block(NamedTuple):
     rows: slice
 
 
-def blocks(data: Data, width: int, columns: int = 0) -> list[Block]:
+def blocks(data: Data, width: int, columns: int = 0, larger: int = 1) -> list[Block]:
     """An even number of equal slices of rows, each of at most 2^17 scores and 2^21 numbers of anything else.
 
     Data of at most half of a block's scores and a quarter of its other numbers are one block: a millisecond of work.
 
     Each numpy call on a block must take long beside the handing over of the interpreter's lock, and the block must stay
     in the cache; measured on two cores over K = 4 ... 100. The rule knows nothing of the machine or of the threads, so
-    the sums are the same everywhere.  Columns are the scores of a row where several models share it.
+    the sums are the same everywhere.  Columns are the scores of a row where several models share it; a device of its
+    own works on so many times larger blocks.
     """
     count, classes = len(data), max(1, columns or len(data.classes))
     others = max(width, numbers_a_row(data.x))
-    if count * classes <= 1 << 16 and count * others <= 1 << 19:  # not worth a second thread
+    if count * classes <= larger << 16 and count * others <= larger << 19:  # not worth a second thread
         return [Block(0, slice(0, count))]
-    most = max(1, min((1 << 17) // classes, (1 << 21) // max(1, others)))
+    most = max(1, min((larger << 17) // classes, (larger << 21) // max(1, others)))
     rows = -(-count // (2 * -(-count // (2 * most))))
     return [Block(n, slice(start, min(start + rows, count))) for n, start in enumerate(range(0, count, rows))]
 
@@ -120,6 +121,8 @@ def times(x: Array, v: Array) -> Array:
     """
     if isinstance(x, np.ndarray):
         return np.ascontiguousarray(v.mT @ x.mT).mT
+    if not is_sparse(x):
+        return x @ v
     if v.ndim > 2:
         return np.stack([times(x, one).mT for one in v]).mT
     return np.ascontiguousarray(v.mT @ x.T).mT  # a sparse product lies the other way round
@@ -127,6 +130,8 @@ def times(x: Array, v: Array) -> Array:
 
 def against(x: Array, q: Array) -> Array:
     """x^T q (...,D,K).  Unlike dot, matmul keeps the interpreter's lock while its result has few numbers."""
+    if not isinstance(x, np.ndarray) and not is_sparse(x):
+        return x.mT @ q
     if q.ndim > 2 and isinstance(x, np.ndarray):
         return (q.mT @ x).mT  # of a stack there is no other that makes each model's product by one call
     if q.ndim > 2:

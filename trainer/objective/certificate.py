@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.arrays import Array
+from trainer.arrays import Array, as_type, dot, in_double, namespace
 from trainer.chain.fused import LossGrad
 from trainer.chain.losses import FenchelYoung, ZLoss
 from trainer.chain.pairs import convex, entropic, kinked, target_share
@@ -186,12 +186,12 @@ class _Scores:
     """The rows at v, whose products with the features are made once where there is room for them."""
 
     def __init__(self, view: View, v: Array, scores: Kept | None = None) -> None:
-        self.view, self.sums, self.v = view, view.sums, v
+        self.view, self.sums, self.v, self._ready = view, view.sums, v, view.ready(v)
         self._kept = view.store(v.shape[1]) if scores is None else scores
         self.value, self._slope = self.at_bias(np.zeros(v.shape[1]))  # the mean loss, and its derivative by the bias
 
     def z(self, block: Block) -> Array:
-        z: Array = self._kept.of(block, lambda: self.view.times(block, self.v))
+        z: Array = self._kept.of(block, lambda: self.view.times(block, self._ready))
         return z
 
     def _rows(self, block: Block, shift: Array) -> LossGrad:
@@ -202,13 +202,15 @@ class _Scores:
 
     def at_bias(self, shift: Array) -> tuple[float, Array]:
         """The mean loss and its derivative (K,) by the bias, at a bias moved by shift."""
+        moved = self.sums.device.put(shift)
 
-        def of_block(block: Block) -> tuple[float, Array]:
-            loss, dl_dz = self._rows(block, shift)
-            return float(loss.sum()), dl_dz.sum(axis=0)
+        def of_block(block: Block) -> tuple[Any, Array]:
+            loss, dl_dz = self._rows(block, moved)
+            return in_double(loss), in_double(dl_dz, axis=0)
 
         with np.errstate(all="ignore"):
             value, g = self.sums.map_sum(of_block)
+        value = float(value)
         if not np.isfinite(value + g.sum()):
             raise Unproved("the loss is not finite.")
         return value / self.sums.total, g / self.sums.total
@@ -256,9 +258,9 @@ class _Scores:
 
     def gradient(self, shift: Array) -> Array:
         """G (D,K), of the mean loss by the weights, at the bias moved by shift."""
-
+        moved = self.sums.device.put(shift)
         with np.errstate(all="ignore"):
-            (g,) = self.sums.map_sum(lambda block: (self.view.against(block, self._rows(block, shift).dl_dz),))
+            (g,) = self.sums.map_sum(lambda block: (self.view.against(block, self._rows(block, moved).dl_dz),))
         result: Array = self.view.outer(g)[:-1] * self.view.scale[:, None] / self.sums.total
         return result
 
@@ -266,14 +268,16 @@ class _Scores:
         """The weighted mean of L(z; a') at a' = y + c (a - y), for rows of any sum s: s L(z; a'/s)."""
         activation, loss = self.sums.objective.pair
         scale, activation, loss = target_share(activation, loss), entropic(activation), FenchelYoung()
+        moved = self.sums.device.put(shift)
 
-        def of_block(block: Block) -> tuple[float]:
+        def of_block(block: Block) -> tuple[Any]:
             part = self.sums.targets.rows(block.rows)
-            z, y = self.z(block) + shift, part.targets(np.float64)
-            s = y.sum(axis=1) if self.sums.softmax_like else np.ones(len(y))
-            q = y / np.where(s > 0, s, 1.0)[:, None]
+            z, y = self.z(block) + moved, part.targets(np.float64)
+            xp = namespace(z)
+            s = xp.sum(y, axis=1) if self.sums.softmax_like else xp.ones_like(z[:, 0])
+            q = y / xp.where(s > 0, s, 1.0)[:, None]
             row = s * loss_of(activation, loss, z, q + c * (activation(z) - q))
-            return (float(row.sum() if part.weight is None else part.weight @ row),)
+            return (xp.sum(row) if part.weight is None else dot(row, part.weight),)
 
         return scale * float(self.sums.map_sum(of_block)[0]) / self.sums.total
 
@@ -286,9 +290,9 @@ class _Scores:
         softmax: Any = entropic(activation)
         strength = getattr(loss, "weight", 0.0)
 
-        def outside(block: Block) -> tuple[int]:
-            s = self.sums.targets.rows(block.rows).targets(np.float64).sum(axis=1)
+        def outside(block: Block) -> tuple[Any]:
+            s = in_double(self.sums.targets.rows(block.rows).targets(np.float64), axis=1)
             rising = s + 2 * strength * softmax.log_normalizer(self.z(block)) >= 0
-            return (int(np.count_nonzero(~rising)),)
+            return (in_double(as_type(~rising, np.float64)),)
 
         return self.sums.map_sum(outside) == [0]

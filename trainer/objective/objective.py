@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.arrays import Array
+from trainer.arrays import Array, as_type, dot, in_double, namespace
 from trainer.chain.activations import Activation
 from trainer.chain.fused import GradientStrategy, LossGrad
 from trainer.chain.losses import Loss
@@ -18,6 +18,7 @@ from trainer.data.features import Engine, Features
 from trainer.data.rows import Data
 from trainer.errors import NonFiniteError
 from trainer.objective.blocks import Block, against, blocks, map_sum, scores
+from trainer.objective.device import HOST, LARGER, Device
 from trainer.objective.metrics import Metric
 from trainer.objective.penalties import Penalty
 
@@ -45,6 +46,7 @@ class Objective:
     reduction: str = "weights"
     progress: Callable[[int], object] = field(default=lambda rows: None, repr=False, compare=False)  # rows just done
     intercept: bool = True
+    device: Device = field(default=HOST, repr=False, compare=False)  # where the rows are
 
     @property
     def pair(self) -> tuple[Activation, Loss]:
@@ -57,7 +59,7 @@ class Sums(NamedTuple):
 
     loss: Any
     dl_dw: Array
-    total: float
+    total: Any
 
 
 class Evaluation(NamedTuple):
@@ -72,7 +74,7 @@ def weighted(part: Any, loss: Array, dl_dz: Array) -> LossGrad:
     """loss (B,) and dl_dz (B,K) times the weights of the rows, where they have some."""
     if part.weight is None:
         return LossGrad(loss, dl_dz)
-    weight = part.weight.astype(dl_dz.dtype, copy=False)
+    weight = as_type(part.weight, dl_dz.dtype)
     return LossGrad(weight * loss, weight[..., None] * dl_dz)
 
 
@@ -80,8 +82,8 @@ def count(objective: Objective, data: Any) -> Any:
     """What rows add to the denominator of E; an array (M,) where each model of a stack has rows of its own."""
     if objective.reduction == "rows" or data.weight is None:
         return float(len(data))
-    total = data.weight.sum(axis=-1, dtype=np.float64)
-    return total if total.ndim else float(total)
+    total = in_double(data.weight, axis=-1)
+    return float(total) if isinstance(total, float) else total
 
 
 def gradient_sums(objective: Objective, part: Any, w: Array, labels: bool) -> Sums:
@@ -92,13 +94,15 @@ def gradient_sums(objective: Objective, part: Any, w: Array, labels: bool) -> Su
     y = part.y if labels else part.targets(w.dtype)
     with np.errstate(all="ignore"):  # what is not finite is seen in the sums
         loss, dl_dz = weighted(part, *objective.gradient(*objective.pair, scores(w, part.x), y))
-        return Sums(loss.sum(axis=-1, dtype=np.float64), pulled_back(objective, part.x, dl_dz), count(objective, part))
+        return Sums(in_double(loss, axis=-1), pulled_back(objective, part.x, dl_dz), count(objective, part))
 
 
 def pulled_back(objective: Objective, x: Array, dl_dz: Array) -> Array:
     """dl_dw (...,D+1,K), summed over the rows."""
-    bias = objective.intercept * dl_dz.sum(axis=-2, keepdims=True)
-    return np.concatenate([against(x, dl_dz), bias], axis=-2)
+    xp = namespace(dl_dz)
+    bias = float(objective.intercept) * xp.sum(dl_dz, axis=-2, keepdims=True)
+    result: Array = xp.concat([against(x, dl_dz), bias], axis=-2)
+    return result
 
 
 class OfRows(NamedTuple):
@@ -122,7 +126,9 @@ def of_rows(
     loss, dl_dz = auto(*objective.pair, z, part.y if labels else part.smooth(y))
     dl_dw = pulled_back(objective, part.x, weighted(part, loss, dl_dz).dl_dz) if slopes else 0.0
     a = objective.activation(z)
-    return OfRows(loss, y.sum(axis=-1) > 0, dl_dw, [metric.statistics(a, y) for metric in metrics.values()])
+    return OfRows(
+        loss, namespace(y).sum(y, axis=-1) > 0, dl_dw, [metric.statistics(a, y) for metric in metrics.values()]
+    )
 
 
 class Counting(NamedTuple):
@@ -133,26 +139,29 @@ class Counting(NamedTuple):
 
     weight: Array
     labelled: Array
-    total: float
-    labelled_total: float
+    total: Any
+    labelled_total: Any
     all: bool
 
     @classmethod
     def of(cls, objective: Objective, part: Any, there: Array) -> "Counting":
         """Of rows of which some have a target."""
-        weight = np.ones(len(part)) if part.weight is None else part.weight
-        labelled = weight * there
-        total = float(labelled.sum(dtype=np.float64))
-        return cls(weight, labelled, count(objective, part), total, bool((labelled > 0).all()))
+        xp, weight = namespace(there), part.weight
+        if weight is None:
+            weight = xp.ones(len(part), dtype=xp.float64, device=there.device)
+        labelled = weight * as_type(there, weight.dtype)
+        everyone = isinstance(labelled, np.ndarray) and bool((labelled > 0).all())  # a device would have to be asked
+        return cls(weight, labelled, count(objective, part), in_double(labelled), everyone)
 
 
 def metric_sums(counting: Counting, found: OfRows) -> tuple[Any, ...]:
     """Of one model: loss, denominator, weight of the rows that have a target at all, dl_dw or zero, and each metric."""
-    labelled = counting.labelled
+    labelled, xp = counting.labelled, namespace(found.loss)
+    rows = [part.mT if part.ndim > 1 else part for part in found.statistics]
     # A row that does not count must not, also where its number is infinite.
-    rows = [part.T if counting.all else np.where(labelled > 0, part.T, 0.0) for part in found.statistics]
-    sums = [np.atleast_1d(part @ labelled) for part in rows]
-    return (float(counting.weight @ found.loss), counting.total, counting.labelled_total, found.dl_dw, *sums)
+    rows = rows if counting.all else [xp.where(labelled > 0, part, 0.0) for part in rows]
+    sums = [xp.reshape(dot(part, labelled), (-1,)) for part in rows]
+    return (dot(found.loss, counting.weight), counting.total, counting.labelled_total, found.dl_dw, *sums)
 
 
 def evaluated(
@@ -171,8 +180,14 @@ class BlockSum:
     """An objective on data, as sums over blocks of their rows."""
 
     def __init__(self, objective: Objective, data: Data) -> None:
-        self.objective = objective
-        self.data = data
+        self.objective, self.device = objective, objective.device
+        self.device.check(data)
+        self._given = data
+
+    @cached_property
+    def data(self) -> Data:
+        """The rows, where they are summed."""
+        return self.device.rows(self._given)
 
     @cached_property
     def canonical(self) -> bool:
@@ -192,12 +207,12 @@ class BlockSum:
     @cached_property
     def short(self) -> bool:
         """Whether the strategy takes labels in the place of one-hot rows."""
-        return self.data.one_hot and takes_labels(self.objective.gradient, *self.objective.pair)
+        return self._given.one_hot and takes_labels(self.objective.gradient, *self.objective.pair)
 
     @cached_property
     def short_exactly(self) -> bool:
         """The same of the fastest exact strategy."""
-        return self.data.one_hot and takes_labels(auto, *self.objective.pair)
+        return self._given.one_hot and takes_labels(auto, *self.objective.pair)
 
     @cached_property
     def targets(self) -> Data:
@@ -207,19 +222,28 @@ class BlockSum:
     @cached_property
     def total(self) -> float:
         """The denominator of E."""
-        return count(self.objective, self.data) or 1.0
+        return float(count(self.objective, self._given)) or 1.0
 
     @cached_property
     def blocks(self) -> list[Block]:
         """The blocks of a sum over all of the data."""
-        return blocks(self.data, numbers_per_row(self.objective.gradient, len(self.data.classes)))
+        return self.blocks_of(numbers_per_row(self.objective.gradient, len(self._given.classes)))
+
+    def blocks_of(self, width: int) -> list[Block]:
+        """Those where the widest temporary has so many numbers a row."""
+        return blocks(self._given, width, larger=LARGER if self.device.memory else 1)
 
     def map_sum(self, function: Callable[[Block], tuple[Any, ...]], parts: list[Block] | None = None) -> list[Any]:
-        """The sums of a function over blocks, where these are; see trainer.objective.blocks.map_sum."""
+        """The sums of a function over blocks, brought home; see trainer.objective.blocks.map_sum."""
+        return self.device.fetch(self._map_sum(function, parts))
+
+    def _map_sum(self, function: Callable[[Block], tuple[Any, ...]], parts: list[Block] | None = None) -> list[Any]:
+        """The same, where the blocks are; threads are for numpy, and a device has its own."""
         parts = parts or self.blocks
         if self.engine is not None:
             return self.engine.map_sum(self, function, parts)
-        return map_sum(function, parts, self.objective.threads, self.objective.progress)
+        threads = self.objective.threads if self.device is HOST else 1
+        return map_sum(function, parts, threads, self.objective.progress)
 
     @property
     def engine(self) -> Engine | None:
@@ -233,14 +257,18 @@ class BlockSum:
         return self.data if whole else self.data.rows(rows)
 
     def value_and_grad(self, w: Array) -> tuple[Any, Array]:
-        """E (...) and dE_dw (...,D+1,K) at w (...,D+1,K): of one model, or of each of a stack over the same rows."""
-        objective = self.objective
-        sums = Sums(*self.map_sum(lambda block: gradient_sums(objective, self.part(block), w, self.short)))
-        if not math.isfinite(float(sums.loss.sum()) + float(sums.dl_dw.sum())):
-            for model in w.reshape(-1, *w.shape[-2:]):
-                self.name_the_row(model)
-        total = sums.total or 1.0  # of a batch whose rows all weigh nothing
-        penalty = objective.penalty
+        """E (...) and dE_dw (...,D+1,K) at w (...,D+1,K): of one model, or of each of a stack over the same rows.
+
+        Of a w that is on the device they stay there, and whether they are finite is not asked.
+        """
+        objective, here = self.objective, self.device.put(w)
+        sums = Sums(*self._map_sum(lambda block: gradient_sums(objective, self.part(block), here, self.short)))
+        if isinstance(w, np.ndarray):
+            sums = Sums(*self.device.fetch(sums))
+            if not math.isfinite(float(np.sum(sums.loss)) + float(sums.dl_dw.sum())):
+                for model in w.reshape(-1, *w.shape[-2:]):
+                    self.name_the_row(model)
+        total, penalty = _divisor(sums.total), objective.penalty
         return sums.loss / total + penalty.value(w), sums.dl_dw / total + penalty.grad(w)
 
     def evaluate(self, w: Array, metrics: Mapping[str, Metric], slopes: bool = False) -> Evaluation:
@@ -249,25 +277,24 @@ class BlockSum:
         The loss is the objective's, on smooth targets where the data have them. Metrics are stated on the targets as
         they are, and their means are over the weights whatever the reduction.
         """
-        objective = self.objective
+        objective, here = self.objective, self.device.put(w)
 
         def sums(block: Block) -> tuple[Any, ...]:
             part = self.part(block)
             with np.errstate(all="ignore"):  # of each thread
-                found = of_rows(objective, part, w, metrics, self.short_exactly, slopes)
+                found = of_rows(objective, part, here, metrics, self.short_exactly, slopes)
                 return metric_sums(Counting.of(objective, part, found.there), found)
 
-        found = self.map_sum(sums, blocks(self.data, w.shape[1]))
+        found = self.map_sum(sums, self.blocks_of(w.shape[1]))
         with np.errstate(invalid="ignore"):
             return evaluated(objective, w, metrics, found, slopes)
 
     def name_the_row(self, w: Array) -> None:
         """NonFiniteError for the first row that the strategy fails at, unless the scores themselves have run away."""
-        objective, data = self.objective, self.data
-        pair = objective.pair
+        objective, pair, here = self.objective, self.objective.pair, self.device.put(w)
         for _, rows in self.blocks:
-            part = data.rows(rows)
-            z, y = scores(w, part.x), part.targets(w.dtype)
+            part = self.data.rows(rows)
+            z, y = self.device.fetch([scores(here, part.x), part.targets(here.dtype)])
             with np.errstate(all="ignore"):
                 fails = ~_finite_rows(objective.gradient(*pair, z, y)) & (np.abs(z) < RUN_AWAY).all(axis=1)
                 if not fails.any():
@@ -284,6 +311,11 @@ class BlockSum:
                 f"gradient={objective.gradient.__name__} of activation={pair[0].name} with loss={pair[1].name} is not "
                 f"finite. {way}, or lower optimizer.lr."
             )
+
+
+def _divisor(total: Any) -> Any:
+    """The denominator of E, which is one where the rows of a batch all weigh nothing."""
+    return total or 1.0 if isinstance(total, float) else namespace(total).where(total == 0, 1.0, total)
 
 
 def _finite_rows(result: LossGrad) -> Array:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from trainer.arrays import Array
+from trainer.arrays import Array, as_type, namespace
 from trainer.errors import require
 
 
@@ -60,7 +60,7 @@ class NoPenalty:
         return 0.0
 
     def grad(self, w: Array) -> Array:
-        return np.zeros_like(w)
+        return namespace(w).zeros_like(w)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -200,10 +200,10 @@ def _single(strength: float | list[float]) -> float:
 
 def _value(penalty: Penalty, w: Array) -> Any:
     """Both shares (...), in float64."""
-    weights = w[..., :-1, :].astype(np.float64, copy=False)
+    xp, weights = namespace(w), as_type(w[..., :-1, :], np.float64)
     ridge, lasso = penalty.ridge, penalty.lasso
-    value = ridge / 2 * np.sum(weights**2, axis=(-2, -1)) if ridge else 0.0
-    return value + lasso * np.sum(np.abs(weights), axis=(-2, -1)) if lasso else value
+    value = ridge / 2 * xp.sum(weights**2, axis=(-2, -1)) if ridge else 0.0
+    return value + lasso * xp.sum(xp.abs(weights), axis=(-2, -1)) if lasso else value
 
 
 def _grad(penalty: Penalty, w: Array) -> Array:
@@ -213,4 +213,6 @@ def _grad(penalty: Penalty, w: Array) -> Array:
 
 def ridge_slope(ridge: Any, w: Array) -> Array:
     """The derivative of ridge/2 |w[:-1]|_2^2, for one number or for one a model of a stack (M,1,1)."""
-    return np.concatenate([ridge * w[..., :-1, :], np.zeros_like(w[..., -1:, :])], axis=-2)
+    xp = namespace(w)
+    result: Array = xp.concat([ridge * w[..., :-1, :], xp.zeros_like(w[..., -1:, :])], axis=-2)
+    return result

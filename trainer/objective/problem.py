@@ -13,6 +13,7 @@ from trainer.chain.pairs import entropic
 from trainer.chain.strategies import auto, fused, log
 from trainer.data.rows import Data
 from trainer.objective.certificate import Certificate, Unproved, certify, check_provable
+from trainer.objective.device import Streamed
 from trainer.objective.objective import BlockSum, Objective
 from trainer.objective.penalties import Penalty
 from trainer.objective.view import Evaluated, Sample, View
@@ -26,6 +27,11 @@ class Problem:
         self.sums = BlockSum(objective, data)
         self.value_and_grad = self.sums.value_and_grad
         self.evaluate = self.sums.evaluate
+
+    @property
+    def rows(self) -> Data:
+        """The data of which mini-batches are made: where E is computed, if they are there as a whole."""
+        return self.data if isinstance(self.sums.data.x, Streamed) else self.sums.data
 
     @property
     def penalty(self) -> Penalty:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.arrays import Array
+from trainer.arrays import Array, are_ones, as_type, namespace
 from trainer.chain.activations import Activation
 from trainer.chain.fused import places
 from trainer.chain.known import known
@@ -26,10 +26,8 @@ def row_hessian(activation: Activation, loss: Loss, z: Array, y: Array, dtype: A
     if not canonical(activation, loss):
         return _by_differences(activation, loss, z, y, dtype)
     inner = entropic(activation)
-    a = inner(z).astype(dtype)
-    s = row_factor(activation, loss, y).astype(dtype)
-    z = z.astype(dtype)
-    if (s == 1).all():
+    a, s, z = (as_type(part, dtype) for part in (inner(z), row_factor(activation, loss, y), z))
+    if are_ones(s):
         return lambda u: inner.vjp(z, a, u)
     return lambda u: s * inner.vjp(z, a, u)
 
@@ -45,33 +43,35 @@ def prediction_of_slope(activation: Activation, loss: Loss, dl_dz: Array, data: 
     """a (...,N,K) and its factor, a number or (N,1), of softmax and log_softmax, from dl_dz = factor a - share y."""
     share = target_share(activation, loss)
     factor: Any = share
-    if data.one_hot:
+    if data.one_hot and isinstance(dl_dz, np.ndarray):
         a = np.array(dl_dz, order="K")
         a.mT.ravel()[places(data.y, a.mT.shape)] += share
     else:
         y = data.targets(dl_dz.dtype)
-        factor = row_factor(activation, loss, y)
+        factor = factor if data.one_hot else row_factor(activation, loss, y)
         a = dl_dz + share * y
-    if np.any(factor != 1):
-        a /= np.where(factor > 0, factor, 1.0)
+    if not are_ones(factor):
+        a /= np.float64(factor) if isinstance(factor, float) else namespace(a).where(factor > 0, factor, 1.0)
     return a, factor
 
 
 def row_factor(activation: Activation, loss: Loss, y: Array) -> Array:
     """The factor (N,1) of a in dl_dz: s/T for softmax with ce, one for fenchel_young and where classes stand alone."""
     if known(loss, "entropy") == "own" or not softmax_like(activation, loss):
-        return np.ones((len(y), 1), dtype=y.dtype)
-    factor: Array = y.sum(axis=1, keepdims=True) / known(activation, "temperature")
+        ones: Array = namespace(y).ones((y.shape[0], 1), dtype=y.dtype, device=y.device)
+        return ones
+    factor: Array = namespace(y).sum(y, axis=1, keepdims=True) / known(activation, "temperature")
     return factor
 
 
 def _by_differences(activation: Activation, loss: Loss, z: Array, y: Array, dtype: Any) -> RowHessian:
-    size = np.maximum(np.abs(z).max(axis=1, keepdims=True), 1) * np.cbrt(np.finfo(z.dtype).eps)  # (N,1)
+    xp = namespace(z)
+    size = xp.clip(xp.max(xp.abs(z), axis=1, keepdims=True), 1, None) * np.cbrt(xp.finfo(z.dtype).eps)  # (N,1)
 
     def product(u: Array) -> Array:
-        length = np.abs(u).max(axis=1, keepdims=True)
-        step = size / np.where(length > 0, length, 1.0).astype(z.dtype)
+        length = xp.max(xp.abs(u), axis=1, keepdims=True)
+        step = size / as_type(xp.where(length > 0, length, 1.0), z.dtype)
         up, down = (auto(activation, loss, z + sign * step * u, y).dl_dz for sign in (1, -1))
-        return np.asarray((up - down) / (2 * step), dtype=dtype)
+        return as_type((up - down) / (2 * step), dtype)
 
     return product

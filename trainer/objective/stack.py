@@ -87,9 +87,10 @@ class Stack:
     def at(self, models: Models, v: Array) -> Stacked:
         """E and g of each model at v, in single precision."""
         sums, view, number = self.sums, self.rough, len(v)
+        ready = view.ready(side_by_side(v))
 
         def of_block(block: Block) -> tuple[Array, Array, tuple[Array, ...]]:
-            loss, dl_dz = self._rows(block, _models(view.times(block, side_by_side(v)), number))
+            loss, dl_dz = self._rows(block, _models(view.times(block, ready), number))
             weight = self._weight(models, block, np.float32)
             g = view.against(block, _columns(weight[..., None] * dl_dz))
             return np.asarray(np.sum(weight * loss, axis=1, dtype=np.float64)), g, (dl_dz,)
@@ -106,7 +107,8 @@ class Stack:
         sums, view, number, v = self.sums, self.exact, len(near.v), near.v.copy()
         total, curvature = self.totals[models.rows], self._curvature(models, near)
         v[:, -1] += _shift(curvature, near.g[:, -1])
-        (scores,) = sums.map_sum(lambda block: ((_models(view.times(block, side_by_side(v)), number),),))
+        ready = view.ready(side_by_side(v))
+        (scores,) = sums.map_sum(lambda block: ((_models(view.times(block, ready), number),),))
 
         def of_block(block: Block) -> tuple[Array, Array, tuple[LossGrad, ...]]:
             loss, dl_dz = found = self._rows(block, scores[block.number])
@@ -139,8 +141,10 @@ class Stack:
         ]
 
         def product(d: Array) -> Array:
+            ready = view.ready(side_by_side(d))
+
             def of_block(block: Block) -> tuple[Array]:
-                q = made[block.number](_models(view.times(block, side_by_side(d)), number))
+                q = made[block.number](_models(view.times(block, ready), number))
                 q *= self._weight(models, block, np.float32)[..., None]
                 return (view.against(block, _columns(q)),)
 

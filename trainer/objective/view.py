@@ -13,12 +13,12 @@ and the last column of u is 0 in the place of 1: E and its derivatives know noth
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.arrays import Array
+from trainer.arrays import Array, as_type, in_double, namespace
 from trainer.chain.fused import LossGrad
 from trainer.data.features import is_sparse, numbers_a_row
 from trainer.data.rows import Data
@@ -85,6 +85,13 @@ def _largest(data: Data, mean: Array, columns: Array) -> Array:
     return found
 
 
+class Ready(NamedTuple):
+    """v (D+1,K) as the products with the rows take it, where these are: a factor of the features, and of the ones."""
+
+    weights: Array
+    bias: Array | None
+
+
 def standardised(x: Any, mean: Array, scale: Array, dtype: Any, intercept: bool) -> Any:
     """u (B,D+1) of features x (B,D)."""
     if is_sparse(x):
@@ -135,7 +142,8 @@ class View:
         self.ridge = np.append(np.minimum(self._by_scale(penalty.ridge, 2), LARGEST), 0.0)[:, None]  # (D+1,1)
         self.lasso = np.append(np.minimum(self._by_scale(penalty.lasso, 1), LARGEST), 0.0)[:, None]
         self._shift = np.where(np.abs(self.mean) > FAR * self.scale, self.mean, 0.0)
-        copied = self.single and not hasattr(x, "reader") and x.shape[0] * numbers_a_row(x) <= COPIED
+        in_file = getattr(x, "reader", None) is not None
+        copied = self.single and not in_file and x.shape[0] * numbers_a_row(x) <= self._room(COPIED, 16)
         self.copies = Kept(copied)  # u of each block
         self._moments: Any = None
 
@@ -173,21 +181,21 @@ class View:
         """E and g at w, or at the v that w stands for."""
         sums, objective = self.sums, self.sums.objective
         v = self.enter(w)
-        kept = self.store(w.shape[1])
+        kept, ready = self.store(w.shape[1]), self.ready(v)
 
-        def of_block(block: Block) -> tuple[float, Array]:
-            part, z = sums.targets.rows(block.rows), self.times(block, v)
+        def of_block(block: Block) -> tuple[Any, Array]:
+            part, z = sums.targets.rows(block.rows), self.times(block, ready)
             slopes = self._slopes(part, z)
             loss, dl_dz = weighted(part, *slopes)
             kept.keep(block, slopes.dl_dz if self.single else z)
-            return float(loss.sum(dtype=np.float64)), self.against(block, dl_dz)
+            return in_double(loss), self.against(block, dl_dz)
 
         with np.errstate(all="ignore"):  # what is not finite is seen in the sums
             loss, g = sums.map_sum(of_block)
         if not np.isfinite(loss + g.sum()):
             sums.name_the_row(w)
         g = self.outer(g) / sums.total + self.ridge * v
-        value = loss / sums.total + objective.penalty.value(self.leave(v))
+        value = float(loss) / sums.total + objective.penalty.value(self.leave(v))
         return Evaluated(self.dtype, w, v, value if np.isfinite(g).all() else np.nan, g, kept)
 
     def _slopes(self, part: Data, z: Array) -> LossGrad:
@@ -196,34 +204,46 @@ class View:
         y = part.y if self.sums.short else part.targets(self.dtype)
         return objective.gradient(*objective.pair, z, y)
 
-    def _anew(self, block: Block, part: Data, v: Array) -> Array:
+    def _anew(self, block: Block, part: Data, v: Ready) -> Array:
         """dl_dz (B,K) of a block at v."""
         return self._slopes(part, self.times(block, v)).dl_dz
 
     def keeps(self, classes: int) -> bool:
-        """Whether there is room in a process for numbers of each row and class."""
-        return len(self.sums.data) * classes <= KEPT
+        """Whether there is room in a process, or on its device, for numbers of each row and class."""
+        return len(self.sums.data) * classes <= self._room(KEPT, 48)
+
+    def _room(self, numbers: int, bytes_each: int) -> int:
+        """The numbers that may be kept, or more where a device has memory of its own for it."""
+        return max(numbers, self.sums.device.memory // bytes_each)
 
     def store(self, classes: int) -> Kept:
         """Where such numbers are kept; a worker of a cluster keeps as much as it can."""
         return Kept(self.keeps(classes) or self.sums.engine is not None)
 
-    def times(self, block: Block, v: Array) -> Array:
-        """z = u v (B,K) of a block, in the view's precision."""
+    def ready(self, v: Array) -> Ready:
+        """v (D+1,K) for ``times``."""
+        put = self.sums.device.put
         if self.single:
-            return times(self._features(block), v.astype(np.float32))
+            return Ready(put(v.astype(np.float32)), None)
         weights = v[:-1] / self.scale[:, None]
-        z = times(self._features(block), weights)
-        if self.intercept:
-            z += v[-1] - (self.mean - self._shift) @ weights
+        bias = put(v[-1] - (self.mean - self._shift) @ weights) if self.intercept else None
+        return Ready(put(weights), bias)
+
+    def times(self, block: Block, v: Ready) -> Array:
+        """z = u v (B,K) of a block, in the view's precision."""
+        z = times(self._features(block), v.weights)
+        if v.bias is not None:
+            z += v.bias
         return z
 
     def against(self, block: Block, q: Array) -> Array:
         """What ``outer`` makes u^T q (D+1,K) of, for q (B,K) in the view's precision; in float64, to be summed."""
         product = against(self._features(block), q)
         if self.single:
-            return product.astype(np.float64)
-        return np.concatenate([product, self.intercept * q.sum(axis=0, keepdims=True)])
+            return as_type(product, np.float64)
+        xp = namespace(q)
+        result: Array = xp.concat([product, float(self.intercept) * xp.sum(q, axis=0, keepdims=True)])
+        return result
 
     def outer(self, sums: Array) -> Array:
         """u^T q (D+1,K) from the sum of ``against`` over the blocks."""
@@ -238,34 +258,50 @@ class View:
         x = self.sums.data.x[block.rows]
         if is_sparse(x):
             return x.astype(np.float64)
-        if self._shift.any():
+        if not self._shift.any():
+            return as_type(x, np.float64)
+        if isinstance(x, np.ndarray):
             return np.subtract(x, self._shift, dtype=np.float64)
-        return x.astype(np.float64, copy=False)
+        return as_type(x, np.float64) - self._coordinates[2]
 
     def _standardised(self, block: Block) -> Any:
-        return standardised(self.sums.data.x[block.rows], self.mean, self.scale, np.float32, self.intercept)
+        x = self.sums.data.x[block.rows]
+        if isinstance(x, np.ndarray) or is_sparse(x):
+            return standardised(x, self.mean, self.scale, np.float32, self.intercept)
+        xp, (mean, scale, _) = namespace(x), self._coordinates
+        ones = xp.full((x.shape[0], 1), float(self.intercept), dtype=xp.float32, device=x.device)
+        return xp.concat([as_type((as_type(x, np.float64) - mean) / scale, np.float32), ones], axis=1)
+
+    @cached_property
+    def _coordinates(self) -> tuple[Array, Array, Array]:
+        """Mean, scale and shift (D,), where the rows are."""
+        put = self.sums.device.put
+        return put(self.mean), put(self.scale), put(self._shift)
 
     def hessian(self, here: Evaluated) -> Callable[[Array], Array]:
         """d (D+1,K) -> H d, the Hessian of E's smooth part by v at what was evaluated, whose rows are made once."""
         sums, pair = self.sums, self.sums.objective.pair
-        rows, v, made = here.rows, here.v, self.store(here.v.shape[1])
+        rows, made = here.rows, self.store(here.v.shape[1])
         single, many = here.dtype == np.float32, not self.keeps(here.v.shape[1])
         # Of many rows only u is at hand, which knows z well enough for a product in single precision.
         sloped = sums.softmax_like and (single or (many and self.single))
+        at = (self if sloped else self.exact).ready(here.v)
 
         def of_rows(block: Block) -> RowHessian:
             part = sums.targets.rows(block.rows)
             if sloped:
-                anew = partial(self._anew, block, part, v)
+                anew = partial(self._anew, block, part, at)
                 return row_hessian_of_slope(*pair, rows.of(block, anew) if single else anew(), part)
-            z = self.exact.times(block, v) if single else rows.of(block, lambda: self.exact.times(block, v))
+            z = self.exact.times(block, at) if single else rows.of(block, lambda: self.exact.times(block, at))
             return row_hessian(*pair, z, part.targets(np.float64), self.dtype)
 
         def product(d: Array) -> Array:
+            along = self.ready(d)
+
             def of_block(block: Block) -> tuple[Array]:
-                q = made.of(block, lambda: of_rows(block))(self.times(block, d))
+                q = made.of(block, lambda: of_rows(block))(self.times(block, along))
                 if sums.data.weight is not None:
-                    q = sums.data.weight[block.rows, None].astype(self.dtype) * q
+                    q = as_type(sums.data.weight[block.rows], self.dtype)[:, None] * q
                 return (self.against(block, q),)
 
             (product,) = sums.map_sum(of_block)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from trainer.arrays import Array
+from trainer.arrays import Array, namespace
 from trainer.errors import require
 from trainer.objective.problem import Problem
 from trainer.optimizers.protocols import Step
@@ -106,7 +106,7 @@ class _WithMoments:
         b1, rest1, b2, rest2, bias1, bias2, eps, decay = numbers
         mean = b1 * state.mean + rest1 * g
         square = b2 * state.square + rest2 * g * g
-        direction = mean / bias1 / (np.sqrt(square / bias2) + eps)
+        direction = mean / bias1 / (namespace(w).sqrt(square / bias2) + eps)
         direction[..., :-1, :] += decay * w[..., :-1, :]  # the bias has no share in it
         return w - lr * direction, Moments(mean, square, state.steps + 1)
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from trainer.arrays import Array
+from trainer.arrays import Array, namespace
 from trainer.data.rows import Data, batches
 from trainer.errors import Diverged, Incompatible
 from trainer.objective.certificate import Certificate, Unproved, certify, check_provable
+from trainer.objective.device import HOST, each
 from trainer.objective.metrics import ACCURACY, Metric
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import subgradient
@@ -151,27 +152,32 @@ def fit(
     >>> [round(report.metrics["loss"], 3) for report in reports]
     [0.643, 0.642, 0.642]
     """
+    place = HOST if optimizer.full_batch else objective.device  # of the parameters and the state during an epoch
     whole = Problem(objective, train)
     checked = None if valid is None else Problem(objective, valid)
     full_lr = getattr(optimizer, "lr", None)
     steps = 1 if batch_size is None else -(-len(train) // batch_size)
     for epoch in range(state.epoch, epochs):
         with blas_on_one_thread(), np.errstate(all="ignore"):  # what is not finite ends in Diverged, below
-            w, memory = state.w, state.optimizer
-            for number, batch in enumerate(batches(train, batch_size, seed, epoch)):
-                problem = whole if batch is train else Problem(objective, batch)
+            w, memory = each(place.put, (state.w, state.optimizer))
+            for number, batch in enumerate(batches(whole.rows, batch_size, seed, epoch)):
+                problem = whole if batch is whole.rows else Problem(objective, batch)
                 if full_lr is not None:
                     lr = full_lr * schedule(epoch + (number + 0.5) / steps, epochs)
                     if lr != optimizer.lr:  # type: ignore[attr-defined]
                         optimizer = replace(optimizer, lr=lr)  # type: ignore[type-var]
                 step = optimizer.step(problem, w, memory)
-                w, memory, value = step.w, step.state, step.value
-                if not math.isfinite(value + float(w.sum())):
+                before, w, memory = w, step.w, step.state
+                value, total = map(float, place.fetch([step.value, namespace(w).sum(w)]))
+                if not math.isfinite(value + total):
+                    problem.sums.name_the_row(before)
+                    (w,) = place.fetch([w])
                     raise Diverged(
                         f"Diverged in epoch {epoch + 1}, step {number + 1} of {steps}: the objective is {value} and "
                         f"the largest parameter {np.abs(w).max()}. "
                         + (f"Lower optimizer.lr={full_lr}." if full_lr else "Scale the features: standardize=true.")
                     )
+            w, memory = each(lambda part: place.fetch([part])[0], (w, memory))
             state = TrainState(epoch + 1, w, memory)
             row: dict[str, float] = {"epoch": epoch + 1}
             known = None if step.after is None else step.after.view.known(step.after.here)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trainer.arrays import Array, namespace, others
+from trainer.arrays import Array, are_ones, namespace, others
 from trainer.chain.activations.base import diagonal, x_log_x
 from trainer.errors import require
 
@@ -124,7 +124,7 @@ class Softmax:
         """
         xp = namespace(a)
         scale = factor / self.temperature
-        plain = bool(xp.all(xp.asarray(scale) == 1))
+        plain = are_ones(scale)
 
         def product(u: Array) -> Array:
             q = a * u
