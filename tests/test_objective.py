@@ -111,7 +111,7 @@ def test_blocks_on_one_two_and_four_threads_give_the_same_bits(dtype):
 def test_blocks_sum_to_the_whole(monkeypatch):
     data, w = sample(N), parameters()
     in_blocks = problem(data).value_and_grad(w)
-    monkeypatch.setattr(module, "blocks", lambda data, width: [Block(0, slice(0, len(data)))])
+    monkeypatch.setattr(module, "blocks", lambda data, width, larger: [Block(0, slice(0, len(data)))])
     at_once = problem(data).value_and_grad(w)
     assert_allclose(in_blocks[0], at_once[0], rtol=1e-13)
     assert_allclose(in_blocks[1], at_once[1], rtol=1e-10, atol=1e-15)

@@ -23,6 +23,7 @@ Plain keys:
   batch_size=auto      samples a step: 32, and all for a solver; null is all of them at once
   seed=3               data, split and shuffling follow from it; null draws one
   threads=null         null takes every core; the result is the same for any number
+  device=cpu           or torch, or torch:cuda:0 for a GPU, by the extra torch
   dtype=float64        or float32: of the features, the parameters and the scores
   test_fraction=0.0    share of the samples held out of everything, and evaluated once, at the end
   valid_fraction=0.2   share of the others held out for validation

@@ -11,7 +11,7 @@ from trainer.data.features import is_sparse
 from trainer.data.rows import Numbered
 from trainer.data.sparse_files import check_sparse
 from trainer.errors import ConfigError, require_text
-from trainer.estimator.targets import columns_of
+from trainer.estimator.targets import at_home, columns_of
 from trainer.runs.model import Model
 
 DTYPES = [np.float64, np.float32]  # float32 features are trained on as they are, all others as float64
@@ -23,6 +23,7 @@ def validated(estimator: Any, X: Any, *y: Any, reset: bool = True) -> Any:
     >>> validated(SoftmaxRegression(), [[1, 2]])
     array([[1., 2.]])
     """
+    X, *y = map(at_home, (X, *y))  # type: ignore[assignment]
     if not reset and encodes(estimator._model):
         if y:
             raise ConfigError(

@@ -32,6 +32,7 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_iter": (_count, "an integer of at least 1"),
     "n_iter_no_change": (_count, "an integer of at least 1"),
     "threads": (lambda n: n is None or _count(n), "None or an integer of at least 1"),
+    "device": (lambda name: isinstance(name, str), "a name such as 'cpu' or 'torch:cuda:0'"),
     "n_jobs": (lambda n: n is None or (_whole(n) and n != 0), "None or an integer other than 0"),
     "verbose": (lambda n: _whole(n) and n >= 0, "an integer of at least 0"),
     "batch_size": (lambda n: n in (None, "auto") or _count(n), "None, 'auto' or an integer of at least 1"),

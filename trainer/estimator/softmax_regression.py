@@ -45,6 +45,7 @@ from trainer.estimator.targets import (
 )
 from trainer.estimator.training import mean_loss, trained
 from trainer.objective.blocks import scores
+from trainer.objective.device import device_of
 from trainer.objective.metrics import DISTRIBUTIONS, PROBABILITIES
 from trainer.objective.objective import Objective
 from trainer.objective.problem import Problem
@@ -108,6 +109,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     warm_start          whether fit begins at the parameters of the fit before, with a fresh state of the optimiser
     random_state        of the split, the shuffling and a random start
     threads             None takes every core; the result does not depend on it
+    device              "cpu"; "torch", whose tensors take the place of numpy's arrays; or "torch:cuda:0", a GPU
     n_jobs              scikit-learn's name for threads: -1 is every core, -2 all but one; only one of the two is set
     verbose             more than 0 shows a bar of the iterations of fit, with the loss
 
@@ -160,6 +162,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         warm_start: bool = False,
         random_state: Any = None,
         threads: int | None = None,
+        device: str = "cpu",
         n_jobs: int | None = None,
         verbose: int = 0,
     ) -> None:
@@ -182,6 +185,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.warm_start = warm_start
         self.random_state = random_state
         self.threads = threads
+        self.device = device
         self.n_jobs = n_jobs
         self.verbose = verbose
 
@@ -467,7 +471,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_targets(loss, train.y, train.smoothing)
         penalty = penalty_of(self.penalty, self.l1_ratio, strength)
         threads = threads_of(self.threads, self.n_jobs)
-        return Objective(activation, loss, strategy, penalty, threads, reduction, intercept=bool(self.fit_intercept))
+        device = device_of(self.device)
+        intercept = bool(self.fit_intercept)
+        return Objective(activation, loss, strategy, penalty, threads, reduction, intercept=intercept, device=device)
 
     def _before(self, data: Data, classes: Array) -> Array:
         """The parameters of the fit before, for data of the same shape and classes."""

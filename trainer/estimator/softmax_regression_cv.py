@@ -87,6 +87,7 @@ class SoftmaxRegressionCV(SoftmaxRegression):
         class_weight: Mapping[Any, float] | str | None = None,
         label_smoothing: float = 0.0,
         threads: int | None = None,
+        device: str = "cpu",
         n_jobs: int | None = None,
         verbose: int = 0,
     ) -> None:
@@ -107,6 +108,7 @@ class SoftmaxRegressionCV(SoftmaxRegression):
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
         self.threads = threads
+        self.device = device
         self.n_jobs = n_jobs
         self.verbose = verbose
 

@@ -46,6 +46,15 @@ def columns_of(y: Any) -> Array | None:
     return np.asarray(names)
 
 
+def at_home(given: Any) -> Any:
+    """A tensor of torch, from whichever device, as an array of numpy's; anything else as it is.
+
+    >>> at_home([1, 2])
+    [1, 2]
+    """
+    return given.detach().cpu().numpy() if hasattr(given, "detach") else given
+
+
 def targets_of(y: Array, classes: Array | None) -> Targets:
     """What y is, once scikit-learn has looked at it; classes are those of columns_of.
 
@@ -140,7 +149,7 @@ def data_of(x: Array, labels: Array, classes: Array, features: Sequence[str], sa
     ('no', 'yes')
     """
     if sample_weight is not None:
-        sample_weight = check_array(sample_weight, ensure_2d=False, dtype=x.dtype, input_name="sample_weight")
+        sample_weight = check_array(at_home(sample_weight), ensure_2d=False, dtype=x.dtype, input_name="sample_weight")
         if sample_weight.shape != x.shape[:1]:
             raise DataError(f"sample_weight has the shape {sample_weight.shape}; {x.shape[0]} rows need {x.shape[:1]}.")
         if (sample_weight < 0).any():

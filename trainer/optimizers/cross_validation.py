@@ -16,6 +16,7 @@ from trainer.arrays import Array
 from trainer.data.features import Features
 from trainer.data.rows import Data
 from trainer.objective.certificate import Certificate
+from trainer.objective.device import HOST
 from trainer.objective.metrics import Metric
 from trainer.objective.objective import Objective, count
 from trainer.objective.penalties import L2, Penalty
@@ -173,6 +174,7 @@ class _Search:
         room = here and numbers <= KEPT and len(self.data) * len(self.folds) <= KEPT
         trained = sum(len(fold.train) for fold in self.folds)
         shared = 2 * trained >= len(self.folds) * len(np.unique(np.concatenate([fold.train for fold in self.folds])))
+        room = room and self.objective.device is HOST
         return problem.rough and problem.sums.softmax_like and smooth and room and shared
 
     def stacked(self) -> Iterator[Cell]:

@@ -14,6 +14,7 @@ import numpy as np
 from trainer.data.features import is_sparse
 from trainer.data.rows import Data
 from trainer.objective.cluster import Local
+from trainer.objective.device import HOST
 from trainer.optimizers.fit import Report, TrainState
 from trainer.optimizers.together import Member, advance
 from trainer.runs.config import Settings
@@ -125,8 +126,9 @@ class Seat:
 
 
 def may_join(parts: Parts) -> bool:
-    """Whether the epochs of a run can be made with those of others; a solver has its own way through them."""
-    return hasattr(parts.optimizer, "moved") and isinstance(parts.engine, Local)
+    """Whether the epochs of a run can be made with those of others: of a solver no, and only where all rows are here."""
+    here = isinstance(parts.engine, Local) and parts.objective.device is HOST
+    return hasattr(parts.optimizer, "moved") and here
 
 
 def advance_all(seats: Sequence[Seat]) -> None:

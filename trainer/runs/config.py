@@ -23,6 +23,7 @@ class Settings:
     batch_size     samples a step; null is all of them, auto is all for a solver (auto, newton, lbfgs, fista), else 32
     seed           data, split and shuffling all follow from it; null draws one
     threads        null takes every core; the result does not depend on it
+    device         cpu, where numpy computes, torch or torch:cuda:0, see objective.device
     dtype          float64 or float32, of the features, the parameters and the scores
     test_fraction  share of the samples that is held out of everything, and evaluated once, at the end
     valid_fraction share of the others that is held out for validation
@@ -53,6 +54,7 @@ class Settings:
     batch_size: int | str | None = "auto"
     seed: int | None = 3
     threads: int | None = None
+    device: str = "cpu"
     dtype: str = "float64"
     test_fraction: float = 0.0
     valid_fraction: float = 0.2

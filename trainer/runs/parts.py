@@ -11,6 +11,7 @@ from trainer.data.rows import Source
 from trainer.data.sources import SOURCES
 from trainer.errors import choose, require
 from trainer.objective.cluster import ENGINES, Dask, Local
+from trainer.objective.device import device_of
 from trainer.objective.metrics import Metric, choose_metrics
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import PENALTIES, Penalty, expand, strengths
@@ -75,8 +76,10 @@ def assemble(settings: Settings) -> Parts:
     if isinstance(engine, Dask):
         named = settings.data["name"]
         require(named == "file", f"engine=dask reads files, and data={named} is made in memory; take data=file.")
+        here = settings.device == "cpu"
+        require(here, f"engine=dask computes on its workers, and device={settings.device} is here. Leave one of them out.")
     return Parts(
-        Objective(activation, loss, function, penalty, threads, settings.reduction),
+        Objective(activation, loss, function, penalty, threads, settings.reduction, device=device_of(settings.device)),
         strategy,
         optimizer,
         samples_a_step(settings.batch_size, optimizer, schedule),

@@ -37,7 +37,7 @@ def kind(settings: Settings) -> str | None:
 
     joins = hasattr(OPTIMIZERS[settings.optimizer["name"]], "moved")
     several = settings.folds or isinstance(settings.penalty.get("strength"), list)  # trainings in one job
-    if not joins or settings.experiment is not None or several:
+    if not joins or settings.experiment is not None or several or settings.device != "cpu":
         return None
     alike = dict(vars(settings), seed=None, epochs=None, label_smoothing=settings.label_smoothing > 0)
     for group in ("optimizer", "schedule", "penalty"):
