@@ -51,7 +51,8 @@ def prediction_of_slope(activation: Activation, loss: Loss, dl_dz: Array, data: 
         factor = factor if data.one_hot else row_factor(activation, loss, y)
         a = dl_dz + share * y
     if not are_ones(factor):
-        a /= np.float64(factor) if isinstance(factor, float) else namespace(a).where(factor > 0, factor, 1.0)
+        number = isinstance(factor, float) and not isinstance(a, np.ndarray)  # whose where makes an array of one
+        a /= factor if number else namespace(a).where(factor > 0, factor, 1.0)
     return a, factor
 
 
@@ -66,7 +67,7 @@ def row_factor(activation: Activation, loss: Loss, y: Array) -> Array:
 
 def _by_differences(activation: Activation, loss: Loss, z: Array, y: Array, dtype: Any) -> RowHessian:
     xp = namespace(z)
-    size = xp.clip(xp.max(xp.abs(z), axis=1, keepdims=True), 1, None) * np.cbrt(xp.finfo(z.dtype).eps)  # (N,1)
+    size = xp.clip(xp.max(xp.abs(z), axis=1, keepdims=True), 1, None) * float(np.cbrt(xp.finfo(z.dtype).eps))  # (N,1)
 
     def product(u: Array) -> Array:
         length = xp.max(xp.abs(u), axis=1, keepdims=True)
