@@ -2,7 +2,7 @@
 # make test        lint, types and every test that starts no process
 # make test-processes the tests that do: commands, workers, kill -9, a browser, wheels
 # make test-slow   the suite with all that takes long: files of 4 GiB, many examples of each property
-# make test-extras the loggers, launchers and searches that need packages of their own, which it installs; and
+# make test-extras the loggers, launchers, searches and devices that need packages of their own, which it installs; and
 #                  scikit-learn's tests of LogisticRegression, on the estimator
 # make test-crash  kill -9 at a hundred moments, and a disk that fails at every call
 # make bench       times and memory, against other libraries
@@ -28,7 +28,7 @@ test-slow: .venv/installed
 
 test-extras: .venv/installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement tests/extras.txt
-	$(BIN)/python -m pytest tests/test_loggers.py tests/test_launchers.py tests/test_search.py
+	$(BIN)/python -m pytest tests/test_loggers.py tests/test_launchers.py tests/test_search.py tests/test_tensors.py
 	$(BIN)/python -m pytest -W ignore --numprocesses auto tests/scikit_learn_logistic.py
 
 test-crash: .venv/installed

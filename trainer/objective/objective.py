@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.arrays import Array, as_type, dot, in_double, namespace
+from trainer.arrays import Array, as_type, dot, in_double, namespace, over_rows
 from trainer.chain.activations import Activation
 from trainer.chain.fused import GradientStrategy, LossGrad
 from trainer.chain.losses import Loss
@@ -99,9 +99,8 @@ def gradient_sums(objective: Objective, part: Any, w: Array, labels: bool) -> Su
 
 def pulled_back(objective: Objective, x: Array, dl_dz: Array) -> Array:
     """dl_dw (...,D+1,K), summed over the rows."""
-    xp = namespace(dl_dz)
-    bias = float(objective.intercept) * xp.sum(dl_dz, axis=-2, keepdims=True)
-    result: Array = xp.concat([against(x, dl_dz), bias], axis=-2)
+    bias = float(objective.intercept) * over_rows(dl_dz)
+    result: Array = namespace(bias).concat([against(x, dl_dz), bias], axis=-2)
     return result
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.arrays import Array, as_type, in_double, namespace
+from trainer.arrays import Array, as_type, in_double, namespace, over_rows
 from trainer.chain.fused import LossGrad
 from trainer.data.features import is_sparse, numbers_a_row
 from trainer.data.rows import Data
@@ -241,8 +241,7 @@ class View:
         product = against(self._features(block), q)
         if self.single:
             return as_type(product, np.float64)
-        xp = namespace(q)
-        result: Array = xp.concat([product, float(self.intercept) * xp.sum(q, axis=0, keepdims=True)])
+        result: Array = namespace(q).concat([product, float(self.intercept) * over_rows(q)])
         return result
 
     def outer(self, sums: Array) -> Array:
