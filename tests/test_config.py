@@ -10,6 +10,7 @@ from trainer.chain.losses import LOSSES
 from trainer.chain.strategies import GRADIENTS
 from trainer.data.sources import SOURCES
 from trainer.errors import OTHER_NAMES, ConfigError
+from trainer.objective.device import CHOICES as DEVICES
 from trainer.objective.penalties import PENALTIES
 from trainer.optimizers import OPTIMIZERS, SCHEDULES
 from trainer.optimizers.probing import PROTOCOLS
@@ -93,6 +94,7 @@ def test_every_choice_composes_and_assembles(overrides):
 def test_each_other_name_of_the_field_means_a_word_of_ours():
     words = {*OmegaConf.load(CONF / "config.yaml"), *(path.stem for path in CONF.glob("*/*.yaml"))}
     words.update(key for group, option in OPTIONS for key in yaml_of(group, option))
+    words.update(DEVICES)
     for name, meanings in OTHER_NAMES.items():
         assert set(meanings.split()) <= words
         assert name == name.lower().replace("-", "_")

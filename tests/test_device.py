@@ -174,6 +174,7 @@ def test_a_device_that_does_not_exist_is_a_sentence(call):  # noqa: F811
         said = call(f"device={name}")
         assert said.code == 2
         assert said.err == f"device={name} is not known{meant} Choices: cpu, torch, torch:cuda:0.\n"
+    assert call("gpu=0").err.startswith("There is no key gpu; did you mean device?")
     with pytest.raises(ConfigError, match="device must be a name such as 'cpu'"):
         SoftmaxRegression(device=None).fit([[0.0], [1.0]], [0, 1])
 

@@ -77,7 +77,9 @@ def assemble(settings: Settings) -> Parts:
         named = settings.data["name"]
         require(named == "file", f"engine=dask reads files, and data={named} is made in memory; take data=file.")
         here = settings.device == "cpu"
-        require(here, f"engine=dask computes on its workers, and device={settings.device} is here. Leave one of them out.")
+        require(
+            here, f"engine=dask computes on its workers, and device={settings.device} is here. Leave one of them out."
+        )
     return Parts(
         Objective(activation, loss, function, penalty, threads, settings.reduction, device=device_of(settings.device)),
         strategy,
