@@ -75,9 +75,11 @@ def are_ones(factor: Any) -> bool:
 
 
 def one_hot(labels: Array, classes: int, dtype: Any) -> Array:
-    """Target rows (N,K), F-ordered, with a one in the column of each label (N,)."""
-    xp = namespace(labels)
-    return as_type(xp.arange(classes, device=labels.device)[:, None] == labels[..., None, :], dtype).mT
+    """Target rows (N,K) with a one in the column of each label (N,); F-ordered as all that is numpy's."""
+    columns = namespace(labels).arange(classes, device=labels.device)
+    if isinstance(labels, np.ndarray):
+        return as_type(columns[:, None] == labels[..., None, :], dtype).mT
+    return as_type(labels[..., None] == columns, dtype)
 
 
 def are_labels(y: Array, z: Array) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.arrays import Array, are_labels, namespace, one_hot, others
+from trainer.arrays import Array, are_labels, as_type, namespace, others
 from trainer.chain.activations.base import Activation
 from trainer.chain.activations.elementwise import Identity, Sigmoid, Tanh
 from trainer.chain.activations.normalized import NormalizedSigmoid, Spherical, Taylor
@@ -71,9 +71,8 @@ def _softmax_ce(activation: Any, loss: Any, z: Array, y: Array, precise: bool = 
     scores = z if activation.temperature == 1 else z / activation.temperature
     xp = namespace(z)
     if are_labels(y, z):
-        if isinstance(z, np.ndarray):
-            return _labelled_ce(scores, y, activation.temperature)
-        y = one_hot(y, z.shape[-1], z.dtype)
+        labelled = _labelled_ce if isinstance(z, np.ndarray) else _labelled_ce_by_standard
+        return labelled(scores, y, activation.temperature)
     top = xp.max(scores, axis=-1, keepdims=True)
     if precise:
         d, e = shifted_exp(scores, top)
@@ -110,6 +109,19 @@ def _labelled_ce(z: Array, labels: Array, temperature: float) -> LossGrad:
     flat[at_label] = -o
     e *= (1 / ((o + t) * temperature))[..., None, :]
     return LossGrad(_log1p(o + (t - 1)) - d_label, e.mT)
+
+
+def _labelled_ce_by_standard(z: Array, labels: Array, temperature: float) -> LossGrad:
+    """The same with functions of the standard alone, for arrays in which the classes of a row lie side by side."""
+    xp = namespace(z)
+    column = xp.broadcast_to(as_type(labels, xp.int64)[..., None], (*z.shape[:-1], 1))
+    at_label = column == xp.arange(z.shape[-1], device=z.device)  # (N,K)
+    d = z - xp.max(z, axis=-1, keepdims=True)
+    d_label = xp.take_along_axis(d, column, axis=-1)
+    e, t = xp.exp(d), xp.exp(d_label)
+    o = xp.sum(xp.where(at_label, 0.0, e), axis=-1, keepdims=True)
+    dl_dz = xp.where(at_label, -o, e) * (1 / ((o + t) * temperature))
+    return LossGrad((xp.log1p(o + (t - 1)) - d_label)[..., 0], dl_dz)
 
 
 def places(labels: Array, shape: tuple[int, ...]) -> Array:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,7 +79,7 @@ def proved(
     0.902
     """
     wanted = getattr(optimizer, "gap", math.inf) if converged else math.inf
-    with blas_on_one_thread(), np.errstate(all="ignore"):
+    with _for_blocks(objective), np.errstate(all="ignore"):
         if after is not None:
             return certify(after.view.exact, w, wanted, after.here)
         problem = Problem(objective, train)
@@ -87,6 +88,11 @@ def proved(
         except Unproved as reason:
             return Certificate(None, f"no proof: {reason}")
         return problem.certify(w, wanted)
+
+
+def _for_blocks(objective: Objective) -> AbstractContextManager[None]:
+    """BLAS on one thread, so that blocks of the host can have a core each; those on a device leave all to the rest."""
+    return blas_on_one_thread() if objective.device is HOST else nullcontext()
 
 
 def just_enough(proof: Certificate, epochs: int) -> str:
@@ -158,7 +164,7 @@ def fit(
     full_lr = getattr(optimizer, "lr", None)
     steps = 1 if batch_size is None else -(-len(train) // batch_size)
     for epoch in range(state.epoch, epochs):
-        with blas_on_one_thread(), np.errstate(all="ignore"):  # what is not finite ends in Diverged, below
+        with _for_blocks(objective), np.errstate(all="ignore"):  # what is not finite ends in Diverged, below
             w, memory = each(place.put, (state.w, state.optimizer))
             for number, batch in enumerate(batches(whole.rows, batch_size, seed, epoch)):
                 problem = whole if batch is whole.rows else Problem(objective, batch)
