@@ -179,6 +179,12 @@ def test_a_device_that_does_not_exist_is_a_sentence(call):  # noqa: F811
         SoftmaxRegression(device=None).fit([[0.0], [1.0]], [0, 1])
 
 
+def test_a_cluster_is_no_place_for_a_device(call):  # noqa: F811
+    said = call("engine=dask", "data.path=rows.npy", "data.target=y", "device=torch")
+    assert said.code == 2
+    assert said.err == ("engine=dask computes on its workers, and device=torch is here. Leave one of them out.\n")
+
+
 def test_without_torch_a_sentence_says_how_to_get_it(call, monkeypatch):  # noqa: F811
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setitem(sys.modules, "array_api_compat.torch", None)

@@ -89,6 +89,17 @@ def test_an_array_beyond_all_memory_is_a_sentence(call):  # noqa: F811
     assert outcome.err.endswith("raise its limit (ulimit -v), or take less at once by batch_size.\n")
 
 
+def test_a_device_without_room_is_a_sentence(call, monkeypatch):  # noqa: F811
+    def no_room(*given, **named):
+        raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 5.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr("trainer.runs.run.run", no_room)
+    outcome = call("device=cpu")
+    assert outcome.code == 3
+    assert outcome.err.startswith("CUDA out of memory. Tried to allocate 5.00 GiB.")
+    assert outcome.err.endswith("Take dtype=float32, fewer rows, a batch_size, or device=cpu.\n")
+
+
 def test_a_working_folder_that_is_gone_is_a_sentence(call, tmp_path, monkeypatch):  # noqa: F811
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")

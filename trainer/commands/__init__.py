@@ -81,6 +81,8 @@ def _ending(error: BaseException) -> tuple[int, str] | None:
         case MemoryError():
             short = first_line(error) or "The memory does not suffice"
             return 3, f"{short}. Free some, raise its limit (ulimit -v), or take less at once by batch_size."
+        case RuntimeError() if type(error).__name__ == "OutOfMemoryError":  # torch's, which only some have
+            return 3, f"{first_line(error)}. Take dtype=float32, fewer rows, a batch_size, or device=cpu."
         case ImportError():
             reason = first_line(error.__cause__ or error)
             return 3, f"{reason}. Install anew; if a limit of memory is the cause, raise it (ulimit -v)."
