@@ -161,13 +161,13 @@ def fit(
     place = HOST if optimizer.full_batch else objective.device  # of the parameters and the state during an epoch
     whole = Problem(objective, train)
     checked = None if valid is None else Problem(objective, valid)
-    full_lr = getattr(optimizer, "lr", None)
+    rows, full_lr = whole.rows, getattr(optimizer, "lr", None)
     steps = 1 if batch_size is None else -(-len(train) // batch_size)
     for epoch in range(state.epoch, epochs):
         with _for_blocks(objective), np.errstate(all="ignore"):  # what is not finite ends in Diverged, below
             w, memory = each(place.put, (state.w, state.optimizer))
-            for number, batch in enumerate(batches(whole.rows, batch_size, seed, epoch)):
-                problem = whole if batch is whole.rows else Problem(objective, batch)
+            for number, batch in enumerate(batches(rows, batch_size, seed, epoch)):
+                problem = whole if batch is rows else Problem(objective, batch)
                 if full_lr is not None:
                     lr = full_lr * schedule(epoch + (number + 0.5) / steps, epochs)
                     if lr != optimizer.lr:  # type: ignore[attr-defined]
@@ -176,7 +176,8 @@ def fit(
                 before, w, memory = w, step.w, step.state
                 value, total = map(float, place.fetch([step.value, namespace(w).sum(w)]))
                 if not math.isfinite(value + total):
-                    problem.sums.name_the_row(before)
+                    if place is not HOST:  # where nobody has asked yet
+                        problem.sums.name_the_row(before)
                     (w,) = place.fetch([w])
                     raise Diverged(
                         f"Diverged in epoch {epoch + 1}, step {number + 1} of {steps}: the objective is {value} and "
