@@ -113,7 +113,7 @@ class Elsewhere:
         for n in there:
             shape, dtype = tuple(sums[n].shape), str(sums[n].dtype).rpartition(".")[2]  # of torch.float32, float32
             part, flat = np.split(flat, [math.prod(shape)])
-            found[n] = part.reshape(shape).astype(dtype) if shape else float(part[0])
+            found[n] = part.reshape(shape).astype(dtype) if shape else part[0]
         return found
 
 

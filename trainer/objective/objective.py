@@ -182,11 +182,14 @@ class BlockSum:
         self.objective, self.device = objective, objective.device
         self.device.check(data)
         self._given = data
+        self._there: Data | None = None
 
-    @cached_property
+    @property
     def data(self) -> Data:
         """The rows, where they are summed."""
-        return self.device.rows(self._given)
+        if self._there is None:
+            self._there = self.device.rows(self._given)
+        return self._there
 
     @cached_property
     def canonical(self) -> bool:
@@ -264,7 +267,7 @@ class BlockSum:
         sums = Sums(*self._map_sum(lambda block: gradient_sums(objective, self.part(block), here, self.short)))
         if isinstance(w, np.ndarray):
             sums = Sums(*self.device.fetch(sums))
-            if not math.isfinite(float(np.sum(sums.loss)) + float(sums.dl_dw.sum())):
+            if not math.isfinite(float(sums.loss.sum()) + float(sums.dl_dw.sum())):
                 for model in w.reshape(-1, *w.shape[-2:]):
                     self.name_the_row(model)
         total, penalty = _divisor(sums.total), objective.penalty
@@ -314,7 +317,7 @@ class BlockSum:
 
 def _divisor(total: Any) -> Any:
     """The denominator of E, which is one where the rows of a batch all weigh nothing."""
-    return total or 1.0 if isinstance(total, float) else namespace(total).where(total == 0, 1.0, total)
+    return float(total) or 1.0 if isinstance(total, float) else namespace(total).where(total == 0, 1.0, total)
 
 
 def _finite_rows(result: LossGrad) -> Array:
