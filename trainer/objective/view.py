@@ -142,9 +142,10 @@ class View:
         self.ridge = np.append(np.minimum(self._by_scale(penalty.ridge, 2), LARGEST), 0.0)[:, None]  # (D+1,1)
         self.lasso = np.append(np.minimum(self._by_scale(penalty.lasso, 1), LARGEST), 0.0)[:, None]
         self._shift = np.where(np.abs(self.mean) > FAR * self.scale, self.mean, 0.0)
-        in_file = getattr(x, "reader", None) is not None
-        copied = self.single and not in_file and x.shape[0] * numbers_a_row(x) <= self._room(COPIED, 16)
-        self.copies = Kept(copied)  # u of each block
+        in_file, numbers = getattr(x, "reader", None) is not None, x.shape[0] * numbers_a_row(x)
+        memory = sums.device.memory  # a quarter for u at most; x and u aside, what is kept has up to four fifths
+        self.copies = Kept(self.single and not in_file and numbers <= max(COPIED, memory // 16))  # u of each block
+        self._room: int = (memory * 4 // 5 - 12 * numbers) // 32
         self._moments: Any = None
 
     @property
@@ -210,11 +211,7 @@ class View:
 
     def keeps(self, classes: int) -> bool:
         """Whether there is room in a process, or on its device, for numbers of each row and class."""
-        return len(self.sums.data) * classes <= self._room(KEPT, 48)
-
-    def _room(self, numbers: int, bytes_each: int) -> int:
-        """The numbers that may be kept, or more where a device has memory of its own for it."""
-        return max(numbers, self.sums.device.memory // bytes_each)
+        return len(self.sums.data) * classes <= max(KEPT, self._room)
 
     def store(self, classes: int) -> Kept:
         """Where such numbers are kept; a worker of a cluster keeps as much as it can."""
