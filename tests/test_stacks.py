@@ -314,6 +314,8 @@ def test_stacks_are_of_jobs_that_differ_in_numbers_alone():
     assert kinds(folds, folds) == [[0], [1]]
     several = changed(penalty={"name": "l2", "strength": [1.0, 0.1]})
     assert kinds(several, several) == [[0], [1]]
+    elsewhere = changed(device="torch")
+    assert kinds(elsewhere, elsewhere) == [[0], [1]]
     assert kinds(changed(experiment={"name": "question"}), changed(experiment={"name": "question"})) == [[0], [1]]
 
 

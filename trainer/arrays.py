@@ -31,7 +31,7 @@ Array = NDArray[Any]
 
 def namespace(array: Array) -> Any:
     """The module whose functions fit the array, so that the mathematics is not tied to numpy."""
-    if isinstance(array, np.ndarray):
+    if type(array) is np.ndarray:
         return np
     if hasattr(array, "__array_namespace__"):
         return array.__array_namespace__()
