@@ -126,7 +126,7 @@ class Seat:
 
 
 def may_join(parts: Parts) -> bool:
-    """Whether the epochs of a run can be made with those of others: of a solver no, and only where all rows are here."""
+    """Whether the epochs of a run can be made with those of others: not of a solver, and only of rows that are here."""
     here = isinstance(parts.engine, Local) and parts.objective.device is HOST
     return hasattr(parts.optimizer, "moved") and here
 
