@@ -14,6 +14,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
+from threading import local
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,6 +86,13 @@ def _largest(data: Data, mean: Array, columns: Array) -> Array:
     return found
 
 
+class _Last(local):
+    """The features of the block that a thread is at work on."""
+
+    number = -1
+    features: Any = None
+
+
 class Ready(NamedTuple):
     """v (D+1,K) as the products with the rows take it, where these are: a factor of the features, and of the ones."""
 
@@ -145,6 +153,7 @@ class View:
         in_file, numbers = getattr(x, "reader", None) is not None, x.shape[0] * numbers_a_row(x)
         memory = sums.device.memory  # a quarter for u at most; x and u aside, what is kept has up to four fifths
         self.copies = Kept(self.single and not in_file and numbers <= max(COPIED, memory // 16))  # u of each block
+        self._last = _Last()
         self._room: int = (memory * 4 // 5 - 12 * numbers) // 32
         self._moments: Any = None
 
@@ -249,8 +258,14 @@ class View:
         return np.concatenate([centred / self.scale[:, None], sums[-1:]])
 
     def _features(self, block: Block) -> Any:
-        if self.single:
+        if self.copies.room:
             return self.copies.of(block, lambda: self._standardised(block))
+        if self._last.number != block.number:  # a block is asked for two or three times in a row
+            self._last.features = self._standardised(block) if self.single else self._in_double(block)
+            self._last.number = block.number
+        return self._last.features
+
+    def _in_double(self, block: Block) -> Any:
         x = self.sums.data.x[block.rows]
         if is_sparse(x):
             return x.astype(np.float64)
