@@ -277,6 +277,20 @@ def test_a_worker_keeps_as_much_as_its_memory_has_room_for(monkeypatch):
     assert here.store("b", False).keep(Block(0, slice(0, 1)), 3) == 3
 
 
+@pytest.mark.processes
+def test_the_command_says_and_writes_what_it_does_on_one_machine(paths, tmp_path, started):
+    data = f"data=file data.path={paths[0]} data.target={paths[1]} optimizer=auto penalty=l2 plots=false"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    for name, where in (("here", "data.in_memory=false"), ("there", "engine=dask")):
+        process = started(f"python -m trainer {data} {where} hydra.run.dir={tmp_path / name}", **pipes)
+        said, error = process.communicate(timeout=100)
+        assert (process.returncode, error) == (0, ""), error
+        assert not re.search("distributed|tcp://", said), said
+    assert weights(tmp_path / "here") == weights(tmp_path / "there")
+    tables = [(tmp_path / name / "coefficients.csv").read_bytes() for name in ("here", "there")]
+    assert tables[0] == tables[1]
+
+
 def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
