@@ -153,7 +153,7 @@ class View:
         in_file, numbers = getattr(x, "reader", None) is not None, x.shape[0] * numbers_a_row(x)
         memory = sums.device.memory  # a quarter for u at most; x and u aside, what is kept has up to four fifths
         self.copies = Kept(self.single and not in_file and numbers <= max(COPIED, memory // 16))  # u of each block
-        self._last = _Last()
+        self._last = _Last() if in_file else None
         self._room: int = (memory * 4 // 5 - 12 * numbers) // 32
         self._moments: Any = None
 
@@ -260,10 +260,14 @@ class View:
     def _features(self, block: Block) -> Any:
         if self.copies.room:
             return self.copies.of(block, lambda: self._standardised(block))
+        if self._last is None:
+            return self._made(block)
         if self._last.number != block.number:  # a block is asked for two or three times in a row
-            self._last.features = self._standardised(block) if self.single else self._in_double(block)
-            self._last.number = block.number
+            self._last.features, self._last.number = self._made(block), block.number
         return self._last.features
+
+    def _made(self, block: Block) -> Any:
+        return self._standardised(block) if self.single else self._in_double(block)
 
     def _in_double(self, block: Block) -> Any:
         x = self.sums.data.x[block.rows]
