@@ -334,7 +334,9 @@ def test_a_cluster_by_hand_goes_on_after_all_of_its_workers_were_killed(paths, t
     started(f"{scheduler} --no-dashboard".replace("8786", port))
     some = f"{some} --no-dashboard".replace("8786", port)
     one = some.replace("--nworkers 2", "--no-nanny")  # a nanny would start a worker that is killed again
-    workers = started(one), started(one)
+    log = tmp_path / "worker.log"
+    with log.open("w") as lines:
+        workers = started(one), started(one, stderr=lines)
     data = f"data=file data.path={paths[0]} data.target={paths[1]} optimizer=sgd batch_size=8192 plots=false epochs=40"
     train = re.sub("data=file.*penalty=l2", data, train).replace("8786", port)
     folder = tmp_path / "run"
@@ -347,6 +349,7 @@ def test_a_cluster_by_hand_goes_on_after_all_of_its_workers_were_killed(paths, t
     _, said = first.communicate(timeout=100)
     assert "has had no worker for 10 s. Start some by dask worker, and go on by resume=" in said
     assert (first.returncode, said.count("\n")) == (2, 1), said
+    assert log.read_text().count("out-of-band") <= 1, "nor does a worker say each call"
     started(some)  # as the page has it, two workers with a nanny each
     again = started(f"python -m trainer resume={folder} engine.address=tcp://localhost:{port}", stderr=subprocess.PIPE)
     _, said = again.communicate(timeout=100)

@@ -5,6 +5,7 @@ on its rows, views of that, and what is kept of their blocks. All of it can be m
 """
 
 import io
+import logging
 import pickle
 import platform
 from collections import OrderedDict
@@ -88,6 +89,14 @@ async def install(pieces: Mapping[str, bytes]) -> None:
     """Takes pieces, by their names."""
     work = import_module("asyncio").get_running_loop().run_in_executor
     await work(_here.thread, _here.install, pieces)
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    """Whether a worker's line is another than that of each call, of which there are thousands."""
+    return not str(record.msg).startswith("Run out-of-band function")
+
+
+logging.getLogger("distributed.worker").addFilter(_says_more)
 
 
 class _Worker:
