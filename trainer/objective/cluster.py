@@ -32,6 +32,7 @@ from trainer.objective.view import View
 from trainer.objective.worker import Answer, Piece, Shard, versions
 
 SECONDS = 10  # until a scheduler must have answered, or a worker come back
+ANSWER = 3  # until a worker of this machine must have taken a call
 LOSSES = 5  # of workers within one pass, which is then given up
 TOGETHER = 8  # pieces that are sent to a worker at once
 
@@ -78,6 +79,8 @@ def _connected(settings: Dask) -> "Cluster":
     log.setLevel(logging.CRITICAL)
     at: Any = settings.address
     if at is None:
+        # Or the scheduler, which is in this process, calls a worker that was killed for half a minute.
+        import_module("dask").config.set({"distributed.comm.timeouts.connect": ANSWER})
         alone = not current_process().daemon
         require(alone, "A job of a sweep starts no workers. Start some by dask worker, and give engine.address.")
         quiet = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # the port of its health check, then
