@@ -1,5 +1,6 @@
 """Rows on the workers of a cluster: the bits of one machine, whatever becomes of the workers, and sentences."""
 
+import csv
 import os
 import re
 import shlex
@@ -17,9 +18,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from pyarrow import parquet
 
+from tests.test_command_line import call  # noqa: F401 - a fixture
 from tests.test_run import SETTINGS
 from trainer.chain.activations import Identity, Softmax
 from trainer.chain.losses import CrossEntropy, SquaredHinge
@@ -43,6 +47,7 @@ from trainer.optimizers.fit import TrainState, fit
 from trainer.optimizers.lbfgs import Lbfgs
 from trainer.optimizers.newton import Newton
 from trainer.optimizers.proximal import Fista
+from trainer.runs.model import Model
 from trainer.runs.run import run
 
 pytest.importorskip("distributed")
@@ -126,6 +131,32 @@ def test_a_cross_validation_on_a_cluster_is_that_of_the_folds_alone(paths):
     assert all(cell.certified for cell in cells[1])
     found, wanted = ({(cell.fold, cell.place): cell.metrics["loss"] for cell in some} for some in cells)
     assert_allclose([found[key] for key in sorted(found)], [wanted[key] for key in sorted(wanted)], rtol=1e-6)
+
+
+@pytest.mark.processes
+def test_a_probe_of_layers_in_many_files_on_a_cluster_is_that_of_one_machine(call, tmp_path):  # noqa: F811
+    random, labels = np.random.default_rng(0), np.arange(6000) % 3
+    np.save(tmp_path / "labels.npy", labels)
+    for number, scale in enumerate((0.5, 1.0)):
+        (folder := tmp_path / f"layers/layer{number}").mkdir(parents=True)
+        x = random.normal(size=(6000, 5)) + scale * np.eye(3, 5)[labels]
+        for part, some in enumerate(np.array_split(x.astype(np.float32), 4)):
+            parquet.write_table(pyarrow.table(dict(zip("abcde", some.T, strict=True))), folder / f"{part}.parquet")
+    words = [f"features={tmp_path}/layers/*", f"labels={tmp_path}/labels.npy", "metrics=[log_loss]", "plots=false"]
+    words += ["protocol.low=-2", "protocol.high=0", "protocol.strengths=3", "models=best"]
+    tables, models = [], []
+    for engine in ("local", "dask"):
+        assert call(*words, f"engine={engine}", f"output={tmp_path / engine}", name="probe").code == 0
+        with open(tmp_path / engine / "probe.csv", newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+        models.append(Model.load(tmp_path / engine / "models/layer1").w)
+    here, there = tables
+    for one, other in zip(here, there, strict=True):
+        assert [one[key] for key in ("layer", "C", "certified", "chosen")] == [
+            other[key] for key in ("layer", "C", "certified", "chosen")
+        ]
+        assert float(one["log_loss"]) == pytest.approx(float(other["log_loss"]), rel=1e-5)
+    assert_allclose(models[1], models[0], atol=1e-4)
 
 
 @pytest.mark.processes

@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 import weakref
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -265,7 +266,7 @@ def test_without_the_library_the_model_is_written_all_the_same(probe, monkeypatc
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("kind", ["stack", "parquet", "by columns"])
+@pytest.mark.parametrize("kind", ["stack", "parquet", "by columns", "folders of npy", "folders of parquet"])
 def test_layers_come_from_other_files_with_the_same_features(kind):
     before = find_layers(["layers/*.npy"])
     expected = [layer.read(np.float32) for layer in before]
@@ -280,12 +281,22 @@ def test_layers_come_from_other_files_with_the_same_features(kind):
             table = pyarrow.table(dict(zip("abcde", x.T, strict=True)))
             parquet.write_table(table, Path(layer.path).with_suffix(".parquet"), row_group_size=40)
             features = "layers/*.parquet"
+        elif kind.startswith("folders"):
+            (folder := Path("many", layer.name)).mkdir(parents=True)
+            for number, part in enumerate(np.array_split(x, 11)):
+                if kind.endswith("npy"):
+                    np.save(folder / f"part{number}.npy", part)
+                else:
+                    table = pyarrow.table(dict(zip("abcde", part.T, strict=True)))
+                    parquet.write_table(table, folder / f"part{number}.parquet")
+            features = "many/*/"
     found = find_layers([features])
     names = ["stack/0", "stack/1", "stack/2"] if kind == "stack" else ["layer2", "layer9", "layer10"]
     assert [layer.name for layer in found] == names
     for layer, x in zip(found, expected, strict=True):
         assert layer.dtype(None) == np.float32
         assert_array_equal(layer.read(np.float32), x)
+        assert_array_equal(layer.left(np.float32)[:], x)
 
 
 def test_a_list_of_files_and_a_stack_are_words_of_the_command(probe):
@@ -366,6 +377,10 @@ def test_labels_of_an_array_are_integers_or_texts(tmp_path, labels):
 
 def wrong(tmp_path, what):
     """Files that cannot be probed, in the place of those of the fixture."""
+    for folder, names in {"empty": [], "mixed": ["a.csv", "b.npy"], "texts": ["a.csv"]}.items():
+        Path(folder).mkdir()
+        for name in names:
+            Path(folder, name).touch()
     x, y = np.load("layers/layer9.npy"), np.load("labels.npy")
     match what:
         case "rows":
@@ -413,6 +428,9 @@ def wrong(tmp_path, what):
         ("", ["features=layers/layer3.npy"], 3, "it may be 'layer"),
         ("", ["features=labels.txt"], 2, "labels.txt is of an unknown kind; convert it to .npy, .parquet"),
         ("", ["features=[layers/layer2.npy,layers/layer2.npy]"], 2, "names layers/layer2.npy twice"),
+        ("", ["features=empty/"], 3, "it is a folder without a file"),
+        ("", ["features=mixed/"], 2, "mixed/ has files of several kinds, such as mixed/a.csv and mixed/b.npy"),
+        ("", ["features=texts/"], 2, "texts/a.csv is of an unknown kind; convert it to .npy, .parquet"),
         ("", ["features=[]"], 2, "features must name a file, or several"),
         ("", ["features=[1]"], 2, "features must name a file, or several"),
         ("", ["labels=nowhere.npy"], 3, "nowhere.npy cannot be read: No such file"),
@@ -565,7 +583,40 @@ def test_more_than_the_memory_holds_is_refused_before_it_is_read(probe, monkeypa
     outcome = probe()
     assert outcome.code == 3
     assert "Probing layer2, 150 rows of 5 features in 3 classes, takes about" in outcome.err
-    assert outcome.err.endswith("Take fewer rows, or dtype=float32.\n")
+    assert outcome.err.endswith("Take fewer rows, or free some memory.\n")
+
+
+@pytest.mark.parametrize("form", ["files", "folders"])
+def test_a_layer_that_the_memory_cannot_hold_stays_in_its_files(probe, monkeypatch, form):
+    features = "layers/*.npy"
+    if form == "folders":
+        for path in Path("layers").iterdir():
+            (folder := Path("many", path.stem)).mkdir(parents=True)
+            for number, part in enumerate(np.array_split(np.load(path), 3)):
+                np.save(folder / f"{number}.npy", part)
+        features = "many/*"
+    assert probe("models=best").code == 0
+    expected, best = table(), Model.load(Path("out/models/layer9")).w
+    turns = cycle([False, True])  # of the whole layer, and of what a fit takes beside its files
+    monkeypatch.setattr(memory, "has", lambda needed: next(turns))
+    monkeypatch.setattr(Layer, "read", None)
+    assert probe("models=best", "overwrite=true", features=features).code == 0
+    assert table() == expected
+    assert_array_equal(Model.load(Path("out/models/layer9")).w, best)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_layer_that_is_left_in_its_files_is_checked_all_the_same():
+    x = np.load("layers/layer9.npy")
+    x[7, 2] = np.inf
+    np.save("layers/layer9.npy", x)
+    *_, layer = find_layers(["layers/layer2.npy", "layers/layer9.npy"])
+    with pytest.raises(DataError, match=r"layer9.npy\[7, 2\] is inf, the first of 1 values that are not finite"):
+        layer.left(np.float32)
+    parquet.write_table(pyarrow.table({"a": np.zeros((1 << 22) + 1)}), "long.parquet", row_group_size=1 << 23)
+    (layer,) = find_layers(["long.parquet"])
+    with pytest.raises(DataError, match=r"long\.parquet has 4,194,305 rows in one group, too many to be read in blocks"):
+        layer.left(np.float32)
 
 
 def test_names_of_files_of_the_same_name_are_those_of_their_folders(tmp_path):

@@ -17,9 +17,11 @@ from trainer.chain.activations import Softmax
 from trainer.chain.losses import CrossEntropy
 from trainer.chain.strategies import auto
 from trainer.commands.composing import perform
+from trainer.data.features import Features, elsewhere, living_on
 from trainer.data.layers import Layer, find_layers, read_labels
 from trainer.data.rows import Data, Numbered
 from trainer.errors import ConfigError, choose, counted, require
+from trainer.objective.cluster import ENGINES
 from trainer.objective.metrics import Metric, choose_metrics
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L2
@@ -42,8 +44,8 @@ PAGE, MODELS = "probe.html", "models"
 HELP = """Fits linear classifiers to the features of one or many layers, by a published protocol, and keeps the best.
 
 Keys:
-  features=...      a .npy (N,D), a stack of layers (L,N,D), .parquet, .arrow or .feather; a pattern in quotes, as
-                    'layers/*.npy', or a list '[a.npy,b.npy]'
+  features=...      a .npy (N,D), a stack of layers (L,N,D), .parquet, .arrow or .feather, or a folder of them for one
+                    layer; a pattern in quotes, as 'layers/*.npy' or 'layers/*/', or a list '[a.npy,b.npy]'
   labels=...        N labels, integers or texts: a .npy, a .txt with a label a line, or a .csv of one column
   protocol=dinov2   dinov2   45 strengths, chosen on the 10 % of the rows that are held out
                     clip     96 steps of strength, searched from coarse to fine, chosen in the same way
@@ -56,6 +58,7 @@ Keys:
   dtype=null        float32 or float64; null takes float32 for features that have no more digits
   seed=3            what is held out follows from it
   threads=null      null takes every core
+  engine=local      dask reads the features by the workers of a cluster: engine.address, engine.workers
   output=...        the folder to write to; outputs/probe/<date>/<time>/ unless given
   overwrite=false   whether a probe in that folder may be written over
   plots=true        draw probe.png
@@ -81,6 +84,7 @@ class ProbeSettings:
     dtype: str | None = None
     seed: int = 3
     threads: int | None = None
+    engine: dict[str, Any] = field(default_factory=lambda: {"name": "local"})
     overwrite: bool = False
     plots: bool = True
 
@@ -126,15 +130,21 @@ class _Task:
         return list(dict.fromkeys([*self.metrics, "loss"]))
 
     def read(self, layer: Layer) -> Data:
-        """The rows of a layer; FileError where the memory cannot hold them and what a fit takes."""
+        """The rows of a layer, in memory or left in their files; FileError where a fit takes more than there is."""
         dtype, (count, features) = layer.dtype(self.settings.dtype), layer.file.shape
         empty = np.broadcast_to(np.zeros((), dtype), (count, features))
         data = Data(empty, self.labels, self.classes, Numbered(features))
-        taken = memory.of_fit(Problem(self.objective, data), solver(data), dtype, None)
-        taken += 2 * empty.size * dtype.itemsize  # the rows, and again as those trained on and those held out
+        beside = 2 * empty.size * dtype.itemsize  # the rows, and again as those trained on and those held out
+        if not elsewhere() and memory.has(self.taken(data) + beside):
+            return replace(data, x=layer.read(dtype))
+        data = replace(data, x=Features(layer.file, dtype=dtype))
         what = f"Probing {layer.name}, {count:,} rows of {features:,} features in {len(self.classes):,} classes,"
-        memory.check(taken, what, "Take fewer rows, or dtype=float32.")
-        return replace(data, x=layer.read(dtype))
+        memory.check(self.taken(data), what, "Take fewer rows, or free some memory.")
+        return replace(data, x=layer.left(dtype))
+
+    def taken(self, data: Data) -> int:
+        """Bytes of a fit beside its rows."""
+        return memory.of_fit(Problem(self.objective, data), solver(data), data.x.dtype, None)
 
     def probed(self, layer: Layer, bar: Any) -> Probed:
         """What the protocol finds of a layer, and its model where each is to be kept."""
@@ -161,6 +171,7 @@ def run(config: DictConfig) -> None:
     """Probes each layer in turn, and writes what was found of it before the next is read."""
     settings = read_settings(config, ProbeSettings)
     protocol: ProbeProtocol = build("protocol", PROTOCOLS, settings.protocol)
+    engine = build("engine", ENGINES, settings.engine)
     metrics = choose_metrics(settings.metrics, Softmax())
     folder = Path(settings.output)
     if (folder / TABLE).exists() and not settings.overwrite:
@@ -173,11 +184,12 @@ def run(config: DictConfig) -> None:
     )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    found = _table(task, layers)
-    best = best_of(found, task.by)
-    if settings.models == "best":
-        place = found.index(best)
-        found[place] = best = task.fitted(best, task.read(layers[place]))
+    with living_on(engine.connect()):
+        found = _table(task, layers)
+        best = best_of(found, task.by)
+        if settings.models == "best":
+            place = found.index(best)
+            found[place] = best = task.fitted(best, task.read(layers[place]))
     notes = _notes(task, found)
     if settings.plots:
         draw(folder / PICTURE, found, task.by, f"{counted(len(found), 'layer')}, protocol {protocol.name}")

@@ -54,6 +54,10 @@ class NpyFile:
     name: str = ""  # in messages, if not the path
 
     @property
+    def shapes(self) -> list[tuple[int, int]]:
+        return [self.shape]
+
+    @property
     def grain(self) -> int:
         return 1
 
@@ -115,6 +119,15 @@ class Joined:
         return self.edges[-1], self.files[0].shape[1]
 
     @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Of each file."""
+        return [file.shape for file in self.files]
+
+    @property
+    def dtype(self) -> Any:
+        return np.result_type(*(file.dtype for file in self.files))
+
+    @property
     def grain(self) -> int:
         return 1
 
@@ -145,14 +158,7 @@ def read_npy(places: Places, target: Paths | None, label_needed: bool, in_memory
     if target is None and label_needed:
         kinds = "the path of a .npy file" if len(places.files) == 1 else f"the paths of {len(places.files)} .npy files"
         raise ConfigError(f"data.target must be {kinds} with the labels of {name}.")
-    files = [_npy_file(path) for path in places.paths]
-    for file in files:
-        if file.shape[1] != files[0].shape[1]:
-            both = f"{files[0].name} has the shape {files[0].shape}, and {file.name} has {file.shape}"
-            raise DataError(f"{both}; give all files as many columns.")
-    reader: NpyFile | Joined = files[0]
-    if len(files) > 1:
-        reader = Joined(files, [0, *accumulate(file.shape[0] for file in files)])
+    reader = npy_rows(places)
     x: Any
     if math.prod(reader.shape) == 0 or read_whole(reader.shape, in_memory, name):
         with damage(name, *NPY):  # (0, 10**30) is a shape that no array has
@@ -161,8 +167,18 @@ def read_npy(places: Places, target: Paths | None, label_needed: bool, in_memory
     else:
         x = Features(reader)
         check_finite(reader, FINITE)
-    y = None if target is None else _labels_of(target, places, [file.shape for file in files])
+    y = None if target is None else _labels_of(target, places, reader.shapes)
     return Content(x, None, y, _targets_of(y, "" if target is None else name_of(target)))
+
+
+def npy_rows(places: Places) -> Joined | NpyFile:
+    """The rows of one or several .npy files."""
+    files = [_npy_file(path) for path in places.paths]
+    for file in files:
+        if file.shape[1] != files[0].shape[1]:
+            both = f"{files[0].name} has the shape {files[0].shape}, and {file.name} has {file.shape}"
+            raise DataError(f"{both}; give all files as many columns.")
+    return files[0] if len(files) == 1 else Joined(files, [0, *accumulate(file.shape[0] for file in files)])
 
 
 def _npy_file(path: str) -> NpyFile:

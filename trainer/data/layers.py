@@ -2,10 +2,11 @@
 
     .npy                         x (N,D), or a stack (L,N,D) of L layers
     .parquet .arrow .feather     columns of numbers, all of them features
+    a folder of such files       x (N,D), the rows of all of them
 
-All layers are found first, with their shapes, and each is read when its turn comes, so that the memory holds one. Of a
-stack only the layer's own bytes are read: explicit readings do what a memory map would, and a file that becomes shorter
-meanwhile is a sentence, where a map would end the process.
+All layers are found first, with their shapes, and each is read when its turn comes, so that the memory holds one, or
+none where it stays in its files. Of a stack only the layer's own bytes are read: explicit readings do what a memory map
+would, and a file that becomes shorter meanwhile is a sentence, where a map would end the process.
 """
 
 import glob
@@ -19,15 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.arrays import Array
-from trainer.data.array_files import NPY, NpyFile, array, header
+from trainer.data import remote
+from trainer.data.array_files import NPY, NpyFile, array, header, npy_rows
 from trainer.data.columns import Columns
-from trainer.data.places import Place, Places, natural
+from trainer.data.features import Features, Reader, check_finite
+from trainer.data.places import Place, Places, find, is_pattern, natural
 from trainer.data.reading import (
     FINITE,
     IN_PLACE,
     TEXTS,
     Classes,
     array_labels,
+    check,
     check_table,
     damage,
     opened,
@@ -35,18 +39,15 @@ from trainer.data.reading import (
     refuse,
     text_labels,
 )
-from trainer.data.table_files import TableFile
+from trainer.data.table_files import GROUP, TableFile
 from trainer.data.text_files import TextFile
 from trainer.errors import ConfigError, DataError, counted, shown
 
 LABELS = (".npy", *TEXTS, ".txt")
 
 
-class File(Protocol):
-    """A file, or a part of one, with the features of one layer."""
-
-    @property
-    def shape(self) -> tuple[int, int]: ...
+class File(Reader, Protocol):
+    """The features of one layer: files, or a part of one."""
 
     @property
     def dtype(self) -> Any: ...
@@ -54,13 +55,10 @@ class File(Protocol):
     def whole(self, dtype: Any) -> Array:
         """All of x (N,D)."""
 
-    def place(self, row: int, column: int) -> str:
-        """What an error calls this number."""
-
 
 @dataclass(frozen=True)
 class Layer:
-    """The features of one layer, still in their file; its name tells it from the others."""
+    """The features of one layer, still in their files; its name tells it from the others."""
 
     name: str
     path: str
@@ -77,9 +75,18 @@ class Layer:
         refuse(~np.isfinite(x), x, self.file.place, FINITE)
         return x
 
+    def left(self, dtype: Any) -> Features:
+        """The same in their files, after a pass in search of such numbers."""
+        grain, most = self.file.grain, max(1, GROUP // self.file.shape[1])
+        if grain > most:
+            why = f"has {grain:,} rows in one group, too many to be read in blocks; write at most {most:,} together"
+            raise DataError(f"{shown(self.path)} {why}.")
+        check_finite(self.file, FINITE)
+        return Features(self.file, dtype=dtype)
+
 
 def find_layers(given: Sequence[str]) -> list[Layer]:
-    """The layers of these files and patterns, in their order; what a pattern finds is sorted, 10 after 9.
+    """The layers of these files, folders and patterns, in their order; what a pattern finds is sorted, 10 after 9.
 
     DataError unless all of them have the same number of rows.
     """
@@ -104,18 +111,20 @@ def find_layers(given: Sequence[str]) -> list[Layer]:
 
 
 def _matching(pattern: str) -> list[str]:
-    """The file of this name, or those that a pattern finds."""
-    if os.path.lexists(pattern) or not glob.has_magic(pattern) or "\0" in pattern:
+    """The file or folder of this name, or those that a pattern finds."""
+    if not is_pattern(pattern):
         return [pattern]
-    found = sorted(glob.glob(pattern, recursive=True), key=natural)
+    away = remote.is_remote(pattern)
+    found = sorted(remote.matching(pattern) if away else glob.glob(pattern, recursive=True), key=natural)
     if not found:
         raise ConfigError(f"features={shown(pattern)} finds no file. Name files, or a pattern such as layers/*.npy.")
     return found
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """Names of files: without their kind, and without the folders that all of them are in."""
-    stems = [Path(os.path.abspath(path.replace("\0", ""))).with_suffix("") for path in paths]
+    """Names of layers: without the kind of a file, and without the folders that all of them are in."""
+    full = [Path(os.path.abspath(path.replace("\0", ""))) for path in paths]
+    stems = [path.with_suffix("") if path.suffix.lower() in IN_PLACE else path for path in full]
     names = [stem.name for stem in stems]
     if len(set(names)) < len(names):
         top = os.path.commonpath([stem.parent for stem in stems])
@@ -126,13 +135,19 @@ def _names(paths: Sequence[str]) -> list[str]:
 
 
 def _files(path: str) -> list[tuple[int | None, File]]:
-    """The layers that a file holds, with their places in a stack."""
-    with opened(path, IN_PLACE) as (file, kind):
-        if kind == ".npy":
-            return _arrays(file, path)
-    table = TableFile(Places(shown(path), kind, (Place(path),)))
+    """The layers that a file holds, with their places in a stack, or the one of a folder."""
+    places = find(path, "features")
+    if places.paths == [path]:
+        with opened(path, IN_PLACE) as (file, kind):
+            if kind == ".npy":
+                return _arrays(file, path)
+    for one in places.paths:
+        check(one, IN_PLACE)
+    if places.kind == ".npy":
+        return [(None, npy_rows(places))]
+    table = TableFile(places)
     table.take_all()
-    check_table(table.shape, shown(path))
+    check_table(table.shape, places.name)
     return [(None, table)]
 
 

@@ -76,7 +76,7 @@ def name_of(named: Paths) -> str:
 def title_of(named: Paths) -> str:
     """A name for what is made of these files: that of the first that is named, or of the folder of a pattern."""
     first = named if isinstance(named, str) else str(named[0])
-    if _is_pattern(first):
+    if is_pattern(first):
         first = _base(first)
     return stem_of(first) or stem_of(os.path.abspath(first)) or "data"
 
@@ -112,7 +112,8 @@ def natural(path: str) -> tuple[list[int | str], str]:
     return parts, path
 
 
-def _is_pattern(text: str) -> bool:
+def is_pattern(text: str) -> bool:
+    """Whether a path is one that several files may fit, and not the name of one."""
     if remote.is_remote(text):
         return glob.has_magic(text) and not remote.is_web(text)
     return glob.has_magic(text) and not os.path.lexists(text) and "\0" not in text
@@ -121,7 +122,7 @@ def _is_pattern(text: str) -> bool:
 def _base(text: str) -> str:
     """What is named, of a pattern the folder that it begins in."""
     parts = text.split("/")
-    magic = [place for place, part in enumerate(parts) if glob.has_magic(part)] if _is_pattern(text) else []
+    magic = [place for place, part in enumerate(parts) if glob.has_magic(part)] if is_pattern(text) else []
     return "/".join([*parts[: magic[0]], ""]) or "." if magic else text
 
 
@@ -137,7 +138,7 @@ def _keys(folders: Iterable[str]) -> dict[str, str | None]:
 
 def _below(text: str) -> list[str]:
     """The files of one path that is named."""
-    away, pattern, base = remote.is_remote(text), _is_pattern(text), _parts(_base(text))
+    away, pattern, base = remote.is_remote(text), is_pattern(text), _parts(_base(text))
     if pattern:
         found = remote.matching(text) if away else _unfolded(glob.iglob(text, recursive=True))
     elif remote.is_folder(text) if away else os.path.isdir(text):

@@ -38,8 +38,13 @@ UNLIMITED = 1 << 62
 
 def check(needed: int, what: str, way: str) -> None:
     """FileError where this many bytes are not to be had."""
-    if needed > SMALL and needed > (there := available()):
-        raise FileError(f"{what} takes about {_gib(needed)} of memory, and {_gib(there)} are available. {way}")
+    if not has(needed):
+        raise FileError(f"{what} takes about {_gib(needed)} of memory, and {_gib(available())} are available. {way}")
+
+
+def has(needed: int) -> bool:
+    """Whether this many bytes are to be had."""
+    return needed <= SMALL or needed <= available()
 
 
 def check_fit(problem: Problem, optimizer: "Optimizer", dtype: Any, batch: int | None, beside: int = 0) -> None:
