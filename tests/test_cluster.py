@@ -393,3 +393,22 @@ def test_a_cluster_by_hand_goes_on_after_all_of_its_workers_were_killed(paths, t
     alone = f"python -m trainer {data} data.in_memory=false seed=4 hydra.run.dir={tmp_path / 'four'}"
     assert started(alone.replace("epochs=40", "epochs=2")).wait(100) == 0
     assert weights(tmp_path / "sweep" / "1") == weights(tmp_path / "four")
+
+
+@pytest.mark.processes
+def test_a_worker_without_the_memory_for_its_rows_ends_in_a_sentence(tmp_path, started):
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", random.random((2_000_000, 16), np.float32))
+    np.save(tmp_path / "y.npy", np.arange(2_000_000) % 4)
+    port = free_port()
+    started(f"dask scheduler --host localhost --port {port} --no-dashboard")
+    # Hardly what Python, numpy and Dask take before there is a row: its nanny ends it and starts it again.
+    worker = f"dask worker tcp://localhost:{port} --nworkers 1 --nthreads 1 --memory-limit 110MiB --no-dashboard"
+    started(worker)
+    data = f"data=file data.path={tmp_path / 'x.npy'} data.target={tmp_path / 'y.npy'} data.in_memory=false"
+    engine = f"engine=dask engine.address=tcp://localhost:{port}"
+    train = f"python -m trainer {data} {engine} optimizer=newton penalty=l2 hydra.run.dir={tmp_path / 'run'}"
+    first = started(train, stderr=subprocess.PIPE)
+    _, said = first.communicate(timeout=100)
+    assert (first.returncode, said.count("\n")) == (2, 1), said
+    assert re.search("6 workers were lost within one pass .* Give each more memory|has had no worker for 10 s", said)
