@@ -168,7 +168,15 @@ def test_every_pair_has_the_same_bits_in_a_stack(pair, gradient, monkeypatch):
     for shared in (False, True):
         data = [rows(rng, 33, 3, 5) for _ in range(3)]
         members = [
-            member(data[0 if shared else n], data[1], Sgd(0.01 * (n + 1)), L2(0.1 * n), pair=pair, gradient=gradient)
+            member(
+                data[0 if shared else n],
+                data[1],
+                Sgd(0.01 * (n + 1)),
+                L2(0.1 * n),
+                pair=pair,
+                gradient=gradient,
+                epochs=2,
+            )
             for n in range(3)
         ]
         assert_the_same(members)
