@@ -750,7 +750,7 @@ def test_only_the_rows_that_are_asked_for_are_fetched(write, web):
     assert [(path, size) for command, path, size in answers.read if command == "GET"] == [("/x.npy", 8 * 40)]
     for kind in ("parquet", "arrow"):
         file = content(
-            kind, pyarrow.table({**{name: rng.normal(size=50_000) for name in "abc"}, "y": np.arange(50_000) % 2}), 500
+            kind, pyarrow.table({**{name: rng.normal(size=40_000) for name in "abc"}, "y": np.arange(40_000) % 2}), 1000
         )
         Path(f"x.{kind}").write_bytes(file)
         reader = pickle.loads(pickle.dumps(read(f"{address}/x.{kind}", "y", in_memory=False).x.reader))
