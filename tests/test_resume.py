@@ -17,7 +17,7 @@ import pytest
 
 import trainer.runs.run
 from tests.test_command_line import LIMIT, call, command  # noqa: F401
-from tests.test_run import SETTINGS, json_of, rows_of
+from tests.test_run import SETTINGS, json_of, perform, rows_of
 from trainer.errors import ConfigError, DataError, Diverged, FileError
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import NAMES
@@ -25,7 +25,7 @@ from trainer.runs.lock import Lock, process
 from trainer.runs.model import Model
 from trainer.runs.outputs import Table, write_record
 from trainer.runs.run import resume, run
-from trainer.sweeps.worker import Job, perform
+from trainer.sweeps.worker import Job
 
 EPOCHS = 6
 SMALL = replace(SETTINGS, data={"name": "blobs", "samples": 60, "spread": 3.0}, batch_size=7, epochs=EPOCHS)

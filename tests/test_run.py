@@ -25,7 +25,7 @@ from trainer.runs.outputs import Table, read_record, versions
 from trainer.runs.parts import assemble
 from trainer.runs.run import resume, run
 from trainer.runs.training import drawn
-from trainer.sweeps.worker import Job, perform
+from trainer.sweeps.worker import Job, perform_together
 
 SETTINGS = Settings(
     activation={"name": "softmax"},
@@ -47,6 +47,12 @@ def rows_of(folder):
 
 def json_of(folder):
     return json.loads((folder / "run.json").read_text())
+
+
+def perform(job):
+    """How a job ends that runs by itself."""
+    perform_together([job], (ends := []).append)
+    return ends[0]
 
 
 def test_a_run_leaves_its_table_its_model_and_its_record(tmp_path):

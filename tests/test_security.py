@@ -22,7 +22,7 @@ import pytest
 
 from tests.test_command_line import assert_refused, call, command, write_csv  # noqa: F401 - call is a fixture
 from tests.test_model import model
-from tests.test_run import SETTINGS
+from tests.test_run import SETTINGS, perform
 from trainer.errors import DataError, FileError
 from trainer.runs.coefficients import Coefficients
 from trainer.runs.coefficients import write as write_coefficients
@@ -32,7 +32,7 @@ from trainer.runs.predictions import table
 from trainer.sweeps.record import read
 from trainer.sweeps.report.reading import Run
 from trainer.sweeps.report.summary import table as summary_table
-from trainer.sweeps.worker import LOG, Job, perform
+from trainer.sweeps.worker import LOG, Job
 
 SECONDS = 1.0  # of this process
 SHORT = ["epochs=1", "plots=false"]

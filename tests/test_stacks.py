@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.test_command_line import assert_refused, call, command, report  # noqa: F401
 from tests.test_resume import SMALL
-from tests.test_run import json_of, rows_of
+from tests.test_run import json_of, perform, rows_of
 from trainer.data import files, sources
 from trainer.optimizers import together
 from trainer.runs import checkpoint, company
@@ -26,7 +26,7 @@ from trainer.runs.outputs import Table
 from trainer.runs.run import resume
 from trainer.sweeps.record import read
 from trainer.sweeps.stacks import LARGEST, stacked
-from trainer.sweeps.worker import Job, perform, perform_together
+from trainer.sweeps.worker import Job, perform_together
 
 SLOW = os.environ.get("TRAINER_SLOW") == "1"
 TIMES = ("seconds", "table_sha256", "sha256")

@@ -324,14 +324,14 @@ def test_jobs_of_a_stack_that_dies_go_on_alone(tmp_path):
     (tmp_path / "2" / "run.json").write_text("{}")
     made = pool.Pool(1, stacks=True)
     made.running = {0, 1, 2}
-    assert made._lost(pool._Worker(None, None, True, jobs), "killed", "It was killed.") is None
+    assert [*made._lost(pool._Worker(None, None, True, jobs), "killed", "It was killed.")] == []
     assert [[(job.number, job.goes_on) for job in some] for some in made._waiting] == [
         [(0, False)],
         [(1, False)],
         [(2, True)],
     ]
     assert made.running == set()
-    ended = made._lost(pool._Worker(None, None, True, {1: jobs[1]}), "killed", "It was killed.")
+    (ended,) = made._lost(pool._Worker(None, None, True, {1: jobs[1]}), "killed", "It was killed.")
     assert (ended.number, ended.status, ended.reason) == (1, "killed", "It was killed.")
 
 

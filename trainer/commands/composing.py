@@ -23,7 +23,7 @@ from trainer.errors import ConfigError, choose, first_line
 from trainer.runs.config import config_folder, options
 from trainer.runs.overrides import check_flags, check_folder, check_overrides, values_of
 
-Task = Callable[[DictConfig], None]
+Task = Callable[[DictConfig], Any]
 
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}  # extras
 
@@ -42,7 +42,8 @@ def perform(
         return
     with explained(config_name, words):
         if not any(word.startswith("-") for word in words):
-            return single(task, config_name, words)
+            single(task, config_name, words)
+            return
         parser = _parser()
         given = parser.parse_intermixed_args(words)  # flags may stand anywhere
         check_flags(given)
@@ -79,14 +80,14 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def single(task: Task, config_name: str, overrides: list[str]) -> None:
-    """Composes the configuration once and calls the task with it."""
+def single(task: Task, config_name: str, overrides: list[str]) -> Any:
+    """Composes the configuration once; what the task returns of it."""
     check_overrides(overrides, options())
     config = composed(config_name, overrides)
     folder = str(config.hydra.run.dir)
     check_folder("hydra.run.dir", folder)
     set_up(config, folder)
-    task(config)
+    return task(config)
 
 
 def several(task: Task, config_name: str, overrides: list[str]) -> None:

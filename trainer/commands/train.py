@@ -1,6 +1,8 @@
 """``trainer``, ``trainer train`` and ``python -m trainer``: one training, a sweep, or one that goes on."""
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,6 +14,9 @@ from trainer.runs.config import Settings, options, read_settings
 from trainer.runs.interrupts import held
 from trainer.runs.outputs import read_record
 from trainer.runs.overrides import check_overrides
+
+if TYPE_CHECKING:
+    from trainer.runs.training import Result
 
 HELP = """Trains a linear classifier; the output activation, the loss and the gradient strategy are three free choices.
 
@@ -55,9 +60,6 @@ pairs.
 --hydra-help lists the flags of Hydra, and eval "$(trainer -sc install=bash)" completes all of this by the Tab key."""
 
 
-OTHERWISE = ("-h", "--h", "hydra/launcher=")  # begins the words of a sweep without workers of ours
-
-
 def main(words: list[str]) -> None:
     """The command ``trainer``, and ``python -m trainer``."""
     resumed = [word for word in words if word.startswith("resume=")]
@@ -65,7 +67,8 @@ def main(words: list[str]) -> None:
         with explained("config", words):
             from trainer.sweeps.search import search
 
-            search([word for word in words if word not in ("-m", "--multirun")], composed, single)
+            flags = ("-m", "--multirun")
+            search([word for word in words if word not in flags], composed, partial(single, train, "config"))
     elif resumed and not any(word.startswith("-") for word in words):
         with explained("config", words):
             check_overrides(words, options())
@@ -81,14 +84,14 @@ def main(words: list[str]) -> None:
         perform(train, "config", HELP, words, _register)
 
 
-def train(config: DictConfig) -> None:
+def train(config: DictConfig) -> "Result | None":
     """One run, in the folder that the configuration of Hydra names; it is made once nothing can be refused any more."""
     settings = read_settings(config, Settings)
     with held():
         from trainer.runs.run import run  # after the first checks: a wrong key is refused before numpy is loaded
 
     unresolved = OmegaConf.to_container(config, resolve=False)  # ${oc.env:SECRET} stays unread in what is kept
-    run(settings, Path(HydraConfig.get().runtime.output_dir), recorded=unresolved)  # type: ignore[arg-type]
+    return run(settings, Path(HydraConfig.get().runtime.output_dir), recorded=unresolved)  # type: ignore[arg-type]
 
 
 def _register(overrides: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -110,7 +110,7 @@ def _choices(key: str, override: Override, loader: ConfigLoaderImpl) -> tuple[Ov
 
 def word(override: Override) -> str:
     """An override as it stands on the command line of a single run."""
-    return override.input_line or f"{override.get_key_element()}={override.get_value_element_as_str()}"
+    return str(override.input_line)
 
 
 def special(axes: Sequence[Axis], plan: Plan) -> list[str]:
@@ -195,21 +195,21 @@ class Composer:
     """The settings of a job and its configuration as run.json keeps it, from one choice an axis."""
 
     def __init__(self, loader: ConfigLoaderImpl, master: DictConfig, fast: bool = True) -> None:
-        self._loader, self._master, self._fast = loader, master, fast
+        self._loader, self._master = loader, master
         self._words = set(map(str, master.hydra.overrides.task))
         self._keys = {text.partition("=")[0] for text in self._words}
         self._is_group = cache(loader.repository.group_exists)
         self._option = cache(self._read_option)
-
-    def __call__(
-        self, choices: Sequence[Override], number: int = 0, folder: str = "", threads: int | None = None
-    ) -> tuple[Settings, Node]:
-        """threads are those of a job that does not say; its configuration stays as it is."""
-        if self._fast:
+        self._base: Node | None = None
+        if fast:
             with suppress(_Unsure):
-                node = self._spliced(choices)
-                own = {"threads": threads} if node.get("threads") is None else {}
-                return structured("", Settings, {**node, **own}), node
+                self._base = self._sure_base()
+
+    def __call__(self, choices: Sequence[Override], number: int = 0, folder: str = "") -> tuple[Settings, Node]:
+        if self._base is not None:
+            with suppress(_Unsure):
+                node = self._spliced(self._base, choices)
+                return structured("", Settings, node), node
         try:
             config = self.whole(choices, number, folder)
         except ConfigCompositionException as error:
@@ -220,8 +220,7 @@ class Composer:
             raise Homeless([key[1]], _without_hydra(self.whole(options))) from None
         HydraConfig.instance().set_config(config)  # for ${hydra:...}
         recorded = _without_hydra(config)
-        settings = read_settings(config, Settings)
-        return (replace(settings, threads=threads) if settings.threads is None else settings), recorded
+        return read_settings(config, Settings), recorded
 
     def whole(self, choices: Sequence[Override], number: int = 0, folder: str = "") -> DictConfig:
         """Hydra's own composition, with its node, of the job of this number."""
@@ -246,12 +245,16 @@ class Composer:
             (options if is_option else values).append(choice)
         return options, values
 
-    def _spliced(self, choices: Sequence[Override]) -> Node:
-        """The master with other options and values in their places."""
+    def _spliced(self, node: Node, choices: Sequence[Override]) -> Node:
+        """What all jobs have in common, with other options and values in their places."""
         options, values = self._parted(choices)
         replaced = [_replaced(choice) for choice in values]
         _sure(self._keys <= {choice.get_key_element() for choice in choices})  # or the master has more than the job
-        node = self._with_options(options)
+        for choice in options:
+            group, name = choice.key_or_group, choice.value()
+            if word(choice) not in self._words:
+                _sure(_changes(choice) and isinstance(name, str) and group in node)
+                node = {**node, group: self._option(group, str(name))}
         if homeless := [".".join(path) for path, _ in replaced if _lacks(node, path)]:
             raise Homeless(homeless, node)
         for path, value in replaced:
@@ -259,26 +262,8 @@ class Composer:
         _sure("???" not in repr(node))
         return node
 
-    def _with_options(self, options: Sequence[Override]) -> Node:
-        node = self._base
-        if node is None:
-            raise _Unsure
-        for choice in options:
-            group, name = choice.key_or_group, choice.value()
-            if word(choice) not in self._words:
-                _sure(_changes(choice) and isinstance(name, str) and group in node)
-                node = {**node, group: self._option(group, str(name))}
-        return node
-
-    @cached_property
-    def _base(self) -> Node | None:
-        """What Hydra has composed of all that has one value; None where it is not sure that jobs can be made of it."""
-        with suppress(_Unsure):
-            return self._sure_base()
-        return None
-
     def _sure_base(self) -> Node:
-        """Sure only if each of its parts fills its own group and nothing refers to another."""
+        """What Hydra composed of all that has one value, if each part fills its group and none refers to another."""
         hydra = self._master.hydra
         primary = self._loader.repository.load_config(str(hydra.job.config_name))
         if primary is None or "${" in repr(primary.defaults_list):

@@ -41,19 +41,17 @@ OWN = ("sweep.", "skip_illegal")  # keys of the sweep itself, which may change w
 
 
 def register() -> None:
-    """Lets Hydra find both, by the name of a package that it takes plugins from.
+    """Lets Hydra find both under PACKAGE.
 
     As files there, every program that uses Hydra in the same environment would import them at its start.
     """
     try:
-        package = import_module("hydra_plugins")
+        package: Any = import_module("hydra_plugins")
     except ModuleNotFoundError:  # no other plugin is installed
         package = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
         package.__path__ = []
-    module = sys.modules[PACKAGE] = ModuleType(PACKAGE)
-    setattr(package, PACKAGE.rpartition(".")[2], module)
+    package.trainer_sweep = sys.modules[__name__]
     for plugin in (GridSweeper, WorkersLauncher):
-        setattr(module, plugin.__name__, plugin)
         Plugins.instance().register(plugin)
 
 
@@ -159,14 +157,8 @@ class WorkersLauncher(Launcher):
             sweep.record.varied = list(dict.fromkeys([*sweep.record.varied, *(t.partition("=")[0] for t in special)]))
             sweep.record.jobs.append(Line(len(sweep.record.jobs), str(len(sweep.record.jobs)), special))
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        with hold(sweep.folder):
-            sweep.begin()
-            interrupted = True
-            try:
-                sweep.by_workers(numbers)
-                interrupted = False
-            finally:
-                sweep.end(interrupted)
+        with hold(sweep.folder), sweep.recorded():
+            sweep.by_workers(numbers)
         returns = []
         for number, job in zip(numbers, job_overrides, strict=True):
             line = sweep.record.jobs[number]

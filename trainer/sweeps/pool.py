@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -103,9 +103,7 @@ class Pool:
                 if not heard:
                     yield None
                 for pipe in heard:
-                    ended = self._hear(by_pipe[pipe])
-                    if ended is not None:
-                        yield ended
+                    yield from self._hear(by_pipe[pipe])
                 yield from self._overdue()
                 busy = sum(bool(worker.jobs) for worker in self._workers)
                 missing = min(self._count, len(self._waiting) + busy) - len(self._workers)
@@ -130,37 +128,36 @@ class Pool:
     def _send(self, worker: _Worker, jobs: list[Job]) -> None:
         worker.jobs, worker.began = {job.number: job for job in jobs}, time.monotonic()
         self.running |= worker.jobs.keys()
-        try:
+        with suppress(OSError):  # it died while idle: _hear finds out
             worker.pipe.send(jobs)
-        except OSError:  # it died while idle: _hear finds out
-            return
 
-    def _hear(self, worker: _Worker) -> Ended | None:
+    def _hear(self, worker: _Worker) -> Iterator[Ended]:
         try:
             answer = worker.pipe.recv()
         except (EOFError, OSError):
-            return self._dead(worker)
+            yield from self._dead(worker)
+            return
         if isinstance(answer, Ended):
             worker.jobs.pop(answer.number, None)
             self.running.discard(answer.number)
-            return answer
-        worker.ready, self._stillborn = True, 0
-        return None
+            yield answer
+        else:
+            worker.ready, self._stillborn = True, 0
 
-    def _dead(self, worker: _Worker) -> Ended | None:
+    def _dead(self, worker: _Worker) -> Iterator[Ended]:
         """A worker that closed its pipe: its job, if it had one, was killed with it; of several each goes on alone."""
         worker.process.join(GRACE)
         code = worker.process.exitcode
         self._drop(worker)
-        if not worker.jobs:
-            self._stillborn += not worker.ready
-            if self._stillborn > 2 * self._count:
-                raise FileError(
-                    f"The processes of the sweep {_ending(code)} before their first job. Set sweep.workers=1, and see "
-                    "that there is memory for each."
-                )
-            return None
-        return self._lost(worker, "killed", f"Its process {_ending(code)}.")
+        if worker.jobs:
+            yield from self._lost(worker, "killed", f"Its process {_ending(code)}.")
+            return
+        self._stillborn += not worker.ready
+        if self._stillborn > 2 * self._count:
+            raise FileError(
+                f"The processes of the sweep {_ending(code)} before their first job. Set sweep.workers=1, and see "
+                "that there is memory for each."
+            )
 
     def _overdue(self) -> Iterator[Ended]:
         if self._timeout is None:
@@ -171,21 +168,20 @@ class Pool:
                 worker.process.kill()
                 worker.process.join(GRACE)
                 self._drop(worker)
-                reason = f"It took longer than sweep.timeout={self._timeout:g} seconds."
-                ended = self._lost(worker, "timeout", reason)
-                if ended is not None:
-                    yield ended
+                yield from self._lost(
+                    worker, "timeout", f"It took longer than sweep.timeout={self._timeout:g} seconds."
+                )
 
-    def _lost(self, worker: _Worker, status: str, reason: str) -> Ended | None:
+    def _lost(self, worker: _Worker, status: str, reason: str) -> Iterator[Ended]:
         """How the job of a process that is gone has ended; if it had several, nothing yet: each is tried alone."""
         self.running -= worker.jobs.keys()
         first, *others = worker.jobs.values()
         if others:
             again = [replace(job, goes_on=(job.folder / RECORD).exists()) for job in (first, *others)]
             self._waiting.extendleft([job] for job in reversed(again))
-            return None
-        note(first.folder, reason)
-        return Ended(first.number, status, reason)
+        else:
+            note(first.folder, reason)
+            yield Ended(first.number, status, reason)
 
     def _drop(self, worker: _Worker) -> None:
         worker.pipe.close()

@@ -5,7 +5,8 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +37,6 @@ class SweepFailed(TrainerError):
     """Some jobs did not end well; the others did."""
 
     exit_code = 1
-
-
-class SweepInterrupted(TrainerError):
-    """Ctrl-C or SIGTERM, after everything that is worth keeping was kept."""
-
-    def __init__(self, sentence: str, cause: KeyboardInterrupt) -> None:
-        super().__init__(sentence)
-        self.exit_code = getattr(cause, "code", 130)
 
 
 class Sweep:
@@ -77,46 +70,45 @@ class Sweep:
         )
         for number in todo:
             record.jobs[number].status = "pending"
-        self.begin()
         try:
-            if launcher is None:
-                self.by_workers(todo)
-            else:
-                if self.options.timeout is not None or self.options.fail_fast or self.options.workers is not None:
-                    log.info("sweep.timeout, fail_fast and workers belong to hydra/launcher=workers, not to this one.")
-                self.by_launcher(launcher, todo)
+            with self.recorded():
+                if launcher is None:
+                    self.by_workers(todo)
+                else:
+                    self.by_launcher(launcher, todo)
         except (KeyboardInterrupt, TrainerError) as error:
-            self.end(interrupted=True)
             log.info("Summing up what there is; Ctrl-C leaves that out.")
             with suppress(TrainerError, KeyboardInterrupt):  # a full disk, or Ctrl-C again: sweep.json is there
                 self.summarise()
             if isinstance(error, TrainerError):
                 raise
-            counts = record.counts()
-            raise SweepInterrupted(
-                f"Interrupted: {counts.get('finished', 0)} of {len(record.jobs)} jobs have finished. "
-                f"Go on by {go_on(self.folder)}",
-                error,
-            ) from None
-        self.end()
+            done = record.counts().get("finished", 0)
+            interrupted = TrainerError(
+                f"Interrupted: {done} of {len(record.jobs)} jobs have finished. Go on by {go_on(self.folder)}"
+            )
+            interrupted.exit_code = getattr(error, "code", 130)
+            raise interrupted from None
         self.conclude()
         if wrong := [line for line in record.jobs if line.status in BAD]:
             raise SweepFailed(self.sentence(wrong))
         return []
 
-    def begin(self) -> None:
-        """The first sweep.json."""
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """The first sweep.json, and the last once the files of all jobs are on the disk: no job has waited for it."""
         self.record.status = "running"
         self.record.write(self.folder)
-
-    def end(self, interrupted: bool = False) -> None:
-        """The last sweep.json, once the files of all jobs are on the disk: those of short ones did not wait for it."""
-        with ThreadPoolExecutor(SYNCS) as threads:
-            done = [self.folder / self.record.jobs[number].folder for number in self.metrics]
-            list(threads.map(to_disk, filter(Path.is_dir, done)))
-        bad = any(line.status in BAD for line in self.record.jobs)
-        self.record.status = "interrupted" if interrupted else "failed" if bad else "finished"
-        self.record.write(self.folder)
+        interrupted = True
+        try:
+            yield
+            interrupted = False
+        finally:
+            with ThreadPoolExecutor(SYNCS) as threads:
+                done = [self.folder / self.record.jobs[number].folder for number in self.metrics]
+                list(threads.map(to_disk, filter(Path.is_dir, done)))
+            bad = any(line.status in BAD for line in self.record.jobs)
+            self.record.status = "interrupted" if interrupted else "failed" if bad else "finished"
+            self.record.write(self.folder)
 
     def by_workers(self, todo: Sequence[int]) -> None:
         """Runs these jobs in processes of ours; each end goes into the record and to the terminal."""
@@ -131,8 +123,10 @@ class Sweep:
             with closing(pool.run(self.jobs(todo, threads=max(1, cores // workers)))) as ends:
                 for end in ends:
                     if end is not None:
-                        if ended == 0:
-                            self.prepare_to_summarise()
+                        if ended == 0:  # what makes the report is prepared while all wait for the workers anyway
+                            from trainer.sweeps.report.page import template
+
+                            template("page.html.jinja")
                         ended += 1
                         log.info(f"[{ended}/{len(todo)}] {self.said(self.take(end))}")
                     if time.monotonic() - written > 0.8:
@@ -152,7 +146,9 @@ class Sweep:
         for place in todo:
             line, plan = self.record.jobs[place], self.plans[place]
             folder = self.folder / line.folder if plan.goes_on else self.folder_of(plan, line)
-            settings, recorded = self.composer(plan.choices, line.number, str(folder), threads)
+            settings, recorded = self.composer(plan.choices, line.number, str(folder))
+            if settings.threads is None:  # its configuration stays as it is
+                settings = replace(settings, threads=threads)
             self.share(settings, folder)
             yield Job(line.number, folder, settings, recorded, plan.goes_on)
         if not self.plain_folders:  # killed before the next writing, the sweep would not find them again
@@ -180,6 +176,8 @@ class Sweep:
 
     def by_launcher(self, launcher: Launcher, todo: Sequence[int]) -> None:
         """One of Hydra's other launchers; how its jobs ended is read from what they left."""
+        if self.options.timeout is not None or self.options.fail_fast or self.options.workers is not None:
+            log.info("sweep.timeout, fail_fast and workers belong to hydra/launcher=workers, not to this one.")
         lines = [self.record.jobs[number] for number in todo]
         jobs = []
         for line in lines:
@@ -227,12 +225,6 @@ class Sweep:
         """The number by which Hydra's other sweepers choose: the validation loss, or the loss."""
         found = self.metrics.get(number, {})
         return found.get("val_loss", found.get("loss"))
-
-    def prepare_to_summarise(self) -> None:
-        """Imports and compiles what makes the report, at a time at which all wait for the workers anyway."""
-        from trainer.sweeps.report.page import template
-
-        template("page.html.jinja")
 
     def summarise(self) -> "Ranking":
         """summary.csv and report.html, of all jobs, finished or not; returns what they call the best."""

@@ -15,21 +15,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import ConfigError, Diverged, Incompatible, TrainerError, choose, require
-from trainer.runs.config import Settings, options, read_settings
+from trainer.runs.config import options
 from trainer.runs.lock import hold
 from trainer.runs.outputs import check_plain, shorter, writing
 from trainer.runs.overrides import check_overrides
 from trainer.runs.schema import structured
 from trainer.runs.text import quoted
 from trainer.sweeps.record import NAME, Line, Record, check_free, check_words
+
+if TYPE_CHECKING:
+    from trainer.runs.training import Result
 
 log = logging.getLogger("trainer")
 STUDY = "study.log"
@@ -45,7 +47,6 @@ class Search:
     space    overrides, some of them with several values, for a command line that has none with several
     """
 
-    name: ClassVar[str] = "optuna"
     trials: int = 20
     monitor: str = "val_loss"
     seed: int = 3
@@ -64,11 +65,11 @@ class Space(NamedTuple):
 
 
 Compose = Callable[[str, list[str]], DictConfig]
-Single = Callable[[Callable[[DictConfig], None], str, list[str]], None]
+Train = Callable[[list[str]], "Result | None"]
 
 
-def search(arguments: list[str], compose: Compose, single: Single) -> None:
-    """Runs the trials; compose and single are those of the command line, which this module cannot import."""
+def search(arguments: list[str], compose: Compose, train: Train) -> None:
+    """Runs the trials; compose and train are those of the command line, which this module cannot import."""
     ours = [argument for argument in arguments if argument.startswith("sweep.")]
     overrides = [argument for argument in arguments if argument not in ours and not argument.startswith("sweep=")]
     if flags := [argument for argument in overrides if argument.startswith("-")]:
@@ -102,7 +103,7 @@ def search(arguments: list[str], compose: Compose, single: Single) -> None:
         failure = None
         try:
             for _ in range(done, settings.trials):
-                failure = _try(study, space, settings.monitor, folder, single) or failure
+                failure = _try(study, space, settings.monitor, folder, train) or failure
                 _note(record, study, folder)
             record.status = "finished"
         except BaseException:
@@ -113,7 +114,7 @@ def search(arguments: list[str], compose: Compose, single: Single) -> None:
         _conclude(study, space.fixed, settings.monitor, folder, failure)
 
 
-def _try(study: Any, space: Space, monitor: str, folder: Path, single: Single) -> TrainerError | None:
+def _try(study: Any, space: Space, monitor: str, folder: Path, train: Train) -> TrainerError | None:
     """One trial; returns why it failed, if it did: the others may do better."""
     trial = study.ask(space.axes)
     proposed = _proposed(trial)
@@ -121,7 +122,8 @@ def _try(study: Any, space: Space, monitor: str, folder: Path, single: Single) -
         with writing(folder):  # the log of a trial that is refused begins here
             (folder / str(trial.number)).mkdir(exist_ok=True)
         place = quoted(str(folder / str(trial.number)))
-        study.tell(trial, measure([*space.fixed, *proposed, f"hydra.run.dir={place}"], monitor, single))
+        words = ["plots=false", "~sweep", *space.fixed, *proposed, f"hydra.run.dir={place}"]
+        study.tell(trial, measure(train(words), monitor))
     except (Diverged, ConfigError) as error:
         refused = "skipped" if isinstance(error, Incompatible) else "failed"
         trial.set_user_attr("status", "diverged" if isinstance(error, Diverged) else refused)
@@ -174,23 +176,10 @@ def _states() -> Any:
     return import_module("optuna").trial.TrialState
 
 
-def measure(overrides: list[str], monitor: str, single: Single) -> float:
-    """The metric after the last epoch of the run with these overrides."""
-    found: list[float] = []
-
-    def trial(config: DictConfig) -> None:
-        with open_dict(config):
-            config.pop("sweep", None)
-        settings = read_settings(config, Settings)
-        from trainer.runs.run import run
-
-        kept = OmegaConf.to_container(config, resolve=False)
-        result = run(settings, Path(HydraConfig.get().runtime.output_dir), recorded=kept)  # type: ignore[arg-type]
-        row: Mapping[str, float] = {} if result is None else result.metrics
-        found.append(row[choose("sweep.monitor", row, monitor)])
-
-    single(trial, "config", ["plots=false", *overrides])
-    (value,) = found
+def measure(result: "Result | None", monitor: str) -> float:
+    """The metric of a run after its last epoch."""
+    row: Mapping[str, float] = {} if result is None else result.metrics
+    value = row[choose("sweep.monitor", row, monitor)]
     if not math.isfinite(value):
         raise Diverged(f"{monitor} is {value}.")
     return value

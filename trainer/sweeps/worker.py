@@ -86,14 +86,8 @@ def serve(connection: Connection) -> None:
         return
 
 
-def perform(job: Job) -> Ended:
-    """Runs one job; whatever it raises ends in its log and in the answer, and nowhere else."""
-    perform_together([job], (ends := list[Ended]()).append)
-    return ends[0]
-
-
 class Turn:
-    """A job on its way, which stops before each epoch."""
+    """A job on its way, which stops before each epoch; what it raises ends in its log and in the answer alone."""
 
     def __init__(self, job: Job, seat: "Seat") -> None:
         from trainer.runs.run import resuming, running
@@ -114,18 +108,16 @@ class Turn:
                 next(self._steps)
             return None
         except StopIteration as end:
-            ended = self._well(end.value)
+            ended = Ended(self.job.number, "finished")
+            result: Result | None = end.value
+            if result is not None:  # or it was an experiment
+                ended = Ended(self.job.number, result.status, "", dict(result.metrics), result.folder)
         except BaseException as error:
             ended = self._badly(error)
         finally:
             root.removeHandler(self._handler)
         self._handler.close()
         return ended
-
-    def _well(self, result: "Result | None") -> Ended:
-        if result is None:  # an experiment
-            return Ended(self.job.number, "finished")
-        return Ended(self.job.number, result.status, "", dict(result.metrics), result.folder)
 
     def _badly(self, error: BaseException) -> Ended:
         status, reason, trace = "failed", str(error), "".join(traceback.format_exception(error))
