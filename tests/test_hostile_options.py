@@ -12,11 +12,11 @@ import pytest
 
 from tests.test_command_line import assert_refused, call, write_csv  # noqa: F401 - call is a fixture
 from tests.test_model import model
+from tests.test_report import summarise
 from tests.test_security import SHORT, Explosive, quick_and_inert
 from trainer.errors import ConfigError
 from trainer.runs.config import config_folder, options
 from trainer.runs.overrides import check_overrides
-from trainer.sweeps.report.files import summarise
 
 EVIL = {
     "log": "# @package hydra.job_logging\nhandlers: {x: {(): numpy.load, file: evil.npy, allow_pickle: true}}\n"

@@ -29,10 +29,9 @@ from trainer.runs.outputs import content_sha256, tables_sha256, write_record
 from trainer.runs.run import run
 from trainer.runs.text import grammar, quoted, written
 from trainer.sweeps.report import charts
-from trainer.sweeps.report.files import summarise
-from trainer.sweeps.report.page import duration
+from trainer.sweeps.report.page import duration, write
 from trainer.sweeps.report.reading import read
-from trainer.sweeps.report.summary import cell, varied
+from trainer.sweeps.report.summary import cell, ranking, varied
 from trainer.sweeps.report.values import DASH, flatten, natural, plain
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -45,6 +44,12 @@ HOSTILE = [
     '"><svg onload=a>',
 ]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+
+def summarise(folders, output, metric=None):
+    """Writes the two files of all runs in and below the folders."""
+    found = read(folders)
+    return write(found, ranking(found.runs, metric), output)
 
 
 def command(words: list[str]) -> int:

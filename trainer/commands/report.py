@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from trainer.errors import ConfigError, counted
-from trainer.sweeps.report.files import write
+from trainer.sweeps.report.page import write
 from trainer.sweeps.report.reading import read, shown
 from trainer.sweeps.report.summary import ranking
 from trainer.sweeps.report.values import plain

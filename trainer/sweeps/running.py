@@ -228,7 +228,7 @@ class Sweep:
 
     def summarise(self) -> "Ranking":
         """summary.csv and report.html, of all jobs, finished or not; returns what they call the best."""
-        from trainer.sweeps.report.files import write
+        from trainer.sweeps.report.page import write
         from trainer.sweeps.report.reading import read
         from trainer.sweeps.report.summary import ranking
 

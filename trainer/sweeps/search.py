@@ -139,7 +139,7 @@ def _try(study: Any, space: Space, monitor: str, folder: Path, train: Train) -> 
 
 def _conclude(study: Any, fixed: list[str], monitor: str, folder: Path, failure: TrainerError | None) -> None:
     """The report of the search, and what the terminal shows at its end."""
-    from trainer.sweeps.report.files import write
+    from trainer.sweeps.report.page import write
     from trainer.sweeps.report.reading import read
     from trainer.sweeps.report.summary import measured, ranking
 

@@ -1,4 +1,4 @@
-"""report.html: what the summary found, set for reading.  Jinja escapes whatever comes from a run."""
+"""summary.csv, and report.html: what the summary found, set for reading. Jinja escapes whatever comes from a run."""
 
 import itertools
 import math
@@ -17,17 +17,31 @@ import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from trainer.runs.outputs import write_text, writing
 from trainer.sweeps.record import GOOD, STATUSES
 from trainer.sweeps.report import charts
 from trainer.sweeps.report.reading import Found, Run
 from trainer.sweeps.report.repeat import command
-from trainer.sweeps.report.summary import LOSSES, Configuration, Goal, Ranking, data_of, measured, minimised
+from trainer.sweeps.report.summary import LOSSES, Configuration, Goal, Ranking, data_of, measured, minimised, table
 from trainer.sweeps.report.values import DASH, MINUS, number, plain, short
 
 FIRST_ROWS, ALL_ROWS = 30, 1000
 GREY_LINES = 240
 MOST_PANELS = 24
 FEW = 20  # numbers that are told one by one
+
+
+def write(found: Found, ranked: Ranking, output: Path, alone: bool = False) -> list[Path]:
+    """The two files of what has been read and ranked; alone says that a lock keeps other writers from the folder."""
+    again = sum(len(item.runs) - len(item.latest) for item in ranked.configurations)
+    if again:
+        runs = "run repeats" if again == 1 else "runs repeat"
+        found.problems.append(f"{again} {runs} a configuration with the same seed; the last finished one counts.")
+    page = render(found, ranked, output)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+    texts = {"summary.csv": table(found.runs, ranked.keys), "report.html": page}
+    return [write_text(output / name, text, alone=alone) for name, text in texts.items()]
 
 
 def render(found: Found, ranking: Ranking, output: Path) -> str:

@@ -112,37 +112,34 @@ def shown(place: Path) -> str:
 
 def _places(root: Path, found: Found) -> Iterator[Path]:
     """The folders that hold a run or a sweep, and those that hold nothing known and no folder."""
-    todo, count, problems = [(root, 0)], 0, found.problems
-    links = empty = 0
-    while todo:
-        place, depth = todo.pop()
-        count += 1
+    problems, links, empty = found.problems, 0, 0
+
+    def unread(error: OSError) -> None:
+        problems.append(f"{shown(Path(error.filename))} cannot be read: {error.strerror}.")
+
+    for count, (folder, below, files) in enumerate(os.walk(root, onerror=unread), 1):
+        place, names = Path(folder), sorted((*below, *files), key=natural)
         if count > MOST_FOLDERS:
             problems.append(f"{shown(root)} holds more than {MOST_FOLDERS} folders; the rest is not read.")
             break
-        try:
-            with os.scandir(place) as entries:
-                listed = sorted(entries, key=lambda entry: natural(entry.name))
-        except OSError as error:
-            problems.append(f"{shown(place)} cannot be read: {error.strerror}.")
-            continue
-        names = {entry.name for entry in listed}
-        if {"run.json", "metrics.csv"} & names:
+        if {"run.json", "metrics.csv"} & set(names):
+            below.clear()
             yield place
             continue
-        for entry in (entry for entry in listed if entry.is_symlink()):
-            links += 1
-            if links <= 5:
-                problems.append(f"{shown(place / entry.name)} is a link, and links are not followed.")
-        below = [Path(entry.path) for entry in listed if entry.is_dir(follow_symlinks=False) and entry.name[0] != "."]
+        linked = [name for name in names if (place / name).is_symlink()]
+        folders = set(below).difference(linked)
+        for name in linked[: max(5 - links, 0)]:
+            problems.append(f"{shown(place / name)} is a link, and links are not followed.")
+        links += len(linked)
+        below[:] = [name for name in names if name in folders and name[0] != "."]
         if "sweep.json" in names:
             yield place
         elif not below and place != root and shown(place) not in found.told:
             empty += 1
             if empty <= 5:
                 problems.append(f"{shown(place)} holds no run.")
-        if depth < DEEPEST:
-            todo += [(path, depth + 1) for path in reversed(below)]
+        if len(place.relative_to(root).parts) >= DEEPEST:
+            below.clear()
     for total, what in ((links, "links are not followed"), (empty, "folders hold no run")):
         if total > 5:
             problems.append(f"{shown(root)}: {total - 5} more {what}.")
