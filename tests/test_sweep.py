@@ -33,8 +33,7 @@ from trainer.runs.lock import Lock
 from trainer.runs.outputs import write_record
 from trainer.runs.run import run
 from trainer.runs.schema import structured
-from trainer.sweeps.config import Grid
-from trainer.sweeps.grid import Composer, plan, read_axes
+from trainer.sweeps.grid import Composer, Grid, plan, read_axes
 from trainer.sweeps.plugins import gathered, spread
 from trainer.sweeps.pool import Pool
 from trainer.sweeps.record import read

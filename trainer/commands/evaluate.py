@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from trainer.commands.composing import perform
-from trainer.commands.predict import asked_of
+from trainer.commands.predict import as_asked, asked_of
 from trainer.data.files import read_known
 from trainer.data.rows import Data, Source
 from trainer.data.sources import File
@@ -87,9 +87,7 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 def _rows(source: Source, model: Model) -> Data:
     """The rows with their targets, as the model knows their features and classes."""
     if isinstance(source, File):
-        known = model.target if source.named else None
-        rest = (source.in_memory, source.header, source.columns, model.columns)
-        return read_known(source.path, model.features, model.classes, source.target or known, *rest)
+        return read_known(source.path, model.features, model.classes, *as_asked(source, model))
     data = source(0)
     if data.features != model.features or data.classes != model.classes:
         raise DataError(

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from trainer.commands.composing import perform
 from trainer.data.files import Rows, read_features
 from trainer.data.places import title_of
-from trainer.data.rows import Data, Source
+from trainer.data.rows import Source
 from trainer.data.sources import SOURCES, File
 from trainer.errors import DataError
 from trainer.objective.threads import available_cores
@@ -57,7 +57,7 @@ def predict(config: DictConfig) -> None:
     source, name, path, model = asked_of(settings.data, settings.model)
     default = path.with_name(f"{name}-predictions.csv")
     output = default if settings.output is None else Path(settings.output)
-    inputs = [path, *_files(source)]
+    inputs = [path, *map(Path, source.paths if isinstance(source, File) else ())]
     check_free(output, inputs, settings.overwrite)
     rows = _rows(source, model)
     count, classes = rows.x.shape[0], len(model.classes)
@@ -78,25 +78,21 @@ def asked_of(data: dict[str, Any], model: str) -> tuple[Source, str, Path, Model
 
 def _rows(source: Source, model: Model) -> Rows:
     """The rows to predict, and what they are called."""
-    if not isinstance(source, File):
-        return Rows(_checked(source(0), model), None, None)
-    known = model.target if source.named else None
-    rest = (source.in_memory, source.header, source.columns, model.columns)
-    return read_features(source.path, model.features, source.target or known, *rest)
-
-
-def _files(source: Source) -> list[Path]:
-    """The files that a source reads."""
-    return [Path(path) for path in source.paths] if isinstance(source, File) else []
-
-
-def _checked(data: Data, model: Model) -> Any:
+    if isinstance(source, File):
+        return read_features(source.path, model.features, *as_asked(source, model))
+    data = source(0)
     if data.features != model.features:
         raise DataError(
             f"The model has {len(model.features)} features and the data have {len(data.features)}, or other names; "
             "take the data that it was trained on."
         )
-    return data.x
+    return Rows(data.x, None, None)
+
+
+def as_asked(source: File, model: Model) -> tuple[Any, ...]:
+    """The target of a file for a model, and how it is read."""
+    known = model.target if source.named else None
+    return source.target or known, source.in_memory, source.header, source.columns, model.columns
 
 
 def main(words: list[str]) -> None:

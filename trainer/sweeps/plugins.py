@@ -29,8 +29,7 @@ from trainer.errors import ConfigError
 from trainer.runs.lock import hold
 from trainer.runs.overrides import check_folder
 from trainer.runs.schema import structured
-from trainer.sweeps.config import Grid
-from trainer.sweeps.grid import Axis, Composer, Plan, plan, read_axes, special
+from trainer.sweeps.grid import Axis, Composer, Grid, Plan, plan, read_axes, special
 from trainer.sweeps.record import DONE, Line, Record, check_free, check_words, read
 from trainer.sweeps.resumed import resumed
 from trainer.sweeps.running import Sweep, SweepFailed

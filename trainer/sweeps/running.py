@@ -20,8 +20,7 @@ from trainer.runs.outputs import shorter, to_disk
 from trainer.runs.overrides import tamed
 from trainer.runs.schema import structured
 from trainer.runs.text import aligned, printable, quoted
-from trainer.sweeps.config import Grid
-from trainer.sweeps.grid import Composer, Plan, word
+from trainer.sweeps.grid import Composer, Grid, Plan, word
 from trainer.sweeps.record import BAD, DONE, NAME, Line, Record, go_on
 from trainer.sweeps.resumed import left
 
