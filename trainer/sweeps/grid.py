@@ -220,16 +220,15 @@ class Homeless(Incompatible):
 class Composer:
     """The settings of a job and its configuration as run.json keeps it, from one choice an axis."""
 
-    def __init__(self, loader: ConfigLoaderImpl, master: DictConfig, fast: bool = True) -> None:
+    def __init__(self, loader: ConfigLoaderImpl, master: DictConfig) -> None:
         self._loader, self._master = loader, master
         self._words = set(map(str, master.hydra.overrides.task))
         self._keys = {text.partition("=")[0] for text in self._words}
         self._is_group = cache(loader.repository.group_exists)
         self._option = cache(self._read_option)
         self._base: Node | None = None
-        if fast:
-            with suppress(_Unsure):
-                self._base = self._sure_base()
+        with suppress(_Unsure):
+            self._base = self._sure_base()
 
     def __call__(self, choices: Sequence[Override], number: int = 0, folder: str = "") -> tuple[Settings, Node]:
         if self._base is not None:

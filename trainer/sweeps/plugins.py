@@ -113,11 +113,10 @@ class GridSweeper(Sweeper):
         for axis in axes:
             if axis.key.lstrip("+~").startswith(OWN) and len(axis.choices) > 1:
                 raise ConfigError(f"{axis.key} is one for all jobs of a sweep. Give it a single value.")
-        silent = (
-            [] if any(axis.key.lstrip("+~") == "plots" for axis in axes) else read_axes(["plots=false"], self.loader, 1)
-        )
         composer = Composer(self.loader, config)
         by_workers = isinstance(launcher, WorkersLauncher)
+        said = {axis.key.lstrip("+~") for axis in axes}
+        silent = [] if "plots" in said else read_axes(["plots=false"], self.loader, 1)
         plans = plan([*axes, *silent], composer, config.skip_illegal is True)
         with hold(folder):
             if self.resume:
@@ -160,10 +159,10 @@ class WorkersLauncher(Launcher):
             sweep.by_workers(numbers)
         returns = []
         for number, job in zip(numbers, job_overrides, strict=True):
-            line = sweep.record.jobs[number]
+            line, metrics = sweep.record.jobs[number], sweep.metrics.get(number, {})
             good = line.status in DONE
             answer = JobReturn(overrides=list(job), status=JobStatus.COMPLETED if good else JobStatus.FAILED)
-            answer.return_value = sweep.score(number) if good else SweepFailed(line.reason)
+            answer.return_value = metrics.get("val_loss", metrics.get("loss")) if good else SweepFailed(line.reason)
             returns.append(answer)
         return returns
 

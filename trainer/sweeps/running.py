@@ -220,11 +220,6 @@ class Sweep:
         text = "  ".join([line.status, *line.overrides, *(f"{key} {numbers[key]:.4g}" for key in keys)])
         return printable(text + (f"  {line.reason}" if line.reason else ""))
 
-    def score(self, number: int) -> float | None:
-        """The number by which Hydra's other sweepers choose: the validation loss, or the loss."""
-        found = self.metrics.get(number, {})
-        return found.get("val_loss", found.get("loss"))
-
     def summarise(self) -> "Ranking":
         """summary.csv and report.html, of all jobs, finished or not; returns what they call the best."""
         from trainer.sweeps.report.page import write
