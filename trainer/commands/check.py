@@ -13,7 +13,7 @@ from trainer.chain.activations import ACTIVATIONS, Activation
 from trainer.chain.check import FROM_A, STRATEGIES, TOLERANCE, deviation, reach_of
 from trainer.chain.known import known
 from trainer.chain.losses import LOSSES, Loss
-from trainer.chain.pairs import check_pair
+from trainer.chain.pairs import allowed
 from trainer.chain.strategies import GRADIENTS, has_strategy
 from trainer.errors import ConfigError
 from trainer.runs.text import aligned
@@ -67,10 +67,10 @@ def cells() -> Iterator[list[tuple[Activation, Loss]]]:
     """Each allowed pair of the registry: with default fields, and with each field changed as far as it may be."""
     for activation in ACTIVATIONS.values():
         for loss in LOSSES.values():
-            first, then = activation(), loss()
-            changed = [(other, then) for other in _variants(first)] + [(first, other) for other in _variants(then)]
-            if found := [pair for pair in [(first, then), *changed] if _allowed(*pair)]:
-                yield found
+            if allowed(activation, loss):
+                first, then = activation(), loss()
+                changed = [(other, then) for other in _variants(first)] + [(first, other) for other in _variants(then)]
+                yield [(first, then), *changed]
 
 
 def _variants(component: Any) -> Iterator[Any]:
@@ -83,14 +83,6 @@ def _variants(component: Any) -> Iterator[Any]:
                     yield replace(component, **{spec.name: other})
                 except ConfigError:
                     continue
-
-
-def _allowed(activation: Activation, loss: Loss) -> bool:
-    try:
-        check_pair(activation, loss, "auto")
-    except ConfigError:
-        return False
-    return True
 
 
 def batch(targets: str, rng: np.random.Generator) -> tuple[Array, Array, Array]:

@@ -25,6 +25,8 @@ from trainer.runs.outputs import RECORD
 from trainer.sweeps.stacks import stacked
 from trainer.sweeps.worker import Ended, Job, imported, note, serve
 
+# Processes from a server that imports once for all; it has no threads, so its forks are safe.
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 TICK = 0.1  # seconds between two looks at the clock
 GRACE = 1.0  # seconds that an interrupted run has to keep what it has learnt
 MORE = 0.1  # and for each run beside it
@@ -46,12 +48,12 @@ def warm(words: Iterable[str]) -> Iterator[None]:
 
     If that fails, the server is ended at once: it would keep the terminal's pipe open for as long as it imports.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    if METHOD != "forkserver":
         yield
         return
     from multiprocessing import forkserver
 
-    _context().set_forkserver_preload(imported(words))
+    multiprocessing.get_context(METHOD).set_forkserver_preload(imported(words))
     with _lean():
         forkserver.ensure_running()
     try:
@@ -64,18 +66,11 @@ def warm(words: Iterable[str]) -> Iterator[None]:
         raise
 
 
-def _context() -> Any:
-    """Processes from a server that imports once for all; it has no threads, so its forks are safe."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    return multiprocessing.get_context("forkserver")
-
-
 class Pool:
     """Runs jobs in so many processes, in stacks or each alone; running names those that have no answer yet."""
 
     def __init__(self, workers: int, timeout: float | None = None, stacks: bool = False) -> None:
-        self._context = _context()
+        self._context: Any = multiprocessing.get_context(METHOD)
         self._count = workers
         self._timeout = timeout
         self._stacks = stacks

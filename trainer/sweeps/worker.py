@@ -19,7 +19,7 @@ from importlib import import_module
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from trainer.errors import Diverged, TrainerError
 from trainer.runs.config import Settings
@@ -68,7 +68,7 @@ def imported(words: Iterable[str]) -> list[str]:
 def serve(connection: Connection) -> None:
     """Takes jobs, several at a time, from the pipe until it is closed, and answers each with how it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides; where signals cannot be masked this says so
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_end_with_the_pool, daemon=True).start()
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - no bars of many at once
     warnings.showwarning = lambda message, *_: logging.getLogger("trainer").warning(f"Warning: {message}")
@@ -191,10 +191,6 @@ def note(folder: Path, text: str) -> None:
             file.write(text.rstrip("\n") + "\n")
     except OSError:
         return  # a full disk, or a link; the reason stands in sweep.json as well
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _end_with_the_pool() -> None:
