@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer.errors import ConfigError
 from trainer.objective.metrics import METRICS
-from trainer.runs.text import csv_text, inert, written
+from trainer.runs.text import csv_text, written
 from trainer.sweeps.record import BAD, GOOD
 from trainer.sweeps.report.reading import Run
 from trainer.sweeps.report.values import number, plain
@@ -274,10 +274,10 @@ def _known(name: str) -> bool:
     return name.removeprefix("val_") in (*LOWER, *HIGHER)
 
 
-def cell(value: Any) -> str:
-    """A number as it is, what is not finite as an empty field, and text that no spreadsheet computes."""
+def cell(value: Any) -> Any:
+    """A number as it is, what is not finite as an empty field, and all else as text."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
-    return written(value) if isinstance(value, int | float) else str(inert(plain(value, 1000)))
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < 1e15 else value
+    return value if type(value) is int and abs(value) < 1e300 else plain(value, 1000)
