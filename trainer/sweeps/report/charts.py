@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trainer.sweeps.record import GOOD
 from trainer.sweeps.report.reading import Run
 from trainer.sweeps.report.summary import LOWER
-from trainer.sweeps.report.values import MINUS, short
+from trainer.sweeps.report.values import MINUS, evenly, short
 
 Numbers = NDArray[np.float64]
 POINTS = 60
@@ -130,8 +130,7 @@ def line(runs: Sequence[Run], name: str, points: int = POINTS, colour: int = 0, 
     if not curves:
         return None
     x = curves[0][0] if len(curves) == 1 else np.unique(np.concatenate([found[0] for found in curves]))
-    if len(x) > points:
-        x = x[np.unique(np.linspace(0, len(x) - 1, points).round().astype(int))]
+    x = x[evenly(len(x), points)]
     values = np.stack([np.interp(x, *found) for found in curves])
     if not all(run.status in GOOD for run in done):  # nothing is said of a run beyond its end
         values = np.where([x <= found[0][-1] for found in curves], values, np.nan)
@@ -301,10 +300,8 @@ def scatter(
     if lined and 1 < len(values) <= 40:
         tops = [ys[xs == value].min() if lower else ys[xs == value].max() for value in values]
         line = [stroke(path(x(place(values)), y(np.array(tops))), "l c1")]
-    if len(values) <= 7:
-        marks = values
-    else:
-        marks = values[np.linspace(0, len(values) - 1, 5).round().astype(int)] if steps else np.array(x.ticks(5))
+    few = len(values) <= 7
+    marks = values[evenly(len(values), 7 if few else 5)] if few or steps else np.array(x.ticks(5))
     numbers, taken = list[str](), -99.0
     for mark, at in zip(marks.tolist(), x(place(marks)).tolist(), strict=True):
         if at - taken >= 36 or not numbers:

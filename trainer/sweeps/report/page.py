@@ -23,7 +23,7 @@ from trainer.sweeps.report import charts
 from trainer.sweeps.report.reading import Found, Run
 from trainer.sweeps.report.repeat import command
 from trainer.sweeps.report.summary import LOSSES, Configuration, Goal, Ranking, data_of, measured, minimised, table
-from trainer.sweeps.report.values import DASH, MINUS, number, plain, short
+from trainer.sweeps.report.values import DASH, MINUS, evenly, number, plain, short
 
 FIRST_ROWS, ALL_ROWS = 30, 1000
 GREY_LINES = 240
@@ -213,11 +213,8 @@ def _table(ranked: Sequence[Configuration], aim: Goal | None) -> dict[str, Any]:
 def _curves(ranked: Sequence[Configuration], aim: Goal | None) -> dict[str, Any]:
     """Panels of the losses and of the metric that ranks; the best in colour, the others grey."""
     others = [item for item in ranked if not item.colour]
-    grey = others
-    if len(grey) > GREY_LINES:
-        grey = [grey[round(i)] for i in np.linspace(0, len(grey) - 1, GREY_LINES)]
-    points = charts.POINTS if len(grey) < 100 else charts.POINTS // 2
-    shown = {id(item) for item in grey}
+    shown = {id(others[place]) for place in evenly(len(others), GREY_LINES)}
+    points = charts.POINTS if len(shown) < 100 else charts.POINTS // 2
     panels, seen = [], set[int]()
     for name in dict.fromkeys(["loss", "val_loss", *([aim.metric] if aim else [])]):
         for title, items in _comparable([item for item in ranked if item.colour or id(item) in shown], name):
@@ -233,7 +230,7 @@ def _curves(ranked: Sequence[Configuration], aim: Goal | None) -> dict[str, Any]
         "panels": panels,
         "legend": [(item, label_of(item, named)) for item in named],
         "grey": len(others),
-        "drawn": len(grey),
+        "drawn": len(shown),
     }
 
 

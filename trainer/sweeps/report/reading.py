@@ -22,10 +22,11 @@ from trainer.errors import FileError, counted
 from trainer.runs.outputs import TABLES, content_sha256
 from trainer.runs.text import written
 from trainer.sweeps.record import GOOD, STATUSES
-from trainer.sweeps.report.values import flatten, name_of, natural, number, overridden, plain, sound
+from trainer.sweeps.report.values import evenly, flatten, name_of, natural, number, overridden, plain, sound
 
 Curve = NDArray[np.float64]
 
+RUN = {"run.json", "metrics.csv"}  # either makes a folder that of a run
 MOST_RUNS = 10_000
 MOST_FOLDERS = 50_000
 DEEPEST = 6  # levels below a given folder
@@ -79,7 +80,7 @@ def read(folders: Sequence[Path]) -> Found:
             what = "is not a folder" if root.exists() else "does not exist"
             raise FileError(f"{plain(str(root))} {what}. Name folders of runs or of sweeps, such as outputs/multirun.")
         before = len(found.runs) + len(found.problems)
-        for place in _places(root, found):
+        for place, names in _places(root, found):
             real = os.path.realpath(place)
             if real in seen:
                 continue
@@ -87,7 +88,10 @@ def read(folders: Sequence[Path]) -> Found:
             if len(found.runs) >= MOST_RUNS:
                 found.problems.append(f"Only the first {MOST_RUNS} runs are shown.")
                 return found
-            _take(place, found)
+            if RUN & names:
+                found.runs.append(_run(place, found.problems))
+            if "sweep.json" in names:
+                _sweep(place, found)
         if len(found.runs) + len(found.problems) == before:
             found.problems.append(f"{shown(root)} holds no run.")
     found.runs = [_corrected(run, *found.told.get(run.folder, ("", ""))) for run in found.runs]
@@ -110,30 +114,29 @@ def shown(place: Path) -> str:
     return plain(here.as_posix(), 1000)
 
 
-def _places(root: Path, found: Found) -> Iterator[Path]:
-    """The folders that hold a run or a sweep, and those that hold nothing known and no folder."""
+def _places(root: Path, found: Found) -> Iterator[tuple[Path, set[str]]]:
+    """The folders that hold a run or a sweep, with the names in them."""
     problems, links, empty = found.problems, 0, 0
 
     def unread(error: OSError) -> None:
         problems.append(f"{shown(Path(error.filename))} cannot be read: {error.strerror}.")
 
     for count, (folder, below, files) in enumerate(os.walk(root, onerror=unread), 1):
-        place, names = Path(folder), sorted((*below, *files), key=natural)
+        place, names = Path(folder), {*below, *files}
         if count > MOST_FOLDERS:
             problems.append(f"{shown(root)} holds more than {MOST_FOLDERS} folders; the rest is not read.")
             break
-        if {"run.json", "metrics.csv"} & set(names):
+        if RUN & names:
             below.clear()
-            yield place
+            yield place, names
             continue
-        linked = [name for name in names if (place / name).is_symlink()]
-        folders = set(below).difference(linked)
+        linked = sorted((name for name in names if (place / name).is_symlink()), key=natural)
         for name in linked[: max(5 - links, 0)]:
             problems.append(f"{shown(place / name)} is a link, and links are not followed.")
         links += len(linked)
-        below[:] = [name for name in names if name in folders and name[0] != "."]
+        below[:] = sorted((name for name in {*below}.difference(linked) if name[0] != "."), key=natural)
         if "sweep.json" in names:
-            yield place
+            yield place, names
         elif not below and place != root and shown(place) not in found.told:
             empty += 1
             if empty <= 5:
@@ -143,13 +146,6 @@ def _places(root: Path, found: Found) -> Iterator[Path]:
     for total, what in ((links, "links are not followed"), (empty, "folders hold no run")):
         if total > 5:
             problems.append(f"{shown(root)}: {total - 5} more {what}.")
-
-
-def _take(place: Path, found: Found) -> None:
-    if (place / "run.json").is_symlink() or any((place / name).exists() for name in ("run.json", "metrics.csv")):
-        found.runs.append(_run(place, found.problems))
-    if os.path.lexists(place / "sweep.json"):
-        _sweep(place, found)
 
 
 def _teller(place: Path, problems: list[str]) -> Callable[[str, object], None]:
@@ -250,7 +246,9 @@ def _run(place: Path, problems: list[str]) -> Run:
         flat=flatten(config),
         seed=record.get("seed", config.get("seed")),
         metrics={name_of(key): value for key, value in last.items()},
-        curves=dict(zip(columns, np.ascontiguousarray(_thinned(rows).T), strict=True)) if len(rows) else {},
+        curves=dict(zip(columns, np.ascontiguousarray(rows[evenly(len(rows), KEPT_POINTS)].T), strict=True))
+        if len(rows)
+        else {},
         lowest=_extremes(columns, rows, np.fmin),
         highest=_extremes(columns, rows, np.fmax),
         epochs=number(record.get("epochs", last.get("epoch"))),
@@ -291,14 +289,6 @@ def _floats(cells: Sequence[str]) -> list[float]:
         return [math.nan] if len(cells) == 1 else [value for cell in cells for value in _floats([cell])]
 
 
-def _thinned(rows: Curve) -> Curve:
-    """As many rows as are kept, spread evenly."""
-    if len(rows) <= KEPT_POINTS:
-        return rows
-    kept: Curve = rows[np.linspace(0, len(rows) - 1, KEPT_POINTS).round().astype(int)]
-    return kept
-
-
 def _extremes(columns: Sequence[str], rows: Curve, of: np.ufunc) -> dict[str, float]:
     """The least or largest number of each column that has one."""
     found = zip(columns, of.reduce(rows).tolist(), strict=True) if len(rows) else ()
@@ -328,7 +318,7 @@ def _sweep(place: Path, found: Found) -> None:
         status, reason = plain(job.get("status", "unknown"), 20), plain(job.get("reason") or "", 500)
         target = place / folder
         found.told[shown(target)] = status, reason
-        if not folder or not any((target / name).exists() for name in ("run.json", "metrics.csv")):
+        if not folder or not any((target / name).exists() for name in RUN):
             overrides = job.get("overrides")
             flat = overridden(overrides if isinstance(overrides, list) else [])
             status = status if status in STATUSES else "unknown"

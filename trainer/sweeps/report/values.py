@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from trainer.errors import is_text
 from trainer.runs.text import written
 
@@ -94,6 +96,11 @@ def sound(value: Any) -> Any:
     if is_text(value):
         return value
     return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """The places of at most so many things out of count, evenly apart."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()  # type: ignore[no-any-return]
 
 
 def short(value: float) -> str:
