@@ -24,8 +24,8 @@ from trainer.runs.checkpoint import NAMES
 from trainer.runs.model import Model
 from trainer.runs.outputs import Table
 from trainer.runs.run import resume
+from trainer.sweeps.pool import LARGEST, stacked
 from trainer.sweeps.record import read
-from trainer.sweeps.stacks import LARGEST, stacked
 from trainer.sweeps.worker import Job, perform_together
 
 SLOW = os.environ.get("TRAINER_SLOW") == "1"

@@ -1,8 +1,8 @@
 """Worker processes and their supervisor: jobs go out by pipes, and a job that dies or hangs costs no other job.
 
 concurrent.futures gives up the whole pool when one process is killed. Here each process has its own pipe; one that
-ends without an answer is replaced, and its job is reported with the signal that ended it. Of several jobs that it had
-nobody knows whose fault it was: each goes on by itself.
+ends without an answer is replaced, and its job is reported with the signal that ended it. Jobs that differ in numbers
+alone go to a worker together, to train side by side; if it dies, nobody knows whose fault it was: each goes on alone.
 """
 
 import multiprocessing
@@ -14,15 +14,16 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
 
 from trainer.errors import FileError
+from trainer.runs.config import Settings
 from trainer.runs.interrupts import held
 from trainer.runs.outputs import RECORD
-from trainer.sweeps.stacks import stacked
 from trainer.sweeps.worker import Ended, Job, imported, note, serve
 
 # Processes from a server that imports once for all; it has no threads, so its forks are safe.
@@ -30,6 +31,7 @@ METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods()
 TICK = 0.1  # seconds between two looks at the clock
 GRACE = 1.0  # seconds that an interrupted run has to keep what it has learnt
 MORE = 0.1  # and for each run beside it
+LARGEST = 64  # jobs of a stack: each has three files open, and more of them would save next to nothing
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -241,3 +243,40 @@ def _lean() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def stacked(jobs: Iterable[Job], workers: int) -> list[list[Job]]:
+    """The jobs in stacks, each for a worker: of a kind about as many for each worker, and at most LARGEST in a stack.
+
+    Those on the same rows stand beside each other, so that the rows are prepared once.
+    """
+    kinds: dict[str, list[Job]] = {}
+    for job in jobs:
+        kinds.setdefault(kind(job.settings) or f"alone {job.number}", []).append(job)
+    found = []
+    for some in kinds.values():
+        some.sort(key=lambda job: (job.settings.seed is None, job.settings.seed, repr(job.settings.data), job.number))
+        count = -(-len(some) // LARGEST)  # stacks
+        count = min(len(some), -(-count // workers) * workers)
+        edges = [len(some) * number // count for number in range(count + 1)]
+        found += [some[start:stop] for start, stop in pairwise(edges)]
+    return found
+
+
+def kind(settings: Settings) -> str | None:
+    """What jobs of a stack have in common; None for one that trains alone.
+
+    They differ in seed, epochs and label_smoothing, and in the numbers of optimizer, schedule, penalty and data.
+    Whether their shapes agree is seen once their data are there; see optimizers.together.
+    """
+    from trainer.optimizers import OPTIMIZERS  # numpy comes with it
+
+    joins = hasattr(OPTIMIZERS[settings.optimizer["name"]], "moved")
+    several = settings.folds or isinstance(settings.penalty.get("strength"), list)  # trainings in one job
+    if not joins or settings.experiment is not None or several or settings.device != "cpu":
+        return None
+    alike = dict(vars(settings), seed=None, epochs=None, label_smoothing=settings.label_smoothing > 0)
+    for group in ("optimizer", "schedule", "penalty"):
+        alike[group] = {key: value for key, value in alike[group].items() if type(value) not in (int, float)}
+    alike["data"] = {key: value for key, value in settings.data.items() if type(value) is not float}  # integers: shapes
+    return repr(alike)
