@@ -52,8 +52,7 @@ def _run(name: str) -> int:
         if "--version" in sys.argv[1:]:
             print(f"softmax-trainer {__version__}")
             return 0
-        _check_memory()
-        _check_working_folder()
+        _check_system()
         with importing():
             command: Callable[[list[str]], int | None] = import_module(f"trainer.commands.{name}").main
         with signals():
@@ -93,20 +92,16 @@ def _ending(error: BaseException) -> tuple[int, str] | None:
     return None
 
 
-def _check_memory() -> None:
-    """Refuses to begin where OpenBLAS would wait for memory for ever; it does so from an import, deaf to signals."""
-    try:
+def _check_system() -> None:
+    """Refuses to begin where OpenBLAS would wait for memory for ever, from an import and deaf to signals."""
+    with suppress(ImportError):  # Windows
         from resource import RLIMIT_AS, getrlimit
-    except ImportError:  # Windows
-        return
-    limit = getrlimit(RLIMIT_AS)[0]
-    if 0 <= limit < LEAST_MEMORY:
-        raise FileError(
-            f"The limit of memory is {limit >> 10} KiB, too little to begin. Raise it: ulimit -v {1 << 21}."
-        )
 
-
-def _check_working_folder() -> None:
+        limit = getrlimit(RLIMIT_AS)[0]
+        if 0 <= limit < LEAST_MEMORY:
+            raise FileError(
+                f"The limit of memory is {limit >> 10} KiB, too little to begin. Raise it: ulimit -v {1 << 21}."
+            )
     try:
         os.getcwd()
     except FileNotFoundError:

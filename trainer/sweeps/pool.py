@@ -207,10 +207,7 @@ def _ending(code: int | None) -> str:
     """The end of a process in words, from its exit code."""
     if code is None or code >= 0:
         return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "unknown"
+    name = next((known.name for known in signal.Signals if known == -code), "unknown")
     short = "; the system does that when memory is short" if name == "SIGKILL" else ""
     return f"was killed by signal {-code} ({name}){short}"
 

@@ -117,8 +117,7 @@ def left(path: Path) -> tuple[str, str, dict[str, float]]:
         record = read_record(path)
     except (OSError, TrainerError):
         return "pending", "", {}
-    numbers = record.get("metrics")
-    metrics = {key: value for key, value in numbers.items() if isinstance(value, int | float)} if numbers else {}
+    metrics = {key: value for key, value in record.get("metrics", {}).items() if isinstance(value, int | float)}
     status = str(record["status"])
     known = status in (*DONE, *BAD, "interrupted")
     return status if known else "interrupted", str(record.get("reason") or ""), metrics

@@ -73,17 +73,14 @@ def serve(connection: Connection) -> None:
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - no bars of many at once
     warnings.showwarning = lambda message, *_: logging.getLogger("trainer").warning(f"Warning: {message}")
     logging.getLogger().setLevel(logging.INFO)
-    try:
+    with suppress(EOFError, OSError, KeyboardInterrupt):  # the pool has no more jobs, or is no more
         import_module(IMPORTED)  # as the server has done, where there is one
         from tqdm import tqdm
 
         tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a worker that is killed leaves
         connection.send("ready")
-        while True:
-            if not perform_together(connection.recv(), connection.send):
-                return
-    except (EOFError, OSError, KeyboardInterrupt):  # the pool has no more jobs, or is no more
-        return
+        while perform_together(connection.recv(), connection.send):
+            continue
 
 
 class Turn:
@@ -185,12 +182,10 @@ def perform_together(jobs: Sequence[Job], answer: Callable[[Ended], object]) -> 
 
 def note(folder: Path, text: str) -> None:
     """Adds text to the log of a job, also of one that died before it made its folder."""
-    try:
+    with suppress(OSError):  # of a full disk, or a link; the reason stands in sweep.json as well
         folder.mkdir(parents=True, exist_ok=True)
         with open_log(folder / LOG) as file:
             file.write(text.rstrip("\n") + "\n")
-    except OSError:
-        return  # a full disk, or a link; the reason stands in sweep.json as well
 
 
 def _end_with_the_pool() -> None:
