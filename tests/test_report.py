@@ -728,7 +728,6 @@ def test_half_of_a_surrogate_pair_costs_a_sentence_and_no_report(changes, status
     ("page_changes", "job_changes"),
     [
         ({"command": HALF}, {}),
-        ({"command": ["python", HALF]}, {}),
         ({HALF: HALF}, {HALF: HALF}),
         ({}, {"folder": HALF}),
         ({}, {"status": HALF, "reason": HALF}),
@@ -789,6 +788,14 @@ def test_the_sweep_tells_what_the_runs_cannot(tmp_path):
     assert "No pair." in text
     assert "python -m trainer -m" in text
     assert [row["loss"] for row in rows_of(tmp_path / "out")] == ["ce", "brier", "nll", ""]
+
+
+def test_a_job_may_have_its_folder_in_a_folder(tmp_path):
+    """As by hydra.sweep.subdir='${loss.name}/${seed}'."""
+    make(tmp_path / "in" / "ce" / "1", status="running")
+    swept(tmp_path / "in", [{"folder": "ce/1", "status": "killed"}, {"folder": "ce/2", "status": "pending"}])
+    runs = read([tmp_path / "in"]).runs
+    assert [(run.folder[-4:], run.status) for run in runs] == [("ce/1", "killed"), ("ce/2", "pending")]
 
 
 def hrefs(folder: Path) -> list[str]:

@@ -61,23 +61,20 @@ class Axis:
     def ticks(self, most: int = 5) -> list[float]:
         """Round values inside the axis."""
         if self.log and self.high - self.low >= 1.2:
-            apart = math.ceil((self.high - self.low) / most)
             powers = range(math.floor(self.low), math.ceil(self.high) + 1)
             for steps in ((1, 2, 5), (1, 3)):
                 ticks = [step * 10.0**power for power in powers for step in steps]
                 inside = [tick for tick in ticks if self.low - 1e-9 <= math.log10(tick) <= self.high + 1e-9]
                 if len(inside) <= most + 1:
                     return inside
-            return [10.0**power for power in range(math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9) + 1, apart)]
+            first, last = math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9)
+            return [10.0**power for power in range(first, last + 1, math.ceil((self.high - self.low) / most))]
         low, high = (10**self.low, 10**self.high) if self.log else (self.low, self.high)
         raw = (high - low) / most
         size = 10.0 ** math.floor(math.log10(raw))
         step = next((size * k for k in (1, 2, 2.5, 5, 10) if size * k >= raw), size * 10)
-        first = math.ceil(low / step - 1e-9)
-        found = [(first + i) * step for i in range(most + 2)]
-        return [
-            0.0 if abs(tick) < step / 1e6 else tick for tick in found if low - step / 1e6 <= tick <= high + step / 1e6
-        ]
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-6)
+        return [number * step for number in range(first, last + 1)]
 
 
 def logarithmic(metric: str) -> bool | None:

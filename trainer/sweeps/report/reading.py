@@ -308,17 +308,16 @@ def _sweep(place: Path, found: Found) -> None:
         return
     command = content.get("command")
     if command:
-        words = command if isinstance(command, list) else [command]
-        found.commands.append(plain(" ".join(written(word) for word in words), 2000))
+        found.commands.append(plain(command, 2000))
     arguments = content.get("arguments")
     if isinstance(arguments, list) and "sweep=optuna" in arguments:
         found.searches.append([shown(place / str(number)) for number in range(len(jobs[:MOST_RUNS]))])
     for job in (job for job in jobs[:MOST_RUNS] if isinstance(job, Mapping)):
-        folder = Path(written(job.get("folder") or job.get("number", ""))).name
+        folder = Path(written(job.get("folder") or job.get("number", "")))
         status, reason = plain(job.get("status", "unknown"), 20), plain(job.get("reason") or "", 500)
-        target = place / folder
+        target = place / (folder.name if folder.is_absolute() or ".." in folder.parts else folder)
         found.told[shown(target)] = status, reason
-        if not folder or not any((target / name).exists() for name in RUN):
+        if not folder.name or not any((target / name).exists() for name in RUN):
             overrides = job.get("overrides")
             flat = overridden(overrides if isinstance(overrides, list) else [])
             status = status if status in STATUSES else "unknown"
