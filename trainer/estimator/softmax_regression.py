@@ -7,7 +7,7 @@ It is one class, so that all that scikit-learn asks of an estimator can be read 
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +81,7 @@ class _Given(NamedTuple):
         return 1 if self.alone else 2
 
 
+@dataclass(kw_only=True, eq=False, repr=False)  # repr and equality are those of scikit-learn
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A linear classifier, the minimum over w (D+1,K) of a mean loss and a penalty.
 
@@ -135,59 +136,28 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ['no', 'yes']
     """
 
-    coef_: Array
-    intercept_: Array
-    loss_curve_: list[float]
-    val_loss_curve_: list[float]
-
-    def __init__(
-        self,
-        *,
-        activation: str | Activation = "softmax",
-        loss: str | Loss = "ce",
-        gradient: str | GradientChoice = "auto",
-        optimizer: str | Optimizer = "auto",
-        penalty: Any = "l2",
-        C: float = 1.0,
-        l1_ratio: float | None = None,
-        max_iter: int = 200,
-        tol: float = 1e-8,
-        batch_size: int | str | None = "auto",
-        fit_intercept: bool = True,
-        class_weight: Mapping[Any, float] | str | None = None,
-        label_smoothing: float = 0.0,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        warm_start: bool = False,
-        random_state: Any = None,
-        threads: int | None = None,
-        device: str = "cpu",
-        n_jobs: int | None = None,
-        verbose: int = 0,
-    ) -> None:
-        self.activation = activation
-        self.loss = loss
-        self.gradient = gradient
-        self.optimizer = optimizer
-        self.penalty = penalty
-        self.C = C
-        self.l1_ratio = l1_ratio
-        self.max_iter = max_iter
-        self.tol = tol
-        self.batch_size = batch_size
-        self.fit_intercept = fit_intercept
-        self.class_weight = class_weight
-        self.label_smoothing = label_smoothing
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.threads = threads
-        self.device = device
-        self.n_jobs = n_jobs
-        self.verbose = verbose
+    activation: str | Activation = "softmax"
+    loss: str | Loss = "ce"
+    gradient: str | GradientChoice = "auto"
+    optimizer: str | Optimizer = "auto"
+    penalty: Any = "l2"
+    C: float = 1.0
+    l1_ratio: float | None = None
+    max_iter: int = 200
+    tol: float = 1e-8
+    batch_size: int | str | None = "auto"
+    fit_intercept: bool = True
+    class_weight: Mapping[Any, float] | str | None = None
+    label_smoothing: float = 0.0
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    n_iter_no_change: int = 10
+    warm_start: bool = False
+    random_state: Any = None
+    threads: int | None = None
+    device: str = "cpu"
+    n_jobs: int | None = None
+    verbose: int = 0
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "SoftmaxRegression":
         """Minimises E on X (N,D) and labels y (N,), or target rows (N,K), of at least two columns.
@@ -232,7 +202,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not all_at_once:
             train, valid = with_mean_one(train), None if valid is None else with_mean_one(valid)
         state = self._start(objective.activation, optimizer, train, seed, w)
-        self.loss_curve_, self.val_loss_curve_ = [], []
+        self.loss_curve_, self.val_loss_curve_ = list[float](), list[float]()
         patience = self.n_iter_no_change if self.early_stopping else 1
         budget: dict[str, Any] = {"epochs": self.max_iter, "patience": patience, "verbose": bool(self.verbose)}
         curves = self.loss_curve_, self.val_loss_curve_
@@ -504,3 +474,6 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with suppress(ConfigError):  # of an activation that does not exist, which fit says
             tags.classifier_tags.multi_label = self._answers_alone()
         return tags
+
+
+del SoftmaxRegression.n_iter_no_change  # of the class; scikit-learn sets it wherever it finds one
