@@ -32,10 +32,10 @@ from trainer.estimator.parameters import check_ranges, component, penalty_of, th
 from trainer.estimator.targets import (
     columns_of,
     data_of,
-    labels_of,
     name_of,
     named_classes,
     named_weights,
+    places_of,
     right,
     rows_of,
     shown,
@@ -43,12 +43,13 @@ from trainer.estimator.targets import (
     total_weight,
     with_mean_one,
 )
-from trainer.estimator.training import mean_loss, trained
+from trainer.estimator.training import trained
 from trainer.objective.blocks import scores
 from trainer.objective.device import device_of
 from trainer.objective.metrics import DISTRIBUTIONS, PROBABILITIES
 from trainer.objective.objective import Objective
 from trainer.objective.problem import Problem
+from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS, Optimizer
 from trainer.optimizers.fit import TrainState, proved, samples_a_step
 from trainer.optimizers.proximal import check_penalty
@@ -74,11 +75,7 @@ class _Given(NamedTuple):
     classes: Array
     alone: bool  # whether each class is a question of its own
     optimizer: Optimizer
-
-    @property
-    def least(self) -> int:
-        """The classes that there must be."""
-        return 1 if self.alone else 2
+    least: int  # classes that there must be
 
 
 @dataclass(kw_only=True, eq=False, repr=False)  # repr and equality are those of scikit-learn
@@ -185,17 +182,18 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
             check_exact(optimizer.name, self.gradient if isinstance(self.gradient, str) else self.gradient.name)
         data = data_of(X, targets, classes, names_of(self, X), sample_weight)
-        return _Given(data, classes, columns is not None and self._answers_alone(), optimizer)
+        alone = columns is not None and self._answers_alone()
+        return _Given(data, classes, alone, optimizer, 1 if alone else 2)
 
     def _fit(self, given: _Given, C: float, w: Array | None) -> "SoftmaxRegression":
         """Minimises E at this C, from parameters w (D+1,K) or those that the activation begins with."""
-        data, classes, alone, optimizer = given
+        data, classes, alone, optimizer, least = given
         size = samples_a_step(self.batch_size, optimizer, Constant())
         all_at_once = size is None
         seed = self._seed()
         data, valid = split(data, self.validation_fraction, seed) if self.early_stopping else (data, None)
         train = for_training(data, self.label_smoothing, named_weights(self.class_weight))
-        total = total_weight(train, least=given.least)
+        total = total_weight(train, least)
         objective = self._objective(train, 1 / (C * total), "weights" if all_at_once else "rows")
         check_penalty(optimizer.name, objective.penalty)
         check_fit(Problem(objective, train), optimizer, train.x.dtype, size)
@@ -203,11 +201,18 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             train, valid = with_mean_one(train), None if valid is None else with_mean_one(valid)
         state = self._start(objective.activation, optimizer, train, seed, w)
         self.loss_curve_, self.val_loss_curve_ = list[float](), list[float]()
-        patience = self.n_iter_no_change if self.early_stopping else 1
-        budget: dict[str, Any] = {"epochs": self.max_iter, "patience": patience, "verbose": bool(self.verbose)}
-        curves = self.loss_curve_, self.val_loss_curve_
         last, w, stopped = trained(
-            objective, optimizer, train, valid, state, curves, batch_size=size, seed=seed, **budget
+            objective,
+            optimizer,
+            train,
+            valid,
+            state,
+            (self.loss_curve_, self.val_loss_curve_),
+            epochs=self.max_iter,
+            batch_size=size,
+            seed=seed,
+            patience=self.n_iter_no_change if self.early_stopping else 1,
+            verbose=bool(self.verbose),
         )
         fitted, w = w, without_shift(w, objective)
         # In double precision the shift rounds nothing away that the proof could see.
@@ -218,9 +223,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.n_iter_, self.gap_ = last.state.epoch, proof.gap
         self.converged_ = certain or (proof.gap is None and bool(last.converged))
         self._progress: _Progress | None = None
-        if optimizer.full_batch and not stopped:
-            exact = proof.value - objective.penalty.value(w)  # the others are what a solver knew on its way
-            self.loss_curve_[-1] = exact if proof.gap is not None else mean_loss(objective, train, w)
+        if optimizer.full_batch and not stopped:  # the others are what a solver knew on its way
+            if proof.gap is None:
+                with blas_on_one_thread():
+                    self.loss_curve_[-1] = Problem(objective, train).evaluate(w, {}).loss
+            else:
+                self.loss_curve_[-1] = proof.value - objective.penalty.value(w)
         if optimizer.full_batch and not (self.converged_ or stopped):
             end = last.stalled or f"max_iter={self.max_iter} is too little; {proof.why.rstrip('.')}. Raise it."
             warnings.warn(f"optimizer={optimizer.name} has not converged: {end}", ConvergenceWarning, stacklevel=3)
@@ -257,7 +265,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         columns = columns_of(y)
         X, y = validated(self, X, y, reset=not again)
         known = named_classes(classes, columns, self.classes_ if again else None)
-        targets = labels_of(y, known) if columns is None else rows_of(y)
+        targets = places_of(y, known) if columns is None else rows_of(y)
         before: _Progress | None = getattr(self, "_progress", None)
         train = for_training(
             data_of(X, targets, known, names_of(self, X), sample_weight),
