@@ -175,7 +175,7 @@ def test_a_table_whose_first_line_finds_no_room_leaves_none_of_it(tmp_path, monk
         patch.setattr(os, "write", half)
         with pytest.raises(FileError, match=r"metrics\.csv cannot be written: No space left on device"):
             Table(tmp_path / "metrics.csv", ["epoch"])
-    assert (tmp_path / "metrics.csv").read_text() == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_nor_one_that_is_laid_there_just_before_a_file_is_opened(tmp_path, monkeypatch):
