@@ -160,26 +160,22 @@ def latest(folder: Path, check: Callable[[Checkpoint], object]) -> Checkpoint | 
     return None
 
 
-def checks(optimizer: Optimizer, start: TrainState, data: str | None) -> Callable[[Checkpoint], None]:
+def check(found: Checkpoint, optimizer: Optimizer, start: TrainState, data: str | None) -> None:
     """Refuses, by DataError, a checkpoint that a run with this start cannot go on from."""
-
-    def check(found: Checkpoint) -> None:
-        w, wanted = found.state.w, start.w
-        if (w.shape, w.dtype) != (wanted.shape, wanted.dtype):
-            raise DataError(
-                f"The checkpoint has w of shape {w.shape} of {w.dtype}, the run {wanted.shape} of {wanted.dtype}; "
-                "it is of other data or another configuration."
-            )
-        state, like = found.state.optimizer, start.optimizer
-        fits = type(state) is type(like) and (
-            not isinstance(like, np.ndarray) or (state.shape, state.dtype) == (like.shape, like.dtype)
+    w, wanted = found.state.w, start.w
+    if (w.shape, w.dtype) != (wanted.shape, wanted.dtype):
+        raise DataError(
+            f"The checkpoint has w of shape {w.shape} of {w.dtype}, the run {wanted.shape} of {wanted.dtype}; "
+            "it is of other data or another configuration."
         )
-        if like is not None and not fits:  # optimizer=auto has no state of its own before it has chosen
-            raise DataError(f"The checkpoint has no state of optimizer={optimizer.name}, but {type(state).__name__}.")
-        if found.data != data:
-            raise DataError("The checkpoint is of another data file, or the file has changed since.")
-
-    return check
+    state, like = found.state.optimizer, start.optimizer
+    fits = type(state) is type(like) and (
+        not isinstance(like, np.ndarray) or (state.shape, state.dtype) == (like.shape, like.dtype)
+    )
+    if like is not None and not fits:  # optimizer=auto has no state of its own before it has chosen
+        raise DataError(f"The checkpoint has no state of optimizer={optimizer.name}, but {type(state).__name__}.")
+    if found.data != data:
+        raise DataError("The checkpoint is of another data file, or the file has changed since.")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -23,10 +23,10 @@ from trainer.objective.objective import Objective
 from trainer.objective.penalties import Penalty, expand, strengths
 from trainer.optimizers import Optimizer
 from trainer.optimizers.choosing import RULES, Scores, automatic, check_folds, reached
-from trainer.optimizers.cross_validation import Cell, Fold, cross_validate
+from trainer.optimizers.cross_validation import Fold, cross_validate
 from trainer.runs.config import Settings
 from trainer.runs.outputs import CELLS, Table
-from trainer.runs.path import positions
+from trainer.runs.path import name_strengths, positions
 
 AUTO = "auto"  # in the place of a strength: a grid that the data decide
 OWN = ("gap", "iterations", "converged")  # columns of cv.csv after what was measured
@@ -40,11 +40,7 @@ class Choice(NamedTuple):
     penalties: list[Penalty]
 
 
-class Folded(NamedTuple):
-    """The rows that are no test rows, with their own weights, and the folds of them."""
-
-    data: Data
-    folds: list[Fold]
+Folded = tuple[Data, list[Fold]]  # the rows that are no test rows, with their own weights, and the folds of them
 
 
 def settled(settings: Settings) -> Settings:
@@ -95,7 +91,7 @@ def folded(data: Data, choice: Choice, settings: Settings, seed: int) -> Folded:
         own = settings.class_weight
         folds.append(Fold(train, test, None if own is None else for_training(bare.rows(train), 0.0, own).weight))
     check_folds(data, folds, classes=1)
-    return Folded(replace(data, smoothing=settings.label_smoothing), folds)
+    return replace(data, smoothing=settings.label_smoothing), folds
 
 
 @dataclass(frozen=True)
@@ -215,21 +211,16 @@ def choose(
     with bar:
         for cell in cells:
             scores.add(cell)
-            rows[cell.place, cell.fold] = _row(cell)
+            rows[cell.place, cell.fold] = {
+                "strength": float(cell.penalty.strength),  # type: ignore[attr-defined]
+                "fold": cell.fold + 1,
+                **cell.metrics,
+                "gap": "" if cell.proof.gap is None else cell.proof.gap,
+                "iterations": cell.iterations,
+                "converged": reached(cell),
+            }
             bar.update()
     return Chosen(choice, penalties, scores, [rows[key] for key in sorted(rows)], time.perf_counter() - began)
-
-
-def _row(cell: Cell) -> Mapping[str, Any]:
-    """A cell's line of cv.csv."""
-    return {
-        "strength": float(cell.penalty.strength),  # type: ignore[attr-defined]
-        "fold": cell.fold + 1,
-        **cell.metrics,
-        "gap": "" if cell.proof.gap is None else cell.proof.gap,
-        "iterations": cell.iterations,
-        "converged": reached(cell),
-    }
 
 
 def draw(path: Path, chosen: Chosen, title: str) -> Path:
@@ -275,11 +266,8 @@ def draw(path: Path, chosen: Chosen, title: str) -> Path:
             zorder=2,
             label=f"{rule}: {chosen.strengths[place]:.4g}{kept}",
         )
-    axes.set(xlabel="strength of the penalty", ylabel="mean loss on the rows held out", xscale="log")
-    margin = (x[0] / x[-1]) ** 0.02
-    axes.set_xlim(x[0] * margin, x[-1] / margin)
-    if chosen.strengths[-1] == 0:
-        axes.annotate("0", (x[-1], 0), xycoords=("data", "axes fraction"), xytext=(0, -16), textcoords="offset points")
+    axes.set(ylabel="mean loss on the rows held out")
+    name_strengths(axes, x, chosen.strengths[-1] == 0)
     finite = scores.mean[np.isfinite(scores.mean) & (scores.mean > 0)]
     if len(finite) and finite.max() > 10 * finite.min():
         axes.set_yscale("log")

@@ -9,6 +9,7 @@ The parts of an estimate, each the most that is held at a time:
 """
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,10 +121,6 @@ def _of_system(root: Path) -> int:
 
 def _of_limit(root: Path) -> int:
     """What RLIMIT_AS, that is ulimit -v, leaves of addresses."""
-    try:
-        import resource
-    except ImportError:  # no Unix
-        return UNLIMITED
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return UNLIMITED

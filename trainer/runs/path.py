@@ -22,7 +22,7 @@ from trainer.data.rows import Data
 from trainer.errors import ConfigError, DataError, listed
 from trainer.objective.certificate import Certificate
 from trainer.objective.objective import Objective
-from trainer.objective.penalties import Penalty, expand, strengths
+from trainer.objective.penalties import Penalty, strengths
 from trainer.optimizers import Optimizer
 from trainer.optimizers.fit import Report, TrainState, just_enough, proved
 
@@ -223,12 +223,8 @@ def draw(
         axes.axvline(x[kept], color="black", linestyle=":", linewidth=1, label=note)
         tidy(axes)
     below.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    below.set(xlabel="strength of the penalty", ylabel="mean loss", xscale="log")
-    if len(points) > 1:
-        margin = (x[0] / x[-1]) ** 0.02
-        below.set_xlim(x[0] * margin, x[-1] / margin)
-    if points[-1].strength == 0:
-        below.annotate("0", (x[-1], 0), xycoords=("data", "axes fraction"), xytext=(0, -16), textcoords="offset points")
+    below.set(ylabel="mean loss")
+    name_strengths(below, x, points[-1].strength == 0)
     counts(above, x, [int(np.count_nonzero(rows)) for rows in weights])
     return save(figure, path)
 
@@ -238,6 +234,16 @@ def positions(values: Sequence[float]) -> Array:
     x = np.array(values, dtype=np.float64)
     positive = x[x > 0]
     return np.where(x > 0, x, positive.min() / 10 if len(positive) else 1.0)
+
+
+def name_strengths(axes: Any, x: Array, to_zero: bool) -> None:
+    """Makes the axis below that of strengths at these positions, the strongest on the left; the last may be zero."""
+    axes.set(xlabel="strength of the penalty", xscale="log")
+    if len(x) > 1:
+        margin = (x[0] / x[-1]) ** 0.02
+        axes.set_xlim(x[0] * margin, x[-1] / margin)
+    if to_zero:
+        axes.annotate("0", (x[-1], 0), xycoords=("data", "axes fraction"), xytext=(0, -16), textcoords="offset points")
 
 
 def counts(axes: Any, x: Array, nonzero: Sequence[int]) -> None:
@@ -260,18 +266,3 @@ def short(name: int | str) -> str:
     """A name that leaves room for the picture."""
     text = str(name)
     return text if len(text) <= 16 else text[:15] + "…"
-
-
-__all__ = [
-    "Point",
-    "after",
-    "best",
-    "check_path",
-    "columns",
-    "draw",
-    "expand",
-    "fit_path",
-    "points_of",
-    "strengths",
-    "unfinished",
-]

@@ -4,7 +4,6 @@ What a run asks of its training stands in one class, so that run.py reads as the
 """
 
 import os
-import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -30,7 +29,7 @@ from trainer.objective.cluster import Dask
 from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers.choosing import STEPS
-from trainer.optimizers.fit import TrainState, columns, proved
+from trainer.optimizers.fit import TrainState, columns
 from trainer.runs import checkpoint, cross_validation, memory, path
 from trainer.runs.callbacks.protocol import Callback, Context
 from trainer.runs.checkpoint import Checkpoint
@@ -129,15 +128,11 @@ class Training:
 
     def table(self, rows: Sequence[Mapping[str, float]]) -> Table:
         """metrics.csv, or path.csv of a path, with these rows so far."""
-        return Table(self.folder / (PATH if self.parts.path else TABLE), self.header(), rows)
-
-    def header(self) -> list[str]:
-        """The columns of the table."""
         parts = self.parts
         if parts.path:
-            return path.columns(list(parts.metrics))
+            return Table(self.folder / PATH, path.columns(list(parts.metrics)), rows)
         checked = [name for callback in parts.callbacks for name in callback.columns(parts.objective)]
-        return [*columns(parts.metrics), *checked, "seconds"]
+        return Table(self.folder / TABLE, [*columns(parts.metrics), *checked, "seconds"], rows)
 
     def start(self) -> TrainState:
         """The state before the first epoch, or before the first strength of a path."""
@@ -147,7 +142,7 @@ class Training:
 
     def check(self, found: Checkpoint) -> None:
         """DataError for a checkpoint that this run cannot go on from."""
-        checkpoint.checks(self.parts.optimizer, self.start(), self.fingerprint)(found)
+        checkpoint.check(found, self.parts.optimizer, self.start(), self.fingerprint)
         changed = checkpoint.differences(found.config, self.config)
         if changed or found.seed != self.seed:
             seeds = f"seed was {found.seed} and is {self.seed}"
@@ -163,24 +158,6 @@ class Training:
     def waits(self, seconds: float) -> bool:
         """Whether the files of a run that has taken so long wait for the disk: a short one is soon made again."""
         return seconds >= self.short
-
-    def keep(self, rows: Sequence[Mapping[str, float]], point: Point, status: str, began: float) -> float:
-        """Writes a checkpoint; returns the seconds that it took."""
-        self.check_folder()
-        start = time.perf_counter()
-        now = Checkpoint(
-            point.state,
-            rows,
-            start - began,
-            "stopped" if point.status == "stopped" else status,
-            point.reason,
-            point.converged,
-            self.seed,
-            self.config,
-            self.fingerprint,
-        )
-        checkpoint.keep(self.folder, now, self.waits(now.seconds))
-        return time.perf_counter() - start
 
     def announce(self) -> None:
         """Says in run.json that the run is under way, and what it is, so that it can be told from a finished one."""
@@ -215,10 +192,6 @@ class Training:
         names = (train.classes, train.features, train.target)
         activation = self.parts.objective.activation
         return Model(state.w, standardizer, activation, *names, split=chosen | rows, columns=train.encoding)
-
-    def proof(self, state: TrainState, converged: bool) -> Certificate:
-        """How far a state is from the minimum on the training rows."""
-        return proved(self.parts.objective, self.parts.optimizer, self.data.train, state.w, converged)
 
     def evaluate(self, state: TrainState) -> dict[str, Evaluation]:
         """What the state is worth on the validation rows, else on the training rows, and on the test rows if any."""
@@ -293,10 +266,10 @@ def prepared(
     parts: Parts,
     folder: Path,
     recorded: Mapping[str, Any] | None,
-    share: Callable[..., Any] = lambda name, make, any_seed=False: make(),
+    share: Callable[..., Any] | None = None,
 ) -> Training:
     """The run with its data, all checked; share keeps what runs on the same rows have in common, by its name."""
-    source, choice = parts.source, parts.choice
+    source, choice, share = parts.source, parts.choice, share or (lambda name, make, any_seed=False: make())
     with living_on(parts.engine.connect()):
         fingerprint, rows = share(
             "file", lambda: (_fingerprint(source), source(seed)), any_seed=isinstance(source, File)
