@@ -13,7 +13,7 @@ from sklearn.model_selection import check_cv
 from trainer.arrays import Array
 from trainer.data.rows import for_training
 from trainer.errors import ConfigError, DataError
-from trainer.estimator.parameters import LIMITS_CV, check_ranges, penalty_of
+from trainer.estimator.parameters import penalty_of
 from trainer.estimator.softmax_regression import SoftmaxRegression, _Given
 from trainer.estimator.targets import named_weights, total_weight
 from trainer.estimator.training import bar_of
@@ -81,7 +81,6 @@ class SoftmaxRegressionCV(SoftmaxRegression):
         groups (N,) are for a splitter that keeps those of one group together, such as GroupKFold. scikit-learn's
         metadata routing hands them on after set_fit_request(groups=True).
         """
-        check_ranges(self, LIMITS_CV)
         given = self._given(X, y, sample_weight)
         self.Cs_: Array = np.logspace(-4, 4, self.Cs) if isinstance(self.Cs, int | np.integer) else np.unique(self.Cs)
         folds = self._folds(given, groups)

@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import os
 import platform
 import stat
@@ -26,7 +25,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO, TextIO, cast
 
-from trainer.errors import LISTS, NO_TEXT, NUMBERS, DataError, FileError, is_text
+from trainer.errors import NO_TEXT, DataError, FileError, is_text
 from trainer.runs.text import csv_text
 
 PACKAGES = ("numpy", "scikit-learn", "hydra-core", "omegaconf", "matplotlib")
@@ -228,14 +227,8 @@ def _write_strict(path: Path, content: Mapping[str, Any], durable: bool) -> Path
         raise DataError(f"{path} cannot be written: {key!a}: {ascii(content[key])[:200]} {NO_TEXT}.") from None
 
 
-def _strict(value: Any) -> Any:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, NUMBERS):
-        return value if isinstance(value, int) or math.isfinite(value) else None
-    if isinstance(value, LISTS):
-        return [_strict(item) for item in value]
-    return {str(key): _strict(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+def _strict(content: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
 
 def write_record(folder: Path, content: Mapping[str, Any], durable: bool = True) -> Path:

@@ -96,18 +96,12 @@ class Training:
     test: Data | None  # rows as they came, held out of everything
     plane: Data | None  # all rows as they came, where two features can be drawn
     folder: Path
-    recorded: Mapping[str, Any] | None
+    config: Mapping[str, Any]  # as it is kept
     fingerprint: str | None
     folded: Folded | None = None  # of which the strength of the penalty is to be chosen
     lock: Lock | None = None  # of the folder, once it is the run's
     chosen: Chosen | None = None
     short: float = 0.0  # seconds below which it does not wait for the disk
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The configuration as it is kept."""
-        found: Mapping[str, Any] = kept(asdict(self.settings) if self.recorded is None else self.recorded)
-        return found
 
     def callbacks(self, past: Sequence[Mapping[str, float]] = ()) -> list[Callback]:
         """Fresh callbacks that know the rows of an earlier part of the run."""
@@ -305,7 +299,8 @@ def prepared(
             stacklevel=1,
         )
     plane = raw if settings.plots and len(raw.features) == 2 and isinstance(raw.x, np.ndarray) else None
-    return Training(settings, seed, parts, data, test, plane, folder, recorded, fingerprint, folded)
+    config = kept(asdict(settings) if recorded is None else recorded)
+    return Training(settings, seed, parts, data, test, plane, folder, config, fingerprint, folded)
 
 
 def _held_out(settings: Settings, seed: int, source: Source, rows: Data) -> tuple[Data, Data | None]:
