@@ -18,7 +18,6 @@ from trainer.runs.outputs import (
     Table,
     open_plain,
     read_record,
-    remove_parts,
     versions,
     write_json,
     write_record,
@@ -241,13 +240,6 @@ def test_a_log_that_has_not_begun_moves_with_its_run(tmp_path):
         logging.getLogger().removeHandler(handler)
         handler.close()
     assert (tmp_path / "new" / "trainer.log").read_text() == "begun\n"
-
-
-def test_parts_of_a_killed_run_are_removed(tmp_path):
-    for name in (".model.npz.part", "model.npz", ".other"):
-        (tmp_path / name).write_text("")
-    remove_parts(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"model.npz", ".other"}
 
 
 def test_a_huge_record_is_not_read(tmp_path):

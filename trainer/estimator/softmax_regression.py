@@ -408,7 +408,6 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return replace(self._model, w=w, standardizer=Standardizer.none(len(w) - 1))
 
     def _set(self, model: Model) -> None:
-        """Makes it the fitted model."""
         self._model = model
         w = _of_raw_features(model)
         self.coef_, self.intercept_ = w[:-1].T, w[-1]
@@ -437,7 +436,6 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows: dict[str, int],
         multi_label: bool,
     ) -> "SoftmaxRegression":
-        """Makes w (D+1,K) the fitted model."""
         activation = objective.activation
         self.classes_, self.multi_label_ = classes, multi_label
         rows |= {"multi_label": True} if multi_label else {}
@@ -472,7 +470,6 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tuple(map(str, names))
 
     def _scores(self, X: Any) -> Array:
-        """z (N,K) of features as they are given."""
         check_is_fitted(self, "_model")
         return scores(self._w(), self._validated(X, reset=False))
 
@@ -507,7 +504,6 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _start(
         self, activation: Activation, optimizer: Optimizer, data: Data, seed: int, w: Array | None
     ) -> TrainState:
-        """The state before the first step: at w where there is one."""
         if w is None:
             scale = known(activation, "start_scale")
             return TrainState.start(optimizer, data, scale, seed, bool(self.fit_intercept))

@@ -99,13 +99,11 @@ class SoftmaxRegressionCV(SoftmaxRegression):
         return self
 
     def _stepwise(self) -> Optimizer:
-        """There is no partial_fit."""
         raise ConfigError(
             "SoftmaxRegressionCV compares fits to all rows of a fold, and partial_fit sees a part. Use fit."
         )
 
     def _scored(self, given: _Given, folds: Sequence[Fold]) -> Scores:
-        """The scores of all cells."""
         data = replace(given.data, smoothing=self.label_smoothing)
         objective = self._objective(data, 1.0, "weights")
         check_cells(given.optimizer, *objective.pair)

@@ -20,7 +20,7 @@ import numpy as np
 from trainer.arrays import Array
 from trainer.data import remote
 from trainer.data.reading import stamp
-from trainer.errors import ConfigError, DataError, FileError, TrainerError, shown
+from trainer.errors import DataError, FileError, TrainerError, shown
 from trainer.objective.preconditioner import Preconditioner
 from trainer.objective.view import Evaluated
 from trainer.optimizers import OPTIMIZERS, Optimizer
@@ -71,7 +71,6 @@ class Checkpoint:
 
     @property
     def place(self) -> str:
-        """Where it is, in words."""
         return f"{'strength' if self.rows and 'strength' in self.rows[0] else 'epoch'} {self.state.epoch}"
 
 
@@ -188,15 +187,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key in keys
         if key.partition(".")[0] not in FREE
     ]
-
-
-def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
-    """ConfigError with the difference if a run is to go on with another configuration."""
-    if changed := differences(old, new):
-        raise ConfigError(
-            f"{folder} goes on as it began, and may only change epochs, but {'; '.join(changed)}. "
-            "Leave that out, or start a new run."
-        )
 
 
 def fingerprint(paths: Sequence[str]) -> str:

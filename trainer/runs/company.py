@@ -66,7 +66,6 @@ class Company:
         return self.size == 0 or rows_of(settings) in self._kept or self._bytes.total() + self._largest <= ROOM
 
     def begun(self) -> None:
-        """A run has joined the others."""
         self.size += 1
 
     def ended(self, settings: Settings) -> None:
@@ -88,7 +87,6 @@ class Seat:
         self._next: Report | Exception | None = None
 
     def share(self, name: str, make: Callable[[], T], any_seed: bool = False) -> T:
-        """See Company.share."""
         return self.company.share(self._settings, name, make, any_seed)
 
     def fit(self, training: Training, state: TrainState) -> Iterator[Report]:

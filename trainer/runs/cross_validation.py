@@ -136,7 +136,6 @@ class Chosen:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What run.json says of it."""
         return {
             "folds": self.choice.folds,
             "rule": self.choice.rule,
@@ -152,7 +151,6 @@ class Chosen:
 
     @property
     def line(self) -> str:
-        """For the terminal."""
         found = [
             f"{rule} {said['strength']:.4g} (loss {said['loss']:.4g} ± {said['standard_error']:.2g})"
             for rule, said in ((rule, self._said(place)) for rule, place in self.places.items())

@@ -33,7 +33,6 @@ class Lock:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError if another process has it."""
         self._path = folder / LOCK
         with writing(self._path):
             while not self._taken():

@@ -90,7 +90,6 @@ class LogFile(logging.FileHandler):
             self.write_early()
 
     def write_early(self) -> None:
-        """Writes what has waited."""
         early, self._early = self._early, []
         for record in early:
             logging.FileHandler.emit(self, record)
@@ -328,13 +327,6 @@ class Table:
 def shorter(path: Path) -> Path:
     """A path relative to the working folder where it lies inside."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def remove_parts(folder: Path) -> None:
-    """Removes what a killed run was just writing."""
-    for path in folder.glob(".*.part"):
-        with writing(path):
-            path.unlink(missing_ok=True)
 
 
 @cache

@@ -48,7 +48,6 @@ class Point:
 
     @property
     def row(self) -> dict[str, Any]:
-        """Its line of path.csv."""
         return {
             "strength": self.strength,
             **self.metrics,

@@ -82,6 +82,7 @@ def boundary(path: Path, model: Model, train: Data, valid: Data | None, title: s
     first, second = np.meshgrid(*ticks)
     regions = model.predict(np.column_stack([first.ravel(), second.ravel()])).argmax(axis=1).reshape(first.shape)
     colors = class_colors(len(names))
+    markers = [MARKERS[k % len(MARKERS)] if len(names) > len(COLORS) else "o" for k in range(len(names))]
     axes.imshow(
         regions,
         extent=(first[0, 0], first[0, -1], second[0, 0], second[-1, 0]),
@@ -100,15 +101,12 @@ def boundary(path: Path, model: Model, train: Data, valid: Data | None, title: s
         wrong += int(missed.sum())
         first, second = data.x[missed].T
         axes.scatter(first, second, s=3 * size, facecolors="none", edgecolors="black", linewidths=0.7, zorder=1.5)
-        for k, color in enumerate(colors):
+        for k, (color, marker) in enumerate(zip(colors, markers, strict=True)):
             look = {"color": color, "linewidths": 0} if data is train else {"facecolors": "none", "edgecolors": color}
-            marker = MARKERS[k % len(MARKERS)] if len(colors) > len(COLORS) else "o"
             first, second = data.x[data.labels == k].T
             axes.scatter(first, second, s=size, marker=marker, zorder=2, **look)
-    handles = [
-        _handle(MARKERS[k % len(MARKERS)] if len(colors) > len(COLORS) else "o", name, color=color)
-        for k, (name, color) in enumerate(zip(names, colors, strict=True))
-    ]
+    shown = zip(markers, names, colors, strict=True)
+    handles = [_handle(marker, name, color=color) for marker, name, color in shown]
     if valid is not None:
         handles.append(_handle("o", "validation: hollow", color="0.3", markerfacecolor="none"))
     handles.append(_handle("o", f"misclassified ({wrong})", color="black", markerfacecolor="none", markersize=9))

@@ -32,13 +32,13 @@ from trainer.runs.cross_validation import settled
 from trainer.runs.evaluation import Evaluation
 from trainer.runs.lock import Lock, claim, move_log
 from trainer.runs.model import Model
-from trainer.runs.outputs import read_record, remove_parts, shorter
+from trainer.runs.outputs import read_record, shorter
 from trainer.runs.parts import Parts, assemble, headline
-from trainer.runs.progress import RowBar
 from trainer.runs.schema import build
 from trainer.runs.training import Ending, Point, Result, Training, prepared, summary
 
 log = logging.getLogger("trainer")
+AFTER = 2.0  # seconds of an epoch without a bar of its rows
 Steps = Generator[None, None, Result | None]  # a run that stops before each epoch
 
 
@@ -111,7 +111,11 @@ def resuming(
     record = read_record(folder)
     settings, share = settled(settings), None if seat is None else seat.share
     config = asdict(settings) if recorded is None else recorded
-    checkpoint.require_same(record["config"], config, folder)
+    if changed := checkpoint.differences(record["config"], config):
+        raise ConfigError(
+            f"{folder} goes on as it began, and may only change epochs, but {'; '.join(changed)}. "
+            "Leave that out, or start a new run."
+        )
     parts = assemble(settings)
     if parts.path and config.get("epochs") != (began := record["config"].get("epochs")):
         raise ConfigError(
@@ -130,7 +134,6 @@ def resuming(
             length = counted(len(parts.path), "strength") if parts.path else counted(done, "epoch")
             log.info(f"{shorter(folder)} is already finished, after {length}{why or '.'}{way}")
             return None
-        remove_parts(folder)
         training = prepared(settings, int(record["seed"]), parts, folder, recorded, share)
         training = replace(training, lock=lock)
         if training.fingerprint != record.get("data_sha256"):
@@ -168,6 +171,24 @@ def _check_epochs(folder: Path, settings: Settings, parts: Parts, done: int) -> 
         )
 
 
+class RowBar:
+    """Counts rows, those of every pass over the data; tqdm shows them after a while, and on a terminal only."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, rows: int) -> None:
+        if self._bar is None:
+            self._bar = tqdm(unit="row", unit_scale=True, leave=False, delay=AFTER, disable=None)
+        self._bar.update(rows)
+
+    def finish(self) -> None:
+        """The epoch is over; the next row begins another bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
 @dataclass
 class Course:
     """A run on its way: the rows of its table, where it is, when it began, earlier parts counted, and beside whom."""
@@ -181,7 +202,6 @@ class Course:
 
     @classmethod
     def of(cls, training: Training, found: Checkpoint | None, seat: Seat | None) -> "Course":
-        """From a checkpoint, or from the start."""
         now = time.perf_counter()
         if found is None:
             return cls(training, [], Point(training.start()), now, seat)
@@ -194,7 +214,6 @@ class Course:
         return time.perf_counter() - self.began
 
     def keep(self, status: str, point: Point) -> float:
-        """Writes a checkpoint; returns the seconds that it took."""
         training, start = self.training, time.perf_counter()
         training.check_folder()
         status = "stopped" if point.status == "stopped" else status

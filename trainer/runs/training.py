@@ -167,7 +167,6 @@ class Training:
             write_record(self.folder, content)
 
     def what(self) -> dict[str, Any]:
-        """What a run is, from its beginning to its end."""
         return {
             "strategy": self.parts.strategy,
             "seed": self.seed,
@@ -342,7 +341,6 @@ def _ready(settings: Settings, seed: int, raw: Data, test: Data | None) -> Prepa
 
 
 def _has_targets(data: Data) -> bool:
-    """Whether some row has one."""
     return data.y.ndim == 1 or bool(data.y.any())
 
 
