@@ -26,7 +26,6 @@ from trainer.optimizers.choosing import RULES, Scores, automatic, check_folds, r
 from trainer.optimizers.cross_validation import Fold, cross_validate
 from trainer.runs.config import Settings
 from trainer.runs.outputs import CELLS, Table
-from trainer.runs.path import name_strengths, positions
 
 AUTO = "auto"  # in the place of a strength: a grid that the data decide
 OWN = ("gap", "iterations", "converged")  # columns of cv.csv after what was measured
@@ -183,11 +182,10 @@ class Chosen:
                 )
         return found
 
-    def write(self, folder: Path, title: str, pictured: bool) -> list[Path]:
-        """cv.csv, a row a cell, and cv.png."""
+    def write(self, folder: Path) -> Path:
+        """cv.csv, a row a cell."""
         with Table(folder / CELLS, list(self.rows[0]), self.rows):
-            pass
-        return [folder / CELLS, *([draw(folder / "cv.png", self, title)] if pictured else [])]
+            return folder / CELLS
 
 
 def choose(
@@ -219,56 +217,3 @@ def choose(
             }
             bar.update()
     return Chosen(choice, penalties, scores, [rows[key] for key in sorted(rows)], time.perf_counter() - began)
-
-
-def draw(path: Path, chosen: Chosen, title: str) -> Path:
-    """The mean loss on the rows held out against the strength, with its standard errors and what each rule chooses.
-
-    Strengths with a cell that has not converged are open circles.
-    """
-    from matplotlib.figure import Figure  # slow to import
-
-    from trainer.runs.plots import COLORS, save, tidy
-
-    figure = Figure(figsize=(10, 4.5))
-    figure.subplots_adjust(left=0.08, right=0.68, bottom=0.13, top=0.9)
-    figure.suptitle(title)
-    axes = figure.subplots()
-    scores, x = chosen.scores, positions(chosen.strengths)
-    for number, losses in enumerate(scores.values):
-        axes.plot(x, losses, color="0.8", linewidth=0.7, zorder=1, label=None if number else "a fold")
-    look: dict[str, Any] = {
-        "color": COLORS[0],
-        "ecolor": COLORS[0],
-        "elinewidth": 1,
-        "capsize": 2,
-        "marker": "o",
-        "markersize": 4,
-    }
-    axes.errorbar(x, scores.mean, yerr=scores.error, zorder=3, label="mean of the folds ± standard error", **look)
-    missed = np.isin(chosen.strengths, chosen.missed)
-    if missed.any():
-        circles: dict[str, Any] = {"color": COLORS[0], "markerfacecolor": "white", "markersize": 7, "zorder": 4}
-        axes.plot(x[missed], scores.mean[missed], "o", label="not converged", **circles)
-    best = chosen.places["best"]
-    within = scores.mean[best] + scores.error[best]
-    axes.axhline(within, color=COLORS[5], linewidth=0.8, linestyle="--", label="best + its standard error", zorder=2)
-    for rule, style, color in (("best", "-", COLORS[5]), ("1se", ":", COLORS[2])):
-        place = chosen.places[rule]
-        kept = ", chosen" if rule == chosen.choice.rule else ""
-        axes.axvline(
-            x[place],
-            color=color,
-            linestyle=style,
-            linewidth=1.5,
-            zorder=2,
-            label=f"{rule}: {chosen.strengths[place]:.4g}{kept}",
-        )
-    axes.set(ylabel="mean loss on the rows held out")
-    name_strengths(axes, x, chosen.strengths[-1] == 0)
-    finite = scores.mean[np.isfinite(scores.mean) & (scores.mean > 0)]
-    if len(finite) and finite.max() > 10 * finite.min():
-        axes.set_yscale("log")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small")
-    tidy(axes)
-    return save(figure, path)

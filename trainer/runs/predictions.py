@@ -84,8 +84,9 @@ def _parquet(file: BinaryIO, model: Model, a: Array, ids: Ids) -> None:
     columns, names = [_classes(model)[a.argmax(axis=1)], *a.T], _header(model)
     if ids is not None:
         columns, names = [np.array(ids[1]), *columns], [ids[0], *names]
-    content = import_module("pyarrow").Table.from_arrays([*map(_arrow, columns)], names=names)
-    import_module("pyarrow.parquet").write_table(content, file)
+    arrow = import_module("pyarrow")
+    arrays = [arrow.array(column.tolist() if column.dtype.kind == "U" else column) for column in columns]
+    import_module("pyarrow.parquet").write_table(arrow.Table.from_arrays(arrays, names=names), file)
 
 
 def _npz(file: BinaryIO, model: Model, a: Array, ids: Ids) -> None:
@@ -118,10 +119,6 @@ def _classes(model: Model) -> Array:
     """The names (K,) as an array without objects: integers where all of them are some of 64 bits, else texts."""
     whole = all(isinstance(name, int) and -(1 << 63) <= name < 1 << 63 for name in model.classes)
     return np.array(model.classes, np.int64) if whole else np.array([*map(str, model.classes)])
-
-
-def _arrow(column: Array) -> Any:
-    return import_module("pyarrow").array(column if column.dtype.kind != "U" else column.tolist())
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from trainer.data.features import Features
 from trainer.data.places import name_of
+from trainer.data.rows import split
 from trainer.errors import ConfigError, Diverged, counted, require
 from trainer.objective.certificate import Certificate
 from trainer.objective.objective import Objective
@@ -35,7 +36,7 @@ from trainer.runs.model import Model
 from trainer.runs.outputs import read_record, shorter
 from trainer.runs.parts import Parts, assemble, headline
 from trainer.runs.schema import build
-from trainer.runs.training import Ending, Point, Result, Training, prepared, summary
+from trainer.runs.training import Ending, Point, Result, Training, drawn, prepared, summary
 
 log = logging.getLogger("trainer")
 AFTER = 2.0  # seconds of an epoch without a bar of its rows
@@ -397,22 +398,32 @@ def _describe(
     """Writes what a person reads of a run, and run.json as the last; the files, and what the model is worth."""
     training, folder, title = course.training, course.training.folder, course.training.title()
     train, pictured = training.data.train, bool(training.settings.plots and course.rows)
+    unbroken = result.status != "interrupted"
+    if pictured and (unbroken or training.chosen):
+        from trainer.runs import plots  # matplotlib is slow to import
     learnt = Coefficients.of(model, end.state.w, train)
     along = [(point.strength, Coefficients.of(model, point.state.w, train)) for point in points]
-    files = training.chosen.write(folder, title, pictured) if training.chosen else []
+    files = list[Path]()
+    if training.chosen:
+        files.append(training.chosen.write(folder))
+        if pictured:
+            files.append(plots.folds(folder / "cv.png", training.chosen, title))
     files += coefficients.write(folder, along or [(0.0, learnt)], bool(points))
-    if pictured and result.status != "interrupted":
-        if points:
-            names = (model.classes, model.features)
-            files.append(path.draw(folder / "path.png", points, *names, title, end.missed))
-        else:
-            files += training.draw(course.rows, end.state)
+    if pictured and unbroken and points:
+        files.append(plots.along_path(folder / "path.png", points, model.classes, model.features, title, end.missed))
+    elif pictured and unbroken:
+        files.append(plots.curves(folder / "curves.png", course.rows, title, drawn(training.parts.metrics)))
+        if training.plane is not None:
+            sides = split(training.plane, training.settings.valid_fraction, training.seed)
+            files.append(plots.boundary(folder / "boundary.png", model, *sides, title))
     evaluations = training.evaluate(end.state) if result.status in ("finished", "stopped") else {}
     record = training.what_came(result, end, seconds)
     if evaluations:
         files.append(evaluation.keep(folder, evaluations))
         if pictured:
-            files += training.draw_evaluations(evaluations, learnt)
+            files += plots.evaluations(folder, title, evaluations)
+            if strongest := plots.coefficients(folder / "coefficients.png", learnt, title):
+                files.append(strongest)
         files.append(card.write(folder, title, record, train, evaluations, learnt))
     training.record(record)
     return files, evaluations

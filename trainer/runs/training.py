@@ -33,7 +33,6 @@ from trainer.optimizers.fit import TrainState, columns
 from trainer.runs import checkpoint, cross_validation, memory, path
 from trainer.runs.callbacks.protocol import Callback, Context
 from trainer.runs.checkpoint import Checkpoint
-from trainer.runs.coefficients import Coefficients
 from trainer.runs.config import Settings
 from trainer.runs.cross_validation import Chosen, Folded
 from trainer.runs.evaluation import Evaluation, evaluated, shares_of
@@ -235,22 +234,6 @@ class Training:
         """The pair and the strategy, over the pictures."""
         objective = self.parts.objective
         return f"{title_of(objective.activation)} + {title_of(objective.loss)}, gradient {self.parts.strategy}"
-
-    def draw_evaluations(self, found: Mapping[str, Evaluation], learnt: Coefficients) -> list[Path]:
-        from trainer.runs import plots  # matplotlib is slow to import
-
-        strongest = plots.coefficients(self.folder / "coefficients.png", learnt, self.title())
-        return plots.evaluations(self.folder, self.title(), found) + ([strongest] if strongest else [])
-
-    def draw(self, rows: Sequence[Mapping[str, float]], state: TrainState) -> list[Path]:
-        from trainer.runs import plots  # matplotlib is slow to import
-
-        title = self.title()
-        files = [plots.curves(self.folder / "curves.png", rows, title, drawn(self.parts.metrics))]
-        if self.plane is not None:
-            train, valid = split(self.plane, self.settings.valid_fraction, self.seed)
-            files.append(plots.boundary(self.folder / "boundary.png", self.model(state), train, valid, title))
-        return files
 
 
 def prepared(
