@@ -112,10 +112,6 @@ class Chosen:
     def place(self) -> int:
         return self.places[self.choice.rule]
 
-    @property
-    def penalty(self) -> Penalty:
-        return self.penalties[self.place]
-
     @cached_property
     def strengths(self) -> list[float]:
         return [float(penalty.strength) for penalty in self.penalties]  # type: ignore[attr-defined]
@@ -135,24 +131,25 @@ class Chosen:
 
     @property
     def record(self) -> dict[str, Any]:
+        mean, error = self.scores.mean.tolist(), self.scores.error.tolist()
         return {
             "folds": self.choice.folds,
             "rule": self.choice.rule,
             "strength": self.strengths[self.place],
-            **{rule: self._said(place) for rule, place in self.places.items()},
+            **{
+                rule: {"strength": self.strengths[place], "loss": mean[place], "standard_error": error[place]}
+                for rule, place in self.places.items()
+            },
             "strengths": self.strengths,
             "not_converged": self.missed,
         }
 
-    def _said(self, place: int) -> dict[str, float]:
-        loss, error = float(self.scores.mean[place]), float(self.scores.error[place])
-        return {"strength": self.strengths[place], "loss": loss, "standard_error": error}
-
     @property
     def line(self) -> str:
+        mean, error = self.scores.mean, self.scores.error
         found = [
-            f"{rule} {said['strength']:.4g} (loss {said['loss']:.4g} ± {said['standard_error']:.2g})"
-            for rule, said in ((rule, self._said(place)) for rule, place in self.places.items())
+            f"{rule} {self.strengths[place]:.4g} (loss {mean[place]:.4g} ± {error[place]:.2g})"
+            for rule, place in self.places.items()
         ]
         cells = f"{counted(len(self.penalties), 'strength')} on {counted(self.choice.folds, 'fold')}"
         return f"{cells} in {self.seconds:.2f} s: {', '.join(found)}; rule={self.choice.rule}"

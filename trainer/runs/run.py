@@ -23,17 +23,16 @@ from trainer.errors import ConfigError, Diverged, counted, require
 from trainer.objective.certificate import Certificate
 from trainer.objective.objective import Objective
 from trainer.optimizers.fit import Report, TrainState, fit, just_enough, proved
-from trainer.runs import card, checkpoint, coefficients, evaluation, path
+from trainer.runs import card, checkpoint, coefficients, cross_validation, evaluation, path
 from trainer.runs.callbacks.protocol import Callback, close
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.coefficients import Coefficients
 from trainer.runs.company import Seat, may_join
 from trainer.runs.config import Settings
-from trainer.runs.cross_validation import settled
 from trainer.runs.evaluation import Evaluation
-from trainer.runs.lock import Lock, claim, move_log
+from trainer.runs.lock import Lock, claim, move_log, process
 from trainer.runs.model import Model
-from trainer.runs.outputs import read_record, shorter
+from trainer.runs.outputs import read_record, shorter, write_record
 from trainer.runs.parts import Parts, assemble, headline
 from trainer.runs.schema import build
 from trainer.runs.training import Ending, Point, Result, Training, drawn, prepared, summary
@@ -82,7 +81,7 @@ def running(
     calls to_disk.
     """
     seed = secrets.randbits(32) if settings.seed is None else settings.seed
-    settings, share = settled(settings), None if seat is None else seat.share
+    settings, share = cross_validation.settled(settings), None if seat is None else seat.share
     parts = assemble(settings)
     if settings.experiment is not None:
         from trainer.runs.experiments import EXPERIMENTS
@@ -110,7 +109,7 @@ def resuming(
 ) -> Steps:
     """What resume does, step by step; with a seat among others that train beside it."""
     record = read_record(folder)
-    settings, share = settled(settings), None if seat is None else seat.share
+    settings, share = cross_validation.settled(settings), None if seat is None else seat.share
     config = asdict(settings) if recorded is None else recorded
     if changed := checkpoint.differences(record["config"], config):
         raise ConfigError(
@@ -247,7 +246,8 @@ def _go(training: Training, found: Checkpoint | None, seat: Seat | None) -> Gene
     course = Course.of(training, found, seat)
     callbacks = training.callbacks(course.rows)
     status, failure = "finished", None
-    training.announce()
+    # so that it can be told from a finished one; nothing is lost yet, and a disk takes its time
+    write_record(training.folder, {"status": "running", **process(), **training.what()}, durable=False)
     try:
         _choose(course)
         yield from _train(course, callbacks)
@@ -279,12 +279,17 @@ def _go(training: Training, found: Checkpoint | None, seat: Seat | None) -> Gene
 
 def _choose(course: Course) -> None:
     """Chooses the strength of the penalty, where it is to be chosen; the run begins with what the folds have learnt."""
-    course.training = training = course.training.choose()
-    if training.chosen is not None:
-        course.point = Point(training.start())
-        log.info(training.chosen.line)
-        for doubt in training.chosen.doubts(training.settings.epochs):
-            log.warning(doubt)
+    training, parts = course.training, course.training.parts
+    if parts.choice is None or training.folded is None:
+        return
+    rest = (parts.objective, parts.optimizer, parts.metrics, training.settings.epochs)
+    chosen = cross_validation.choose(parts.choice, training.folded, training.data.train, *rest)
+    objective = replace(parts.objective, penalty=chosen.penalties[chosen.place])
+    course.training = replace(training, parts=parts._replace(objective=objective), chosen=chosen)
+    course.point = Point(course.training.start())
+    log.info(chosen.line)
+    for doubt in chosen.doubts(training.settings.epochs):
+        log.warning(doubt)
 
 
 def _train(course: Course, callbacks: list[Callback]) -> Generator[None, None, None]:

@@ -36,7 +36,7 @@ from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.config import Settings
 from trainer.runs.cross_validation import Chosen, Folded
 from trainer.runs.evaluation import Evaluation, evaluated, shares_of
-from trainer.runs.lock import Lock, process
+from trainer.runs.lock import Lock
 from trainer.runs.model import Model
 from trainer.runs.outputs import (
     PATH,
@@ -109,16 +109,6 @@ class Training:
         context = Context(names, self.parts.objective, self.data.train, self.seed, past, self.folder, self.config)
         return [callback.start(context) for callback in self.parts.callbacks]
 
-    def choose(self) -> "Training":
-        """The training at the strength that cross-validation chooses, where there is one to choose; see cv.csv."""
-        parts, settings = self.parts, self.settings
-        if parts.choice is None or self.folded is None:
-            return self
-        rest = (parts.objective, parts.optimizer, parts.metrics, settings.epochs)
-        chosen = cross_validation.choose(parts.choice, self.folded, self.data.train, *rest)
-        objective = replace(parts.objective, penalty=chosen.penalty)
-        return replace(self, parts=parts._replace(objective=objective), chosen=chosen)
-
     def table(self, rows: Sequence[Mapping[str, float]]) -> Table:
         """metrics.csv, or path.csv of a path, with these rows so far."""
         parts = self.parts
@@ -151,11 +141,6 @@ class Training:
     def waits(self, seconds: float) -> bool:
         """Whether the files of a run that has taken so long wait for the disk: a short one is soon made again."""
         return seconds >= self.short
-
-    def announce(self) -> None:
-        """Says in run.json that the run is under way, and what it is, so that it can be told from a finished one."""
-        content = {"status": "running", **process(), **self.what()}
-        write_record(self.folder, content, durable=False)  # nothing is lost yet, and a disk takes its time
 
     def give_up(self, error: BaseException) -> None:
         """Says in run.json, if it can, that the run has failed."""
