@@ -29,6 +29,7 @@ def write(
     source = config.get("data", {})
     name = source.get("path") or source.get("name", "unknown")
     rows = f"{split['train_rows']:,} for training, {split['valid_rows']:,} for validation"
+    shares = [f"{name} {count:,}" for name, count in zip(train.classes, split["class_rows"], strict=True)]
     facts = [
         ("data", _plain(name) + (f", target {_plain(train.target)}" if train.target else "")),
         ("SHA-256 of the data", record["data_sha256"] or "generated or bundled"),
@@ -36,7 +37,7 @@ def write(
         ("split", f"by seed {split['seed']}, each class with its share"),
         ("features", f"{len(train.features):,}: {_some(train.features, 12)}"),
         *([] if train.encoding is None else [("columns", _plain(train.encoding.summary))]),
-        ("classes", f"{len(train.classes):,}, with their training rows: {_some(_shares(train, split), SHOWN)}"),
+        ("classes", f"{len(train.classes):,}, with their training rows: {_some(shares, SHOWN)}"),
         *([] if chosen is None else [("strength of the penalty", _chosen(chosen))]),
         ("ended", f"{record['status']} after {record['epochs']} epochs. {record['reason']}"),
         ("distance to the minimum", record["gap_reason"]),
@@ -81,10 +82,6 @@ def _figures(found: Mapping[str, Evaluation]) -> str:
     ]
     most = next(iter(found.values())).most
     return _table(("in brackets: always " + _plain(most), *found), rows)
-
-
-def _shares(train: Data, split: Mapping[str, Any]) -> list[str]:
-    return [f"{name} {count:,}" for name, count in zip(train.classes, split["class_rows"], strict=True)]
 
 
 def _some(names: Sequence[str], most: int) -> str:

@@ -158,11 +158,8 @@ def write_whole(
 
 
 def _write_out(path: Path, write: Callable[[BinaryIO], object], durable: bool) -> None:
-    try:
-        descriptor = os.open(path, NEW, 0o666)
-    except FileExistsError:
-        path.unlink(missing_ok=True)  # what a dead run left, or a link; of a link only the name goes
-        descriptor = os.open(path, NEW, 0o666)
+    path.unlink(missing_ok=True)  # what a dead run left, or a link; of a link only the name goes
+    descriptor = os.open(path, NEW, 0o666)
     try:
         file = io.BufferedWriter(_Raw(descriptor, "wb", closefd=False), 1 << 16)
         try:
