@@ -21,7 +21,7 @@ from trainer.objective.view import Evaluated
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.fit import TrainState, fit
 from trainer.runs import archive, checkpoint
-from trainer.runs.checkpoint import NAMES, Checkpoint, checks, differences, fingerprint, keep, latest, load, save
+from trainer.runs.checkpoint import NAMES, Checkpoint, check, differences, fingerprint, keep, latest, load, save
 from trainer.runs.model import Model
 from trainer.runs.parts import assemble
 from trainer.runs.schema import build
@@ -75,7 +75,7 @@ def test_the_state_of_every_optimizer_comes_back_to_the_bit(name, dtype, tmp_pat
     loaded = load(save(tmp_path / NAMES[0], some(state.w, state.optimizer, state.epoch, rows=rows)))
     assert_same(loaded.state.w, state.w)
     assert_same(loaded.state.optimizer, state.optimizer)
-    checks(build("optimizer", OPTIMIZERS, {"name": name}), replace(state, epoch=0), None)(loaded)
+    check(loaded, build("optimizer", OPTIMIZERS, {"name": name}), replace(state, epoch=0), None)
 
 
 def test_everything_else_comes_back_too(tmp_path):
@@ -292,7 +292,7 @@ def test_a_checkpoint_of_other_data_or_another_optimizer_is_refused(found, words
     sgd = OPTIMIZERS["sgd"]()
     w = np.zeros((3, 2))
     with pytest.raises(DataError, match=words):
-        checks(sgd, TrainState(0, w, sgd.init(w)), None)(found)
+        check(found, sgd, TrainState(0, w, sgd.init(w)), None)
 
 
 def test_differences_name_keys_in_dots_and_leave_epochs_out():

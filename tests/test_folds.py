@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 def rows_in(settings):
     """The data of a run as it sees them, and its folds."""
     training = prepared(settings, settings.seed, assemble(settings), None, None)
-    return training, training.folded.folds
+    return training, training.folded[1]
 
 
 def test_it_leaves_what_a_run_leaves_and_its_cells(folder):
@@ -152,7 +152,7 @@ def test_weights_of_classes_are_those_of_each_folds_training_rows(tmp_path):
     balanced = replace(FOLDED, class_weight="balanced", penalty={"name": "l2", "strength": [0.1, 0.01]})
     run(balanced, tmp_path)
     training, folds = rows_in(replace(balanced, valid_fraction=0.0))
-    data = training.folded.data
+    data = training.folded[0]
     for row in table(tmp_path / "cv.csv"):
         fold = folds[int(row["fold"]) - 1]
         x, y = data.x[fold.train], data.y[fold.train]

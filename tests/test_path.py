@@ -13,7 +13,8 @@ from trainer.objective.certificate import Certificate
 from trainer.objective.penalties import L1, L2
 from trainer.optimizers.fit import TrainState
 from trainer.runs.model import Model
-from trainer.runs.path import Point, after, best, check_path, draw, points_of, short
+from trainer.runs.path import Point, after, best, check_path, points_of
+from trainer.runs.plots import along_path, short
 
 STRENGTHS = [0.01, 10, 0.1, 0.03]
 PATH = replace(
@@ -255,7 +256,7 @@ def test_the_best_is_by_validation_loss_where_there_is_any():
 def test_any_path_is_drawn(strengths, tmp_path):
     rng = np.random.default_rng(0)
     points = [point(s, rng.normal(size=(5, 3)), loss=1.0 + s) for s in strengths]
-    path = draw(tmp_path / "path.png", points, ("a", "$b", 3), ["f" * 40, "$x", "y", "z"], "l1")
+    path = along_path(tmp_path / "path.png", points, ("a", "$b", 3), ["f" * 40, "$x", "y", "z"], "l1")
     assert (imread(path)[..., :3].min(axis=2) < 0.99).mean() > 0.005
 
 
@@ -264,7 +265,7 @@ def test_strengths_that_a_solver_has_missed_are_open_circles(tmp_path, monkeypat
     points = [point(s, [[1.0], [0.0]], loss=s, val_loss=s + 1) for s in (3.0, 2.0, 1.0)]
 
     def circles(missed):
-        lines = draw(tmp_path / "path.png", points, (0,), ["a"], "l1", missed).axes[1].lines
+        lines = along_path(tmp_path / "path.png", points, (0,), ["a"], "l1", missed).axes[1].lines
         return [(*line.get_xdata(), *line.get_ydata()) for line in lines if line.get_markerfacecolor() == "white"]
 
     assert circles({2.0}) == [(2.0, 2.0), (2.0, 3.0)]
@@ -272,7 +273,9 @@ def test_strengths_that_a_solver_has_missed_are_open_circles(tmp_path, monkeypat
 
 
 def test_a_path_without_any_weight_is_drawn(tmp_path):
-    assert draw(tmp_path / "path.png", [point(s, np.zeros((3, 2)), loss=1.0) for s in (2, 1)], (0, 1), ["a", "b"], "l1")
+    assert along_path(
+        tmp_path / "path.png", [point(s, np.zeros((3, 2)), loss=1.0) for s in (2, 1)], (0, 1), ["a", "b"], "l1"
+    )
 
 
 def test_a_long_name_is_cut():
@@ -289,7 +292,7 @@ def test_of_two_classes_that_mirror_each_other_one_is_drawn(monkeypatch):
         points = [
             Point(s, TrainState(1, last * s, None), {"loss": s}, "", "", Certificate(None, "")) for s in (1.0, 0.5)
         ]
-        draw(None, points, ("no", "yes"), ("a", "b"), "title")
+        along_path(None, points, ("no", "yes"), ("a", "b"), "title")
     labels = [[text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in figures]
     assert labels[0] == ["yes: b", "yes: a"]
     assert len(labels[1]) == 4

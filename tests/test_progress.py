@@ -10,7 +10,7 @@ from trainer.data.rows import Data
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import NoPenalty
 from trainer.objective.problem import Problem
-from trainer.runs import progress
+from trainer.runs import run as module
 
 
 def test_every_pass_reports_its_rows_in_blocks():
@@ -27,14 +27,14 @@ def test_every_pass_reports_its_rows_in_blocks():
 @pytest.mark.parametrize(("seconds", "seen"), [(0.0, True), (60.0, False)])
 def test_a_bar_appears_only_if_an_epoch_takes_long(monkeypatch, seconds, seen):
     screen = io.StringIO()
-    plain = progress.tqdm
+    plain = module.tqdm
 
     def shown(**settings):
         return plain(**{**settings, "file": screen, "disable": False, "mininterval": 0})
 
-    monkeypatch.setattr(progress, "tqdm", shown)
-    monkeypatch.setattr(progress, "AFTER", seconds)
-    bar = progress.RowBar()
+    monkeypatch.setattr(module, "tqdm", shown)
+    monkeypatch.setattr(module, "AFTER", seconds)
+    bar = module.RowBar()
     bar.finish()
     for _ in range(3):
         bar(5000)

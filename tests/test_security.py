@@ -28,7 +28,7 @@ from trainer.runs.coefficients import Coefficients
 from trainer.runs.coefficients import write as write_coefficients
 from trainer.runs.model import Model
 from trainer.runs.outputs import Table
-from trainer.runs.predictions import table
+from trainer.runs.predictions import write as write_predictions
 from trainer.sweeps.record import read
 from trainer.sweeps.report.reading import Run
 from trainer.sweeps.report.summary import table as summary_table
@@ -451,7 +451,7 @@ PLAIN = ["a=b", "ja", "日本", "'x", "1-2", "_", " x"]
 
 def predictions(names, folder):
     few = model(classes=tuple(names))
-    return (folder / "out.csv").write_text(table(few, np.eye(len(names))), newline="")
+    write_predictions(folder / "out.csv", few, np.eye(len(names)))
 
 
 def coefficients(names, folder):
@@ -482,14 +482,16 @@ def test_no_name_is_a_formula_in_any_csv(write, tmp_path):
     assert words >= {" ".join(name.removeprefix("'").split()) for name in PLAIN}
 
 
-def test_numbers_among_the_names_stay_what_they_are():
+def test_numbers_among_the_names_stay_what_they_are(tmp_path):
     few = model(classes=(-3, 0, 10**20))
     a = np.array([[-0.1, 1 / 3, 5e-324], [0.1 + 0.2, 1e300, -0.0]])
-    head, *rows = csv.reader(io.StringIO(table(few, a)))
+    write_predictions(tmp_path / "a.csv", few, a)
+    head, *rows = csv.reader((tmp_path / "a.csv").read_text().splitlines())
     assert head == ["prediction", "probability_-3", "probability_0", f"probability_{10**20}"]
     assert [row[0] for row in rows] == ["0", "0"]
     assert np.array([[float(cell) for cell in row[1:]] for row in rows]).tobytes() == a.tobytes()
-    assert table(few, -a).splitlines()[1].startswith("-3,0.1,")
+    write_predictions(tmp_path / "b.csv", few, -a)
+    assert (tmp_path / "b.csv").read_text().splitlines()[1].startswith("-3,0.1,")
 
 
 @pytest.mark.processes

@@ -25,8 +25,21 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and bool(np.isfinite(value))
 
 
+def _strength(c: Any) -> bool:
+    return c == math.inf or (_number(c) and bool(c > 0))
+
+
+def _strengths(values: Any) -> bool:
+    if _whole(values):
+        return _count(values)
+    return isinstance(values, list | tuple | np.ndarray) and len(values) > 0 and all(map(_strength, np.ravel(values)))
+
+
 LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "C": (lambda c: (_number(c) and c > 0) or c == math.inf, "a number greater than 0"),
+    "Cs": (_strengths, "an integer of at least 1 or a list of numbers greater than 0"),
+    "rule": (lambda rule: rule in RULES, " or ".join(map(repr, RULES))),
+    "refit": (lambda flag: isinstance(flag, bool | np.bool_), "True or False"),
+    "C": (_strength, "a number greater than 0"),
     "l1_ratio": (lambda r: r is None or (_number(r) and 0 <= r <= 1), "None or a number from 0 to 1"),
     "tol": (lambda tol: _number(tol) and tol > 0, "a finite number greater than 0"),
     "max_iter": (_count, "an integer of at least 1"),
@@ -46,29 +59,14 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _strengths(values: Any) -> bool:
-    if _whole(values):
-        return _count(values)
-    return (
-        isinstance(values, list | tuple | np.ndarray) and len(values) > 0 and all(map(LIMITS["C"][0], np.ravel(values)))
-    )
-
-
-LIMITS_CV: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "Cs": (_strengths, "an integer of at least 1 or a list of numbers greater than 0"),
-    "rule": (lambda rule: rule in RULES, " or ".join(map(repr, RULES))),
-    "refit": LIMITS["fit_intercept"],
-}
-
-
-def check_ranges(estimator: object, limits: Mapping[str, tuple[Callable[[Any], bool], str]] = LIMITS) -> None:
+def check_ranges(estimator: object) -> None:
     """Refuses a parameter by a sentence; scikit-learn wants this done in fit and not before.
 
     >>> check_ranges(SoftmaxRegression(C=-1.0))
     Traceback (most recent call last):
     trainer.errors.ConfigError: C must be a number greater than 0, got -1.0.
     """
-    for name, (inside, words) in limits.items():
+    for name, (inside, words) in LIMITS.items():
         if hasattr(estimator, name):  # not every estimator has all of them
             value = getattr(estimator, name)
             require(inside(value), f"{name} must be {words}, got {value!r}.")

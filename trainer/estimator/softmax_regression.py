@@ -7,35 +7,37 @@ It is one class, so that all that scikit-learn asks of an estimator can be read 
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import issparse  # type: ignore[import-untyped]
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, RANGES, Activation, NormalizedSigmoid
 from trainer.chain.known import has, known
 from trainer.chain.losses import LOSSES, Loss
-from trainer.chain.pairs import check_exact, check_smooth, check_targets, is_soft, strategy_of
+from trainer.chain.pairs import check_exact, check_smooth, check_targets, is_soft, shift_invariant, strategy_of
 from trainer.chain.strategies import GradientChoice
+from trainer.data.features import is_sparse
 from trainer.data.rows import Data, Numbered, Standardizer, for_training, split
-from trainer.errors import ConfigError, DataError
-from trainer.estimator.coefficients import of_raw_features, parameters_of, without_shift
-from trainer.estimator.features import encodes, names_of, validated
+from trainer.data.sparse_files import check_sparse
+from trainer.errors import ConfigError, DataError, require_text
 from trainer.estimator.parameters import check_ranges, component, penalty_of, threads_of
 from trainer.estimator.targets import (
+    at_home,
     columns_of,
     data_of,
-    labels_of,
     name_of,
     named_classes,
     named_weights,
+    places_of,
     right,
     rows_of,
     shown,
@@ -43,18 +45,21 @@ from trainer.estimator.targets import (
     total_weight,
     with_mean_one,
 )
-from trainer.estimator.training import mean_loss, trained
+from trainer.estimator.training import trained
 from trainer.objective.blocks import scores
 from trainer.objective.device import device_of
 from trainer.objective.metrics import DISTRIBUTIONS, PROBABILITIES
 from trainer.objective.objective import Objective
 from trainer.objective.problem import Problem
+from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS, Optimizer
 from trainer.optimizers.fit import TrainState, proved, samples_a_step
 from trainer.optimizers.proximal import check_penalty
 from trainer.optimizers.schedules import Constant
 from trainer.runs.memory import check_fit
 from trainer.runs.model import Model
+
+DTYPES = [np.float64, np.float32]  # float32 features are trained on as they are, all others as float64
 
 
 class _Progress(NamedTuple):
@@ -74,13 +79,10 @@ class _Given(NamedTuple):
     classes: Array
     alone: bool  # whether each class is a question of its own
     optimizer: Optimizer
-
-    @property
-    def least(self) -> int:
-        """The classes that there must be."""
-        return 1 if self.alone else 2
+    least: int  # classes that there must be
 
 
+@dataclass(kw_only=True, eq=False, repr=False)  # repr and equality are those of scikit-learn
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A linear classifier, the minimum over w (D+1,K) of a mean loss and a penalty.
 
@@ -135,59 +137,28 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ['no', 'yes']
     """
 
-    coef_: Array
-    intercept_: Array
-    loss_curve_: list[float]
-    val_loss_curve_: list[float]
-
-    def __init__(
-        self,
-        *,
-        activation: str | Activation = "softmax",
-        loss: str | Loss = "ce",
-        gradient: str | GradientChoice = "auto",
-        optimizer: str | Optimizer = "auto",
-        penalty: Any = "l2",
-        C: float = 1.0,
-        l1_ratio: float | None = None,
-        max_iter: int = 200,
-        tol: float = 1e-8,
-        batch_size: int | str | None = "auto",
-        fit_intercept: bool = True,
-        class_weight: Mapping[Any, float] | str | None = None,
-        label_smoothing: float = 0.0,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        warm_start: bool = False,
-        random_state: Any = None,
-        threads: int | None = None,
-        device: str = "cpu",
-        n_jobs: int | None = None,
-        verbose: int = 0,
-    ) -> None:
-        self.activation = activation
-        self.loss = loss
-        self.gradient = gradient
-        self.optimizer = optimizer
-        self.penalty = penalty
-        self.C = C
-        self.l1_ratio = l1_ratio
-        self.max_iter = max_iter
-        self.tol = tol
-        self.batch_size = batch_size
-        self.fit_intercept = fit_intercept
-        self.class_weight = class_weight
-        self.label_smoothing = label_smoothing
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.threads = threads
-        self.device = device
-        self.n_jobs = n_jobs
-        self.verbose = verbose
+    activation: str | Activation = "softmax"
+    loss: str | Loss = "ce"
+    gradient: str | GradientChoice = "auto"
+    optimizer: str | Optimizer = "auto"
+    penalty: Any = "l2"
+    C: float = 1.0
+    l1_ratio: float | None = None
+    max_iter: int = 200
+    tol: float = 1e-8
+    batch_size: int | str | None = "auto"
+    fit_intercept: bool = True
+    class_weight: Mapping[Any, float] | str | None = None
+    label_smoothing: float = 0.0
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    n_iter_no_change: int = 10
+    warm_start: bool = False
+    random_state: Any = None
+    threads: int | None = None
+    device: str = "cpu"
+    n_jobs: int | None = None
+    verbose: int = 0
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "SoftmaxRegression":
         """Minimises E on X (N,D) and labels y (N,), or target rows (N,K), of at least two columns.
@@ -202,7 +173,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """What fit is given, checked, with all parameters."""
         check_ranges(self)
         columns = columns_of(y)
-        X, y = validated(self, X, y)
+        X, y = self._validated(X, y)
         targets, classes = targets_of(y, columns)
         tol = max(self.tol, 16 * float(np.finfo(X.dtype).eps))  # no gradient is known more precisely than that
         optimizer = component("optimizer", OPTIMIZERS, self.optimizer, tol=tol)
@@ -214,32 +185,40 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 self.label_smoothing > 0 or is_soft(targets),
             )
             check_exact(optimizer.name, self.gradient if isinstance(self.gradient, str) else self.gradient.name)
-        data = data_of(X, targets, classes, names_of(self, X), sample_weight)
-        return _Given(data, classes, columns is not None and self._answers_alone(), optimizer)
+        data = data_of(X, targets, classes, self._names(X), sample_weight)
+        alone = columns is not None and self._answers_alone()
+        return _Given(data, classes, alone, optimizer, 1 if alone else 2)
 
     def _fit(self, given: _Given, C: float, w: Array | None) -> "SoftmaxRegression":
         """Minimises E at this C, from parameters w (D+1,K) or those that the activation begins with."""
-        data, classes, alone, optimizer = given
+        data, classes, alone, optimizer, least = given
         size = samples_a_step(self.batch_size, optimizer, Constant())
         all_at_once = size is None
         seed = self._seed()
         data, valid = split(data, self.validation_fraction, seed) if self.early_stopping else (data, None)
         train = for_training(data, self.label_smoothing, named_weights(self.class_weight))
-        total = total_weight(train, least=given.least)
+        total = total_weight(train, least)
         objective = self._objective(train, 1 / (C * total), "weights" if all_at_once else "rows")
         check_penalty(optimizer.name, objective.penalty)
         check_fit(Problem(objective, train), optimizer, train.x.dtype, size)
         if not all_at_once:
             train, valid = with_mean_one(train), None if valid is None else with_mean_one(valid)
         state = self._start(objective.activation, optimizer, train, seed, w)
-        self.loss_curve_, self.val_loss_curve_ = [], []
-        patience = self.n_iter_no_change if self.early_stopping else 1
-        budget: dict[str, Any] = {"epochs": self.max_iter, "patience": patience, "verbose": bool(self.verbose)}
-        curves = self.loss_curve_, self.val_loss_curve_
+        self.loss_curve_, self.val_loss_curve_ = list[float](), list[float]()
         last, w, stopped = trained(
-            objective, optimizer, train, valid, state, curves, batch_size=size, seed=seed, **budget
+            objective,
+            optimizer,
+            train,
+            valid,
+            state,
+            (self.loss_curve_, self.val_loss_curve_),
+            epochs=self.max_iter,
+            batch_size=size,
+            seed=seed,
+            patience=self.n_iter_no_change if self.early_stopping else 1,
+            verbose=bool(self.verbose),
         )
-        fitted, w = w, without_shift(w, objective)
+        fitted, w = w, _without_shift(w, objective)
         # In double precision the shift rounds nothing away that the proof could see.
         same = last.state.w is fitted and w.dtype == np.float64
         after = last.after if last.state.w is w else None
@@ -248,9 +227,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.n_iter_, self.gap_ = last.state.epoch, proof.gap
         self.converged_ = certain or (proof.gap is None and bool(last.converged))
         self._progress: _Progress | None = None
-        if optimizer.full_batch and not stopped:
-            exact = proof.value - objective.penalty.value(w)  # the others are what a solver knew on its way
-            self.loss_curve_[-1] = exact if proof.gap is not None else mean_loss(objective, train, w)
+        if optimizer.full_batch and not stopped:  # the others are what a solver knew on its way
+            if proof.gap is None:
+                with blas_on_one_thread():
+                    self.loss_curve_[-1] = Problem(objective, train).evaluate(w, {}).loss
+            else:
+                self.loss_curve_[-1] = proof.value - objective.penalty.value(w)
         if optimizer.full_batch and not (self.converged_ or stopped):
             end = last.stalled or f"max_iter={self.max_iter} is too little; {proof.why.rstrip('.')}. Raise it."
             warnings.warn(f"optimizer={optimizer.name} has not converged: {end}", ConvergenceWarning, stacklevel=3)
@@ -285,12 +267,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         optimizer = self._stepwise()
         again = hasattr(self, "_model")
         columns = columns_of(y)
-        X, y = validated(self, X, y, reset=not again)
+        X, y = self._validated(X, y, reset=not again)
         known = named_classes(classes, columns, self.classes_ if again else None)
-        targets = labels_of(y, known) if columns is None else rows_of(y)
+        targets = places_of(y, known) if columns is None else rows_of(y)
         before: _Progress | None = getattr(self, "_progress", None)
         train = for_training(
-            data_of(X, targets, known, names_of(self, X), sample_weight),
+            data_of(X, targets, known, self._names(X), sample_weight),
             self.label_smoothing,
             named_weights(self.class_weight),
         )
@@ -310,7 +292,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         last, w, _ = trained(
             objective, optimizer, train, None, state, curves, epochs=state.epoch + 1, batch_size=size, seed=seed
         )
-        w = without_shift(w, objective)
+        w = _without_shift(w, objective)
         self._progress = _Progress(last.state, optimizer, self.fit_intercept, seed, rows)
         self.n_iter_, self.converged_, self.gap_ = len(self.loss_curve_), False, None
         alone = columns is not None and self._answers_alone()
@@ -411,7 +393,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         estimator.classes_ = np.asarray(model.classes)
         estimator.multi_label_ = model.split.get("multi_label") is True
         estimator.n_features_in_ = len(model.features)
-        if not encodes(model) and model.features != Numbered(len(model.features)):
+        if not _encodes(model) and model.features != Numbered(len(model.features)):
             estimator.feature_names_in_ = np.asarray(model.features, dtype=object)
         return estimator
 
@@ -421,19 +403,29 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if "_model" not in vars(self):  # an AttributeError, so that hasattr tells of it what it tells of attributes
             raise AttributeError("SoftmaxRegression has no model before fit, partial_fit or load.")
         w = self._w()
-        if np.array_equal(w, of_raw_features(self._model)):
+        if np.array_equal(w, _of_raw_features(self._model)):
             return self._model
         return replace(self._model, w=w, standardizer=Standardizer.none(len(w) - 1))
 
     def _set(self, model: Model) -> None:
-        """Makes it the fitted model."""
         self._model = model
-        w = of_raw_features(model)
+        w = _of_raw_features(model)
         self.coef_, self.intercept_ = w[:-1].T, w[-1]
 
     def _w(self) -> Array:
-        """w (D+1,K), of coef_ and intercept_ as they are now."""
-        return parameters_of(self.coef_, self.intercept_, self._model.w.shape)
+        """w (D+1,K), of coef_ and intercept_ as they are now; DataError where a user has set what cannot be."""
+        coef, intercept = np.asarray(self.coef_), np.asarray(self.intercept_)
+        features, classes = self._model.w.shape[0] - 1, self._model.w.shape[1]
+        if coef.shape != (classes, features) or intercept.shape != (classes,):
+            raise DataError(
+                f"coef_ and intercept_ have the shapes {coef.shape} and {intercept.shape}; {classes} classes and "
+                f"{features} features need {(classes, features)} and {(classes,)}."
+            )
+        w = np.vstack([coef.T, intercept])
+        w = w if w.dtype in DTYPES else w.astype(np.float64)
+        if not np.isfinite(w).all():
+            raise DataError("coef_ or intercept_ holds numbers that are not finite. Set finite ones, or fit again.")
+        return w
 
     def _keep(
         self,
@@ -444,7 +436,6 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows: dict[str, int],
         multi_label: bool,
     ) -> "SoftmaxRegression":
-        """Makes w (D+1,K) the fitted model."""
         activation = objective.activation
         self.classes_, self.multi_label_ = classes, multi_label
         rows |= {"multi_label": True} if multi_label else {}
@@ -452,10 +443,35 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._set(Model(w, plain, activation, tuple(map(name_of, classes)), features, None, rows))
         return self
 
+    def _validated(self, X: Any, *y: Any, reset: bool = True) -> Any:
+        """X (N,D), and y if given, as scikit-learn checks and converts them, which trusts the indices of a sparse X."""
+        X, *y = map(at_home, (X, *y))  # type: ignore[assignment]
+        if not reset and _encodes(self._model):
+            if y:
+                raise ConfigError(
+                    "partial_fit cannot go on with a model that makes its features of columns by their names. Use fit."
+                )
+            X = self._model.columns.of_table(X)  # type: ignore[union-attr]
+        if issparse(X):
+            check_sparse(X, "X")
+        rows = {"multi_output": columns_of(y[0]) is not None, "order": "C"} if y else {}
+        checked = validate_data(self, X, *y, accept_sparse="csr", dtype=DTYPES, reset=reset, **rows)
+        x = checked[0] if y else checked
+        if is_sparse(x) and x is not X:
+            check_sparse(x, "X")  # what was no CSR was not looked at in every form
+        return checked
+
+    def _names(self, X: Any) -> Sequence[str]:
+        """The names (D,) of the columns of X, their numbers where they have none."""
+        names = getattr(self, "feature_names_in_", None)
+        if names is None:
+            return Numbered(X.shape[1])
+        require_text(names, "The feature")
+        return tuple(map(str, names))
+
     def _scores(self, X: Any) -> Array:
-        """z (N,K) of features as they are given."""
         check_is_fitted(self, "_model")
-        return scores(self._w(), validated(self, X, reset=False))
+        return scores(self._w(), self._validated(X, reset=False))
 
     def _evidence(self, z: Array) -> Array:
         """What says which class it is, the largest one (N,K): the scores z, or what they are to a softmax."""
@@ -488,7 +504,6 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _start(
         self, activation: Activation, optimizer: Optimizer, data: Data, seed: int, w: Array | None
     ) -> TrainState:
-        """The state before the first step: at w where there is one."""
         if w is None:
             scale = known(activation, "start_scale")
             return TrainState.start(optimizer, data, scale, seed, bool(self.fit_intercept))
@@ -504,3 +519,26 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with suppress(ConfigError):  # of an activation that does not exist, which fit says
             tags.classifier_tags.multi_label = self._answers_alone()
         return tags
+
+
+def _encodes(model: Model) -> bool:
+    """Whether its features are not the columns that they are made of."""
+    return model.columns is not None and not model.columns.plain
+
+
+def _of_raw_features(model: Model) -> Array:
+    """w (D+1,K) of the features as they are given; a model of a run has it of standardised ones."""
+    w, (mean, scale) = model.w, model.standardizer
+    raw: Array = np.vstack([w[:-1] / scale[:, None], w[-1] - (mean / scale) @ w[:-1]])
+    return raw.astype(w.dtype)
+
+
+def _without_shift(w: Array, objective: Objective) -> Array:
+    """w with biases of the sum zero where their sum means nothing."""
+    mean, rounding = w[-1].mean(), 4 * np.finfo(w.dtype).eps * np.abs(w[-1]).max()
+    if not shift_invariant(objective.activation, objective.loss) or abs(mean) <= rounding:
+        return w
+    return np.vstack([w[:-1], w[-1] - mean])
+
+
+del SoftmaxRegression.n_iter_no_change  # of the class; scikit-learn sets it wherever it finds one

@@ -1,9 +1,9 @@
 """SoftmaxRegression whose C is chosen by cross-validation, all fits of which are one program."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import check_cv
 
 from trainer.arrays import Array
-from trainer.chain.activations import Activation
-from trainer.chain.losses import Loss
-from trainer.chain.strategies import GradientChoice
 from trainer.data.rows import for_training
 from trainer.errors import ConfigError, DataError
-from trainer.estimator.parameters import LIMITS_CV, check_ranges, penalty_of
+from trainer.estimator.parameters import penalty_of
 from trainer.estimator.softmax_regression import SoftmaxRegression, _Given
 from trainer.estimator.targets import named_weights, total_weight
 from trainer.estimator.training import bar_of
@@ -30,6 +27,7 @@ from trainer.optimizers.proximal import check_penalty
 from trainer.runs.memory import check_fit, of_folds
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SoftmaxRegressionCV(SoftmaxRegression):
     """SoftmaxRegression with the C of the best score on rows that were held out, each fit of it proved.
 
@@ -62,55 +60,20 @@ class SoftmaxRegressionCV(SoftmaxRegression):
     (100.0, (5, 4), True)
     """
 
-    # What SoftmaxRegression's fit reads and has no use here: a solver sees all rows, and no chance is involved.
-    batch_size = "auto"
-    early_stopping = False
-    random_state = 0
+    # No parameters here: C is chosen, a solver sees all rows, and no chance is involved.
+    C: float = field(init=False)
+    batch_size: int | str | None = field(init=False)
+    early_stopping: bool = field(init=False)
+    validation_fraction: float = field(init=False)
+    n_iter_no_change: int = field(init=False)
+    warm_start: bool = field(init=False)
+    random_state: Any = field(init=False, default=0)
 
-    def __init__(
-        self,
-        *,
-        Cs: int | Sequence[float] = 10,
-        cv: Any = 5,
-        scoring: str | None = None,
-        rule: str = "best",
-        refit: bool = True,
-        activation: str | Activation = "softmax",
-        loss: str | Loss = "ce",
-        gradient: str | GradientChoice = "auto",
-        optimizer: str | Optimizer = "auto",
-        penalty: str = "l2",
-        l1_ratio: float | None = None,
-        max_iter: int = 200,
-        tol: float = 1e-8,
-        fit_intercept: bool = True,
-        class_weight: Mapping[Any, float] | str | None = None,
-        label_smoothing: float = 0.0,
-        threads: int | None = None,
-        device: str = "cpu",
-        n_jobs: int | None = None,
-        verbose: int = 0,
-    ) -> None:
-        self.Cs = Cs
-        self.cv = cv
-        self.scoring = scoring
-        self.rule = rule
-        self.refit = refit
-        self.activation = activation
-        self.loss = loss
-        self.gradient = gradient
-        self.optimizer = optimizer
-        self.penalty = penalty
-        self.l1_ratio = l1_ratio
-        self.max_iter = max_iter
-        self.tol = tol
-        self.fit_intercept = fit_intercept
-        self.class_weight = class_weight
-        self.label_smoothing = label_smoothing
-        self.threads = threads
-        self.device = device
-        self.n_jobs = n_jobs
-        self.verbose = verbose
+    Cs: int | Sequence[float] = 10
+    cv: Any = 5
+    scoring: str | None = None
+    rule: str = "best"
+    refit: bool = True
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> "SoftmaxRegressionCV":
         """Chooses C by X (N,D) and labels y (N,), or target rows (N,K), and fits it to all of them.
@@ -118,7 +81,6 @@ class SoftmaxRegressionCV(SoftmaxRegression):
         groups (N,) are for a splitter that keeps those of one group together, such as GroupKFold. scikit-learn's
         metadata routing hands them on after set_fit_request(groups=True).
         """
-        check_ranges(self, LIMITS_CV)
         given = self._given(X, y, sample_weight)
         self.Cs_: Array = np.logspace(-4, 4, self.Cs) if isinstance(self.Cs, int | np.integer) else np.unique(self.Cs)
         folds = self._folds(given, groups)
@@ -137,13 +99,11 @@ class SoftmaxRegressionCV(SoftmaxRegression):
         return self
 
     def _stepwise(self) -> Optimizer:
-        """There is no partial_fit."""
         raise ConfigError(
             "SoftmaxRegressionCV compares fits to all rows of a fold, and partial_fit sees a part. Use fit."
         )
 
     def _scored(self, given: _Given, folds: Sequence[Fold]) -> Scores:
-        """The scores of all cells."""
         data = replace(given.data, smoothing=self.label_smoothing)
         objective = self._objective(data, 1.0, "weights")
         check_cells(given.optimizer, *objective.pair)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse  # type: ignore[import-untyped]
@@ -12,17 +12,6 @@ from sklearn.utils.validation import check_array
 from trainer.arrays import Array
 from trainer.data.rows import Data
 from trainer.errors import ConfigError, DataError, require, require_text
-
-
-class Targets(NamedTuple):
-    """Labels (N,), places in the classes (K,), or target rows (N,K).
-
-    >>> targets_of(y, None).classes
-    array(['no', 'yes'], dtype='<U3')
-    """
-
-    y: Array
-    classes: Array
 
 
 def columns_of(y: Any) -> Array | None:
@@ -55,21 +44,21 @@ def at_home(given: Any) -> Any:
     return given.detach().cpu().numpy() if hasattr(given, "detach") else given
 
 
-def targets_of(y: Array, classes: Array | None) -> Targets:
-    """What y is, once scikit-learn has looked at it; classes are those of columns_of.
+def targets_of(y: Array, classes: Array | None) -> tuple[Array, Array]:
+    """Labels (N,), places in the classes (K,), or target rows (N,K), and the classes, which are None or of columns_of.
 
     One-hot rows are labels, for which there are faster formulas.
 
-    >>> targets_of(y, None).y.tolist(), targets_of(np.array([[0, 1], [1, 0]]), np.arange(2)).y.tolist()
-    ([0, 1, 0, 1], [1, 0])
+    >>> targets_of(y, None)
+    (array([0, 1, 0, 1]), array(['no', 'yes'], dtype='<U3'))
     """
     if classes is None:
         check_classification_targets(y)
         found, labels = np.unique(y, return_inverse=True)
         if len(found) < 2:
             raise DataError(f"All labels are {found[0]}, which is one class; a classifier needs samples of at least 2.")
-        return Targets(labels, found)
-    return Targets(rows_of(y), classes)
+        return labels, found
+    return rows_of(y), classes
 
 
 def rows_of(y: Any) -> Array:
@@ -91,16 +80,6 @@ def rows_of(y: Any) -> Array:
         )
     one_hot = (rows.max(axis=1) == 1).all() and (np.count_nonzero(rows, axis=1) == 1).all()
     return rows.argmax(axis=1) if one_hot else rows
-
-
-def labels_of(y: Array, classes: Array) -> Array:
-    """Labels as places (N,) in classes (K,) that are known, once scikit-learn has looked at them.
-
-    >>> labels_of(y, np.array(["yes", "no"]))
-    array([1, 0, 1, 0])
-    """
-    check_classification_targets(y)
-    return places_of(y, classes)
 
 
 def named_classes(classes: Any, columns: Array | None, before: Array | None) -> Array:
@@ -197,12 +176,13 @@ def with_mean_one(data: Data) -> Data:
 
 
 def places_of(y: Array, classes: Array) -> Array:
-    """Labels (N,) -> places (N,) in the classes.
+    """Labels (N,) -> places (N,) in the classes, which are known and in any order.
 
-    >>> places_of(y, np.unique(y))
-    array([0, 1, 0, 1])
+    >>> places_of(y, np.array(["yes", "no"]))
+    array([1, 0, 1, 0])
     """
-    order = np.argsort(classes)  # the names of columns are in any order
+    check_classification_targets(y)
+    order = np.argsort(classes)
     places: Array = order[np.searchsorted(classes, y, sorter=order).clip(max=len(classes) - 1)]
     if (strange := classes[places] != y).any():
         raise DataError(

@@ -2,31 +2,17 @@
 
 import math
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 from trainer.arrays import Array
 from trainer.data.rows import Data
 from trainer.objective.metrics import Metric
 from trainer.objective.objective import Objective
-from trainer.objective.problem import Problem
-from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import Optimizer
 from trainer.optimizers.fit import Report, TrainState, fit, samples_a_step
 from trainer.optimizers.schedules import Constant
 from trainer.runs.callbacks.early_stopping import EarlyStopping
 from trainer.runs.callbacks.protocol import Context
-
-
-class Ended(NamedTuple):
-    """The last report, the parameters to keep, and whether early stopping ended it.
-
-    >>> Ended(None, np.zeros((2, 2)), stopped=False).stopped
-    False
-    """
-
-    report: Report
-    w: Array
-    stopped: bool
 
 
 def trained(
@@ -42,14 +28,16 @@ def trained(
     seed: int,
     patience: int = 1,
     verbose: bool = False,
-) -> Ended:
-    """Trains up to so many epochs in all; the curves, of the loss and that of the rows held out, grow with it.
+) -> tuple[Report, Array, bool]:
+    """The last report, the parameters to keep, and whether early stopping ended it, after so many epochs in all.
+
+    The curves, of the loss and that of the rows held out, grow with it.
 
     >>> from trainer.optimizers import Sgd
     >>> state, curve = TrainState.start(Sgd(), data), []
     >>> objective = SoftmaxRegression()._objective(data, 1.0, "rows")
-    >>> ended = trained(objective, Sgd(), data, None, state, (curve, []), epochs=3, batch_size=None, seed=0)
-    >>> len(curve), ended.report.state.epoch
+    >>> last, _, _ = trained(objective, Sgd(), data, None, state, (curve, []), epochs=3, batch_size=None, seed=0)
+    >>> len(curve), last.state.epoch
     (3, 3)
     """
     stop = None
@@ -77,7 +65,7 @@ def trained(
                 break
         if bar is not None:
             bar.total = bar.n  # it is over, be it before the last of the iterations
-    return Ended(report, w, stopped)
+    return report, w, stopped
 
 
 def bar_of(total: int, name: str, unit: str) -> Any:
@@ -90,13 +78,3 @@ def bar_of(total: int, name: str, unit: str) -> Any:
     from tqdm import tqdm  # most have no use for it
 
     return tqdm(total=total, desc=name, unit=unit)
-
-
-def mean_loss(objective: Objective, train: Data, w: Array) -> float:
-    """The mean loss at w, without the penalty.
-
-    >>> round(mean_loss(SoftmaxRegression()._objective(data, 1.0, "rows"), data, np.zeros((2, 2))), 3)
-    1.386
-    """
-    with blas_on_one_thread():
-        return Problem(objective, train).evaluate(w, {}).loss

@@ -33,7 +33,8 @@ def save(
     previous: Path | None = None,
 ) -> Path:
     """Writes the archive, whole or not at all; the old one is kept as previous, if that is given."""
-    arrays = {name: _packed(array) for name, array in arrays.items()}
+    # the format keeps arrays in C or Fortran order without gaps
+    arrays = {name: array if array.flags.forc else np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps(header)
     signed = text[:-1] + f', "sha256": "{_digest(text, arrays)}"}}'  # as it would be dumped with it, once more
     members = {"header": np.frombuffer(signed.encode(), dtype=np.uint8), **arrays}
@@ -104,11 +105,6 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
         array: Array = np.lib.format.read_array(stream, allow_pickle=False)
         stream.read(1)  # the checksum is compared at the end only
         return array
-
-
-def _packed(array: Array) -> Array:
-    """The array as the format keeps it: in C or Fortran order without gaps."""
-    return array if array.flags.forc else np.array(array, order="C")
 
 
 def _digest(header: str, arrays: Mapping[str, Array]) -> str:

@@ -25,10 +25,11 @@ def write(
     learnt: Coefficients,
 ) -> Path:
     """Writes the page about a run with this record, of the training rows, and what was found and learnt."""
-    split, config = record["split"], record["config"]
+    split, config, chosen = record["split"], record["config"], record.get("cross_validation")
     source = config.get("data", {})
     name = source.get("path") or source.get("name", "unknown")
     rows = f"{split['train_rows']:,} for training, {split['valid_rows']:,} for validation"
+    shares = [f"{name} {count:,}" for name, count in zip(train.classes, split["class_rows"], strict=True)]
     facts = [
         ("data", _plain(name) + (f", target {_plain(train.target)}" if train.target else "")),
         ("SHA-256 of the data", record["data_sha256"] or "generated or bundled"),
@@ -36,8 +37,8 @@ def write(
         ("split", f"by seed {split['seed']}, each class with its share"),
         ("features", f"{len(train.features):,}: {_some(train.features, 12)}"),
         *([] if train.encoding is None else [("columns", _plain(train.encoding.summary))]),
-        ("classes", f"{len(train.classes):,}, with their training rows: {_some(_shares(train, split), SHOWN)}"),
-        *_chosen(record.get("cross_validation")),
+        ("classes", f"{len(train.classes):,}, with their training rows: {_some(shares, SHOWN)}"),
+        *([] if chosen is None else [("strength of the penalty", _chosen(chosen))]),
         ("ended", f"{record['status']} after {record['epochs']} epochs. {record['reason']}"),
         ("distance to the minimum", record["gap_reason"]),
     ]
@@ -67,12 +68,9 @@ def write(
     return write_text(folder / CARD, "\n\n".join(parts) + "\n", durable=False)
 
 
-def _chosen(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """How the strength of the penalty was chosen."""
-    if found is None:
-        return []
+def _chosen(found: Mapping[str, Any]) -> str:
     by = f"by rule={found['rule']} of {found['folds']} folds, of {len(found['strengths'])} strengths"
-    return [("strength of the penalty", f"{found['strength']:.4g}, {by}")]
+    return f"{found['strength']:.4g}, {by}"
 
 
 def _figures(found: Mapping[str, Evaluation]) -> str:
@@ -84,10 +82,6 @@ def _figures(found: Mapping[str, Evaluation]) -> str:
     ]
     most = next(iter(found.values())).most
     return _table(("in brackets: always " + _plain(most), *found), rows)
-
-
-def _shares(train: Data, split: Mapping[str, Any]) -> list[str]:
-    return [f"{name} {count:,}" for name, count in zip(train.classes, split["class_rows"], strict=True)]
 
 
 def _some(names: Sequence[str], most: int) -> str:

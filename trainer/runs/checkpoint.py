@@ -20,7 +20,7 @@ import numpy as np
 from trainer.arrays import Array
 from trainer.data import remote
 from trainer.data.reading import stamp
-from trainer.errors import ConfigError, DataError, FileError, TrainerError, shown
+from trainer.errors import DataError, FileError, TrainerError, shown
 from trainer.objective.preconditioner import Preconditioner
 from trainer.objective.view import Evaluated
 from trainer.optimizers import OPTIMIZERS, Optimizer
@@ -71,7 +71,6 @@ class Checkpoint:
 
     @property
     def place(self) -> str:
-        """Where it is, in words."""
         return f"{'strength' if self.rows and 'strength' in self.rows[0] else 'epoch'} {self.state.epoch}"
 
 
@@ -160,26 +159,22 @@ def latest(folder: Path, check: Callable[[Checkpoint], object]) -> Checkpoint | 
     return None
 
 
-def checks(optimizer: Optimizer, start: TrainState, data: str | None) -> Callable[[Checkpoint], None]:
+def check(found: Checkpoint, optimizer: Optimizer, start: TrainState, data: str | None) -> None:
     """Refuses, by DataError, a checkpoint that a run with this start cannot go on from."""
-
-    def check(found: Checkpoint) -> None:
-        w, wanted = found.state.w, start.w
-        if (w.shape, w.dtype) != (wanted.shape, wanted.dtype):
-            raise DataError(
-                f"The checkpoint has w of shape {w.shape} of {w.dtype}, the run {wanted.shape} of {wanted.dtype}; "
-                "it is of other data or another configuration."
-            )
-        state, like = found.state.optimizer, start.optimizer
-        fits = type(state) is type(like) and (
-            not isinstance(like, np.ndarray) or (state.shape, state.dtype) == (like.shape, like.dtype)
+    w, wanted = found.state.w, start.w
+    if (w.shape, w.dtype) != (wanted.shape, wanted.dtype):
+        raise DataError(
+            f"The checkpoint has w of shape {w.shape} of {w.dtype}, the run {wanted.shape} of {wanted.dtype}; "
+            "it is of other data or another configuration."
         )
-        if like is not None and not fits:  # optimizer=auto has no state of its own before it has chosen
-            raise DataError(f"The checkpoint has no state of optimizer={optimizer.name}, but {type(state).__name__}.")
-        if found.data != data:
-            raise DataError("The checkpoint is of another data file, or the file has changed since.")
-
-    return check
+    state, like = found.state.optimizer, start.optimizer
+    fits = type(state) is type(like) and (
+        not isinstance(like, np.ndarray) or (state.shape, state.dtype) == (like.shape, like.dtype)
+    )
+    if like is not None and not fits:  # optimizer=auto has no state of its own before it has chosen
+        raise DataError(f"The checkpoint has no state of optimizer={optimizer.name}, but {type(state).__name__}.")
+    if found.data != data:
+        raise DataError("The checkpoint is of another data file, or the file has changed since.")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -192,15 +187,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key in keys
         if key.partition(".")[0] not in FREE
     ]
-
-
-def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
-    """ConfigError with the difference if a run is to go on with another configuration."""
-    if changed := differences(old, new):
-        raise ConfigError(
-            f"{folder} goes on as it began, and may only change epochs, but {'; '.join(changed)}. "
-            "Leave that out, or start a new run."
-        )
 
 
 def fingerprint(paths: Sequence[str]) -> str:

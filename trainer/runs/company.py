@@ -66,7 +66,6 @@ class Company:
         return self.size == 0 or rows_of(settings) in self._kept or self._bytes.total() + self._largest <= ROOM
 
     def begun(self) -> None:
-        """A run has joined the others."""
         self.size += 1
 
     def ended(self, settings: Settings) -> None:
@@ -84,25 +83,24 @@ class Seat:
 
     def __init__(self, company: Company, settings: Settings) -> None:
         self.company, self._settings = company, settings
-        self._member: Member | None = None
-        self._next: Report | Exception | None = None
+        self.member: Member | None = None
+        self.report: Report | Exception | None = None  # of the epoch that was made for it, or why it could not be
 
     def share(self, name: str, make: Callable[[], T], any_seed: bool = False) -> T:
-        """See Company.share."""
         return self.company.share(self._settings, name, make, any_seed)
 
     def fit(self, training: Training, state: TrainState) -> Iterator[Report]:
         """In the place of optimizers.fit.fit: the reports that advance_all brings."""
         parts, (train, valid, _), settings = training.parts, training.data, training.settings
         numbers = settings.epochs, parts.batch_size, training.seed
-        self._member = Member(
+        self.member = Member(
             parts.objective, parts.optimizer, train, valid, state, *numbers, parts.schedule, parts.metrics
         )
         return self._reports()
 
     def _reports(self) -> Iterator[Report]:
-        while self._next is not None:
-            report, self._next = self._next, None
+        while self.report is not None:
+            report, self.report = self.report, None
             if not isinstance(report, Report):
                 raise report
             yield report
@@ -110,19 +108,7 @@ class Seat:
     @property
     def kind(self) -> Any:
         """What runs whose epochs are made together have in common; None before a run trains."""
-        return None if self._member is None else self._member.kind
-
-    @property
-    def waits(self) -> Member | None:
-        """The training that is to have another epoch, if it is."""
-        member = self._member
-        return member if member is not None and member.state.epoch < member.epochs and self._next is None else None
-
-    def take(self, report: Report | Exception) -> None:
-        """The epoch that was made, or why it could not be."""
-        self._next = report
-        if self._member is not None and isinstance(report, Report):
-            self._member.state = report.state
+        return None if self.member is None else self.member.kind
 
 
 def may_join(parts: Parts) -> bool:
@@ -133,9 +119,15 @@ def may_join(parts: Parts) -> bool:
 
 def advance_all(seats: Sequence[Seat]) -> None:
     """The next epoch of each run that waits for one."""
-    waiting = [(seat, member) for seat in seats if (member := seat.waits) is not None]
-    for (seat, _), report in zip(waiting, advance([member for _, member in waiting]), strict=True):
-        seat.take(report)
+    waiting = [
+        (seat, seat.member)
+        for seat in seats
+        if seat.member is not None and seat.member.state.epoch < seat.member.epochs and seat.report is None
+    ]
+    for (seat, member), report in zip(waiting, advance([member for _, member in waiting]), strict=True):
+        seat.report = report
+        if isinstance(report, Report):
+            member.state = report.state
 
 
 def file_of(settings: Settings) -> str:

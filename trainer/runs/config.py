@@ -18,26 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Settings:
-    """The root of the configuration: one node a group, and the plain keys.
-
-    batch_size     samples a step; null is all of them, auto is all for a solver (auto, newton, lbfgs, fista), else 32
-    seed           data, split and shuffling all follow from it; null draws one
-    threads        null takes every core; the result does not depend on it
-    device         cpu, where numpy computes, torch or torch:cuda:0, see objective.device
-    dtype          float64 or float32, of the features, the parameters and the scores
-    test_fraction  share of the samples that is held out of everything, and evaluated once, at the end
-    valid_fraction share of the others that is held out for validation
-    folds          2 or more: the penalty's strength is chosen by cross-validation on the others; null or 0 is not
-    rule           which strength that is, see optimizers.choosing
-    standardize    whether features are brought to mean 0 and standard deviation 1 of the training rows
-    label_smoothing  epsilon in [0, 1): training targets become (1 - epsilon) y + epsilon s / K, see data.Data
-    class_weight   null, balanced, or a weight by the name of a class, for training rows, see data.for_training
-    reduction      weights or rows: what the sum of the weighted losses is divided by, see objective.Objective
-    metrics        what is measured after each epoch beside the loss, by name; the first is the one that is drawn
-    plots          whether the run draws its pictures; in a sweep only where the command line says so
-    skip_illegal   whether a sweep skips jobs whose components do not go together; they are errors otherwise
-    checkpoint     whether the run keeps what python -m trainer resume=... goes on from
-    """
+    """The root of the configuration: one node a group, and the plain keys, which docs/vocabulary.md explains."""
 
     activation: dict[str, Any]
     loss: dict[str, Any]

@@ -23,10 +23,9 @@ from trainer.objective.objective import Objective
 from trainer.objective.penalties import Penalty, expand, strengths
 from trainer.optimizers import Optimizer
 from trainer.optimizers.choosing import RULES, Scores, automatic, check_folds, reached
-from trainer.optimizers.cross_validation import Cell, Fold, cross_validate
+from trainer.optimizers.cross_validation import Fold, cross_validate
 from trainer.runs.config import Settings
 from trainer.runs.outputs import CELLS, Table
-from trainer.runs.path import positions
 
 AUTO = "auto"  # in the place of a strength: a grid that the data decide
 OWN = ("gap", "iterations", "converged")  # columns of cv.csv after what was measured
@@ -40,11 +39,7 @@ class Choice(NamedTuple):
     penalties: list[Penalty]
 
 
-class Folded(NamedTuple):
-    """The rows that are no test rows, with their own weights, and the folds of them."""
-
-    data: Data
-    folds: list[Fold]
+Folded = tuple[Data, list[Fold]]  # the rows that are no test rows, with their own weights, and the folds of them
 
 
 def settled(settings: Settings) -> Settings:
@@ -95,7 +90,7 @@ def folded(data: Data, choice: Choice, settings: Settings, seed: int) -> Folded:
         own = settings.class_weight
         folds.append(Fold(train, test, None if own is None else for_training(bare.rows(train), 0.0, own).weight))
     check_folds(data, folds, classes=1)
-    return Folded(replace(data, smoothing=settings.label_smoothing), folds)
+    return replace(data, smoothing=settings.label_smoothing), folds
 
 
 @dataclass(frozen=True)
@@ -117,10 +112,6 @@ class Chosen:
     def place(self) -> int:
         return self.places[self.choice.rule]
 
-    @property
-    def penalty(self) -> Penalty:
-        return self.penalties[self.place]
-
     @cached_property
     def strengths(self) -> list[float]:
         return [float(penalty.strength) for penalty in self.penalties]  # type: ignore[attr-defined]
@@ -140,26 +131,25 @@ class Chosen:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What run.json says of it."""
+        mean, error = self.scores.mean.tolist(), self.scores.error.tolist()
         return {
             "folds": self.choice.folds,
             "rule": self.choice.rule,
             "strength": self.strengths[self.place],
-            **{rule: self._said(place) for rule, place in self.places.items()},
+            **{
+                rule: {"strength": self.strengths[place], "loss": mean[place], "standard_error": error[place]}
+                for rule, place in self.places.items()
+            },
             "strengths": self.strengths,
             "not_converged": self.missed,
         }
 
-    def _said(self, place: int) -> dict[str, float]:
-        loss, error = float(self.scores.mean[place]), float(self.scores.error[place])
-        return {"strength": self.strengths[place], "loss": loss, "standard_error": error}
-
     @property
     def line(self) -> str:
-        """For the terminal."""
+        mean, error = self.scores.mean, self.scores.error
         found = [
-            f"{rule} {said['strength']:.4g} (loss {said['loss']:.4g} ± {said['standard_error']:.2g})"
-            for rule, said in ((rule, self._said(place)) for rule, place in self.places.items())
+            f"{rule} {self.strengths[place]:.4g} (loss {mean[place]:.4g} ± {error[place]:.2g})"
+            for rule, place in self.places.items()
         ]
         cells = f"{counted(len(self.penalties), 'strength')} on {counted(self.choice.folds, 'fold')}"
         return f"{cells} in {self.seconds:.2f} s: {', '.join(found)}; rule={self.choice.rule}"
@@ -189,11 +179,10 @@ class Chosen:
                 )
         return found
 
-    def write(self, folder: Path, title: str, pictured: bool) -> list[Path]:
-        """cv.csv, a row a cell, and cv.png."""
+    def write(self, folder: Path) -> Path:
+        """cv.csv, a row a cell."""
         with Table(folder / CELLS, list(self.rows[0]), self.rows):
-            pass
-        return [folder / CELLS, *([draw(folder / "cv.png", self, title)] if pictured else [])]
+            return folder / CELLS
 
 
 def choose(
@@ -215,74 +204,13 @@ def choose(
     with bar:
         for cell in cells:
             scores.add(cell)
-            rows[cell.place, cell.fold] = _row(cell)
+            rows[cell.place, cell.fold] = {
+                "strength": float(cell.penalty.strength),  # type: ignore[attr-defined]
+                "fold": cell.fold + 1,
+                **cell.metrics,
+                "gap": "" if cell.proof.gap is None else cell.proof.gap,
+                "iterations": cell.iterations,
+                "converged": reached(cell),
+            }
             bar.update()
     return Chosen(choice, penalties, scores, [rows[key] for key in sorted(rows)], time.perf_counter() - began)
-
-
-def _row(cell: Cell) -> Mapping[str, Any]:
-    """A cell's line of cv.csv."""
-    return {
-        "strength": float(cell.penalty.strength),  # type: ignore[attr-defined]
-        "fold": cell.fold + 1,
-        **cell.metrics,
-        "gap": "" if cell.proof.gap is None else cell.proof.gap,
-        "iterations": cell.iterations,
-        "converged": reached(cell),
-    }
-
-
-def draw(path: Path, chosen: Chosen, title: str) -> Path:
-    """The mean loss on the rows held out against the strength, with its standard errors and what each rule chooses.
-
-    Strengths with a cell that has not converged are open circles.
-    """
-    from matplotlib.figure import Figure  # slow to import
-
-    from trainer.runs.plots import COLORS, save, tidy
-
-    figure = Figure(figsize=(10, 4.5))
-    figure.subplots_adjust(left=0.08, right=0.68, bottom=0.13, top=0.9)
-    figure.suptitle(title)
-    axes = figure.subplots()
-    scores, x = chosen.scores, positions(chosen.strengths)
-    for number, losses in enumerate(scores.values):
-        axes.plot(x, losses, color="0.8", linewidth=0.7, zorder=1, label=None if number else "a fold")
-    look: dict[str, Any] = {
-        "color": COLORS[0],
-        "ecolor": COLORS[0],
-        "elinewidth": 1,
-        "capsize": 2,
-        "marker": "o",
-        "markersize": 4,
-    }
-    axes.errorbar(x, scores.mean, yerr=scores.error, zorder=3, label="mean of the folds ± standard error", **look)
-    missed = np.isin(chosen.strengths, chosen.missed)
-    if missed.any():
-        circles: dict[str, Any] = {"color": COLORS[0], "markerfacecolor": "white", "markersize": 7, "zorder": 4}
-        axes.plot(x[missed], scores.mean[missed], "o", label="not converged", **circles)
-    best = chosen.places["best"]
-    within = scores.mean[best] + scores.error[best]
-    axes.axhline(within, color=COLORS[5], linewidth=0.8, linestyle="--", label="best + its standard error", zorder=2)
-    for rule, style, color in (("best", "-", COLORS[5]), ("1se", ":", COLORS[2])):
-        place = chosen.places[rule]
-        kept = ", chosen" if rule == chosen.choice.rule else ""
-        axes.axvline(
-            x[place],
-            color=color,
-            linestyle=style,
-            linewidth=1.5,
-            zorder=2,
-            label=f"{rule}: {chosen.strengths[place]:.4g}{kept}",
-        )
-    axes.set(xlabel="strength of the penalty", ylabel="mean loss on the rows held out", xscale="log")
-    margin = (x[0] / x[-1]) ** 0.02
-    axes.set_xlim(x[0] * margin, x[-1] / margin)
-    if chosen.strengths[-1] == 0:
-        axes.annotate("0", (x[-1], 0), xycoords=("data", "axes fraction"), xytext=(0, -16), textcoords="offset points")
-    finite = scores.mean[np.isfinite(scores.mean) & (scores.mean > 0)]
-    if len(finite) and finite.max() > 10 * finite.min():
-        axes.set_yscale("log")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small")
-    tidy(axes)
-    return save(figure, path)

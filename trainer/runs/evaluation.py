@@ -60,12 +60,10 @@ class Evaluation(NamedTuple):
         return said
 
     def line(self) -> str:
-        """The figures in a line, and in brackets those of the baseline."""
         pairs = (f"{name} {value:.4g} ({self.baseline[name]:.4g})" for name, value in self.metrics.items())
         return "  ".join(pairs)
 
     def content(self) -> dict[str, Any]:
-        """What evaluation.json has of it."""
         content = self._asdict() | {"baseline": {"says": self.most, **self.baseline}, "verdict": self.verdict}
         del content["most"]
         content["confusion"] = self.confusion.tolist() if len(self.classes) <= CELLS else None

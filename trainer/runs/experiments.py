@@ -4,7 +4,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -15,17 +15,6 @@ from trainer.chain.losses import Loss
 from trainer.chain.strategies import GRADIENTS, has_strategy, loop
 from trainer.errors import require
 from trainer.objective.objective import Objective
-
-Show = Callable[[str], None]
-
-
-class Experiment(Protocol):
-    """What every experiment brings."""
-
-    name: ClassVar[str]
-
-    def __call__(self, objective: Objective, seed: int, show: Show) -> None:
-        """Runs it for the pair of the objective."""
 
 
 class Cost(NamedTuple):
@@ -64,7 +53,7 @@ class Question:
         for name, value in vars(self).items():
             require(value >= 1, f"experiment.{name} must be at least 1, got {value}.")
 
-    def __call__(self, objective: Objective, seed: int, show: Show) -> None:
+    def __call__(self, objective: Objective, seed: int, show: Callable[[str], None]) -> None:
         rng = np.random.default_rng(seed)
         z = rng.random((self.samples, self.features)) @ rng.random((self.features, self.classes))  # (N,K)
         y = one_hot(rng.integers(self.classes, size=self.samples), self.classes, z.dtype)  # (N,K)
@@ -92,4 +81,4 @@ class Question:
         )
 
 
-EXPERIMENTS: dict[str, type[Experiment]] = {Question.name: Question}
+EXPERIMENTS: dict[str, type[Question]] = {Question.name: Question}

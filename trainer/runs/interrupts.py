@@ -53,9 +53,8 @@ def signals() -> Iterator[None]:
     An exception may be lost on its way, as in a destructor or in C that clears it; it is then raised at the end.
     """
     before = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             with suppress(ValueError):  # in a thread of another program
                 before[number] = signal.signal(number, _arrive)
     try:

@@ -1,5 +1,6 @@
 """Who may write in the folder of a run or a sweep: the lock, and folders that are still free."""
 
+import fcntl
 import json
 import logging
 import os
@@ -21,11 +22,6 @@ from trainer.runs.outputs import (
     writing,
 )
 
-try:
-    import fcntl
-except ImportError:  # Windows; there a lock that a dead run left is removed by hand
-    fcntl = None  # type: ignore[assignment]
-
 LOCK = "run.lock"
 USED = (RECORD, *TABLES, MODEL, CHECKPOINT, OLDER)  # a folder with one has a run
 
@@ -37,7 +33,6 @@ class Lock:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError if another process has it."""
         self._path = folder / LOCK
         with writing(self._path):
             while not self._taken():
@@ -45,27 +40,17 @@ class Lock:
 
     def _taken(self) -> bool:
         """Whether the lock is ours; False if the file went away meanwhile and must be made anew."""
-        new = True
+        descriptor = open_plain(self._path, os.O_RDWR | os.O_CREAT)
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        except FileExistsError:
             try:
-                descriptor, new = open_plain(self._path, os.O_RDWR), False
-            except FileNotFoundError:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise self._refusal(os.read(descriptor, 1000)) from None
+            if not in_place(self._path, descriptor):
+                os.close(descriptor)
                 return False
-        try:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise self._refusal(os.read(descriptor, 1000)) from None
-                if not in_place(self._path, descriptor):
-                    os.close(descriptor)
-                    return False
-            if not new:
-                left = os.read(descriptor, 1000)
-                host = _holder(left).get("host")
-                if fcntl is None or host not in (None, socket.gethostname()):  # a lock may not reach other hosts
+            if left := os.read(descriptor, 1000):
+                if _holder(left).get("host") not in (None, socket.gethostname()):  # a lock may not reach other hosts
                     raise self._refusal(left)
                 os.ftruncate(descriptor, 0)  # after which ext4 takes a millisecond to close a file
             os.pwrite(descriptor, json.dumps(process()).encode(), 0)

@@ -9,6 +9,7 @@ The parts of an estimate, each the most that is held at a time:
 """
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,18 +84,19 @@ def of_fit(problem: Problem, optimizer: "Optimizer", dtype: Any, batch: int | No
 def of_run(data: Data, strengths: int) -> int:
     """Bytes that a run takes beside ``fit``: to prepare the data, to keep the path, and to write its files."""
     parameters = (data.x.shape[1] + 1) * len(data.classes)
-    held = (
-        0 if isinstance(data.x, Features) else 3 * len(data) * numbers_a_row(data.x) * (12 if is_sparse(data.x) else 8)
-    )
-    return int(held + 16 * len(data) + NAMED * data.x.shape[1] + strengths * parameters * (8 + TEXT))
+    return int(3 * _held(data) + 16 * len(data) + NAMED * data.x.shape[1] + strengths * parameters * (8 + TEXT))
 
 
 def of_folds(data: Data, folds: int, threads: int) -> int:
     """Bytes that cross-validation takes beside a fit: rows held out, and what a stack keeps and works on."""
-    held = 0 if isinstance(data.x, Features) else len(data) * numbers_a_row(data.x) * (12 if is_sparse(data.x) else 8)
     scores = folds * len(data) * len(data.classes)
     at_work = 8 * threads * TEMPORARIES * min(scores, 1 << 17)
-    return held + 24 * folds * len(data) + 24 * min(scores, STACKED) + at_work
+    return _held(data) + 24 * folds * len(data) + 24 * min(scores, STACKED) + at_work
+
+
+def _held(data: Data) -> int:
+    """Bytes of the features that are in memory."""
+    return 0 if isinstance(data.x, Features) else len(data) * numbers_a_row(data.x) * (12 if is_sparse(data.x) else 8)
 
 
 def of_predictions(rows: int, classes: int) -> int:
@@ -120,10 +122,6 @@ def _of_system(root: Path) -> int:
 
 def _of_limit(root: Path) -> int:
     """What RLIMIT_AS, that is ulimit -v, leaves of addresses."""
-    try:
-        import resource
-    except ImportError:  # no Unix
-        return UNLIMITED
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return UNLIMITED

@@ -3,9 +3,9 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Model:
                 f"{path} is not written: it would name activation={name}, and {self.activation!r} is not the one of "
                 "this name in trainer.chain.activations.ACTIVATIONS. Put its class there, or keep the model by pickle."
             )
-        settings = {f.name: _plain(getattr(self.activation, f.name)) for f in fields(self.activation)}  # type: ignore[arg-type]
+        settings = json.loads(json.dumps(vars(self.activation), default=np.generic.item))  # also numbers of numpy's
         header = {
             "format": FORMAT,
             "activation": {"name": name, **settings},
@@ -78,7 +78,7 @@ class Model:
         arrays = {"w": self.w, "mean": mean, "scale": scale}
         try:
             text = json.dumps(header)
-            _Head.of(json.loads(text)).check(arrays)
+            _check(arrays, **_fields(json.loads(text)))
             size = len(text) + sum(array.nbytes for array in arrays.values()) + FRAME
             if size > LARGEST:
                 raise ValueError(f"it would have {size:,} bytes, and at most {LARGEST:,} are read; use fewer features")
@@ -99,67 +99,52 @@ class Model:
         if sorted(arrays) != ["mean", "scale", "w"]:
             raise DataError(f"{path} is not a model of ours: it holds {', '.join(sorted(arrays))[:80]}.")
         try:
-            head = _Head.of(header)
+            said = _fields(header)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is not a model of ours: its header cannot be read ({str(error)[:200]}).") from None
         try:
-            head.check(arrays)
+            _check(arrays, **said)
         except ValueError as error:
             raise DataError(f"{path} is not a model of ours: {error}.") from None
-        return cls(arrays["w"], Standardizer(arrays["mean"], arrays["scale"]), *head)
+        return cls(arrays["w"], Standardizer(arrays["mean"], arrays["scale"]), **said)
 
 
-class _Head(NamedTuple):
-    """What the header of a file says, in the order of Model's fields."""
-
-    activation: Activation
-    classes: tuple[int | str, ...]
-    features: tuple[str, ...]
-    target: str | None
-    split: Mapping[str, Any]
-    columns: Encoding | None
-
-    @classmethod
-    def of(cls, header: Mapping[str, Any]) -> "_Head":
-        """Any exception, with its reason, for what is no header of a model."""
-        if header["format"] != FORMAT:
-            raise ValueError(f"its format is {str(header['format'])[:40]!r}, and this version reads {FORMAT!r}")
-        for key, kinds in (("classes", (int, str)), ("features", (str,))):
-            names = header[key]
-            if not isinstance(names, list):
-                raise ValueError(f"{key} is no list")
-            for name, count in Counter(names).items():
-                if type(name) not in kinds:
-                    raise ValueError(f"{key} holds {ascii(name)[:40]} of type {type(name).__name__}")
-                if count > 1:
-                    raise ValueError(f"{key} holds {ascii(name)[:40]} {count} times; rename all but one")
-        if not is_text([header["classes"], header["features"], header["target"]]):
-            raise ValueError(f"a name {NO_TEXT}")
-        if not isinstance(header["target"], str | None) or not isinstance(header["split"], dict):
-            raise ValueError("target is no text, or split no node")
-        activation = build("activation", ACTIVATIONS, header["activation"])
-        columns = Encoding.from_header(header["columns"]) if "columns" in header else None  # older files have none
-        if columns is not None and columns.names != tuple(header["features"]):
-            raise ValueError("its columns do not become its features")
-        names = (tuple(header["classes"]), tuple(header["features"]), header["target"])
-        return cls(activation, *names, header["split"], columns)
-
-    def check(self, arrays: Mapping[str, Array]) -> None:
-        """ValueError, with its reason, for arrays of another kind or shape than a model of this header has."""
-        features = (len(self.features),)
-        for name, shape in {"w": (features[0] + 1, len(self.classes)), "mean": features, "scale": features}.items():
-            array = arrays[name]
-            ours = array.dtype.kind == "f" and array.dtype.itemsize in (4, 8)
-            if array.shape != shape or not ours or not np.isfinite(array).all():
-                raise ValueError(
-                    f"{name} is {array.dtype} of shape {array.shape}, where finite numbers of float32 or float64 of "
-                    f"shape {shape} belong"
-                )
-        if not (arrays["scale"] > 0).all():
-            least = arrays["scale"].min()
-            raise ValueError(f"scale holds {least}, and features are divided by it, so it must be greater than 0")
+def _fields(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What the header of a file says of Model's fields; any exception, with its reason, for what is no such header."""
+    if header["format"] != FORMAT:
+        raise ValueError(f"its format is {str(header['format'])[:40]!r}, and this version reads {FORMAT!r}")
+    for key, kinds in (("classes", (int, str)), ("features", (str,))):
+        names = header[key]
+        if not isinstance(names, list):
+            raise ValueError(f"{key} is no list")
+        for name, count in Counter(names).items():
+            if type(name) not in kinds:
+                raise ValueError(f"{key} holds {ascii(name)[:40]} of type {type(name).__name__}")
+            if count > 1:
+                raise ValueError(f"{key} holds {ascii(name)[:40]} {count} times; rename all but one")
+    if not is_text([header["classes"], header["features"], header["target"]]):
+        raise ValueError(f"a name {NO_TEXT}")
+    if not isinstance(header["target"], str | None) or not isinstance(header["split"], dict):
+        raise ValueError("target is no text, or split no node")
+    activation = build("activation", ACTIVATIONS, header["activation"])
+    columns = Encoding.from_header(header["columns"]) if "columns" in header else None  # older files have none
+    if columns is not None and columns.names != tuple(header["features"]):
+        raise ValueError("its columns do not become its features")
+    names = {key: tuple(header[key]) for key in ("classes", "features")}
+    return {"activation": activation, **names, "target": header["target"], "split": header["split"], "columns": columns}
 
 
-def _plain(value: Any) -> Any:
-    """A setting as JSON has it; one may be given as a number of numpy's."""
-    return value.item() if isinstance(value, np.generic) else value
+def _check(arrays: Mapping[str, Array], features: Sequence[str], classes: Sequence[int | str], **_: object) -> None:
+    """ValueError, with its reason, for arrays of another kind or shape than a model of these has."""
+    d = len(features)
+    for name, shape in {"w": (d + 1, len(classes)), "mean": (d,), "scale": (d,)}.items():
+        array = arrays[name]
+        ours = array.dtype.kind == "f" and array.dtype.itemsize in (4, 8)
+        if array.shape != shape or not ours or not np.isfinite(array).all():
+            raise ValueError(
+                f"{name} is {array.dtype} of shape {array.shape}, where finite numbers of float32 or float64 of "
+                f"shape {shape} belong"
+            )
+    if not (arrays["scale"] > 0).all():
+        least = arrays["scale"].min()
+        raise ValueError(f"scale holds {least}, and features are divided by it, so it must be greater than 0")

@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import os
 import platform
 import stat
@@ -26,7 +25,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO, TextIO, cast
 
-from trainer.errors import LISTS, NO_TEXT, NUMBERS, DataError, FileError, is_text
+from trainer.errors import NO_TEXT, DataError, FileError, is_text
 from trainer.runs.text import csv_text
 
 PACKAGES = ("numpy", "scikit-learn", "hydra-core", "omegaconf", "matplotlib")
@@ -34,7 +33,7 @@ RECORD, TABLE, PATH, CELLS, MODEL = "run.json", "metrics.csv", "path.csv", "cv.c
 CHECKPOINT, OLDER = "checkpoint.npz", "checkpoint.previous.npz"
 TABLES = (TABLE, PATH, CELLS)  # a run has one of the first two
 # O_EXCL opens no link, not even one that is laid there at this very moment.
-NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 LARGEST_RECORD = 1 << 26  # bytes; a run.json of ours has a few thousand
 
 
@@ -59,8 +58,7 @@ def open_plain(path: str | Path, flags: int) -> int:
     """os.open for what is then written in its place: FileError if the file is no plain one, or has a second name."""
     check_plain(path)
     # and again for what is laid there at this very moment
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags, 0o666)
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     try:
         status = os.fstat(descriptor)
         _refuse_other(path, status.st_mode if status.st_nlink <= 1 else stat.S_IFLNK)
@@ -92,7 +90,6 @@ class LogFile(logging.FileHandler):
             self.write_early()
 
     def write_early(self) -> None:
-        """Writes what has waited."""
         early, self._early = self._early, []
         for record in early:
             logging.FileHandler.emit(self, record)
@@ -124,26 +121,11 @@ def require_in_place(path: Path, descriptor: int) -> None:
         )
 
 
-class _Raw(io.RawIOBase):
-    """A file by its descriptor, for writers that want a file object."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+class _Raw(io.FileIO):
+    """A file that is written by os.write."""
 
     def write(self, data: Any) -> int:
-        return os.write(self._descriptor, data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return os.lseek(self._descriptor, offset, whence)
-
-    def tell(self) -> int:
-        return os.lseek(self._descriptor, 0, os.SEEK_CUR)
+        return os.write(self.fileno(), data)
 
 
 def write_whole(
@@ -176,13 +158,10 @@ def write_whole(
 
 
 def _write_out(path: Path, write: Callable[[BinaryIO], object], durable: bool) -> None:
+    path.unlink(missing_ok=True)  # what a dead run left, or a link; of a link only the name goes
+    descriptor = os.open(path, NEW, 0o666)
     try:
-        descriptor = os.open(path, NEW, 0o666)
-    except FileExistsError:
-        path.unlink(missing_ok=True)  # what a dead run left, or a link; of a link only the name goes
-        descriptor = os.open(path, NEW, 0o666)
-    try:
-        file = io.BufferedWriter(_Raw(descriptor), 1 << 16)
+        file = io.BufferedWriter(_Raw(descriptor, "wb", closefd=False), 1 << 16)
         try:
             write(cast(BinaryIO, file))
             file.flush()
@@ -196,8 +175,6 @@ def _write_out(path: Path, write: Callable[[BinaryIO], object], durable: bool) -
 
 def sync_folder(folder: Path) -> None:
     """Brings the names in a folder to the disk, where the system can."""
-    if os.name == "nt":  # a folder cannot be opened there
-        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -213,7 +190,7 @@ def to_disk(folder: Path) -> None:
     with writing(folder):
         for name in (MODEL, CHECKPOINT, RECORD):
             with suppress(FileNotFoundError):
-                descriptor = os.open(folder / name, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+                descriptor = os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW)
                 try:
                     os.fsync(descriptor)
                 finally:
@@ -246,14 +223,8 @@ def _write_strict(path: Path, content: Mapping[str, Any], durable: bool) -> Path
         raise DataError(f"{path} cannot be written: {key!a}: {ascii(content[key])[:200]} {NO_TEXT}.") from None
 
 
-def _strict(value: Any) -> Any:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, NUMBERS):
-        return value if isinstance(value, int) or math.isfinite(value) else None
-    if isinstance(value, LISTS):
-        return [_strict(item) for item in value]
-    return {str(key): _strict(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+def _strict(content: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
 
 def write_record(folder: Path, content: Mapping[str, Any], durable: bool = True) -> Path:
@@ -322,36 +293,23 @@ class Table:
     """
 
     def __init__(self, path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, float]] = ()) -> None:
-        self._path, self._columns, self._size = path, columns, 0
-        text = csv_text([columns, *map(self._values, rows)])
+        self._path, self._columns = path, columns
+        write_text(path, csv_text([columns, *map(self._values, rows)]), durable=False)  # a resumed run makes rows again
         with writing(path):
-            try:
-                self._descriptor = os.open(path, NEW | os.O_APPEND, 0o666)
-            except FileExistsError:
-                write_text(path, text, durable=False)  # a resumed run makes the rows again
-                self._descriptor, self._size = open_plain(path, os.O_WRONLY | os.O_APPEND), len(text.encode())
-                return
-        try:
-            self._append(text)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+            self._descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND)
 
     def add(self, row: Mapping[str, float]) -> None:
         """One row; a column that the row lacks stays empty. FileError if the file is no longer in its place."""
         require_in_place(self._path, self._descriptor)
-        self._append(",".join(map(str, self._values(row))) + "\n")  # numbers, which nothing need quote
-
-    def _append(self, text: str) -> None:
-        rest = content = text.encode()
+        rest = f"{','.join(map(str, self._values(row)))}\n".encode()  # numbers, which nothing need quote
         with writing(self._path):
+            size = os.fstat(self._descriptor).st_size
             try:
                 while rest:
                     rest = rest[os.write(self._descriptor, rest) :]
             except BaseException:
-                os.ftruncate(self._descriptor, self._size)  # no half row stays
+                os.ftruncate(self._descriptor, size)  # no half row stays
                 raise
-        self._size += len(content)
 
     def _values(self, row: Mapping[str, float]) -> list[Any]:
         return [row.get(name, "") for name in self._columns]
@@ -366,13 +324,6 @@ class Table:
 def shorter(path: Path) -> Path:
     """A path relative to the working folder where it lies inside."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def remove_parts(folder: Path) -> None:
-    """Removes what a killed run was just writing."""
-    for path in folder.glob(".*.part"):
-        with writing(path):
-            path.unlink(missing_ok=True)
 
 
 @cache

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 
 from trainer.errors import ConfigError, choose, listed
 from trainer.runs.config import Options
@@ -169,16 +169,7 @@ def _flag(name: str) -> str:
 def values_of(override: Override) -> list[Any]:
     """The values that an override gives its key, several in a sweep, as Python has them."""
     value = override.value()
-    return [_plain(item) for item in value.list] if isinstance(value, ChoiceSweep) else [value]
-
-
-def _plain(value: Any) -> Any:
-    """A value of the grammar without its quotes."""
-    if isinstance(value, QuotedString):
-        return value.text
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+    return [Override._convert_value(item) for item in value.list] if isinstance(value, ChoiceSweep) else [value]
 
 
 def _names_code(value: Any) -> bool:

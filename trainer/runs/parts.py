@@ -62,10 +62,8 @@ def assemble(settings: Settings) -> Parts:
         for name, node in settings.callbacks.items()
     ]
     threads = settings.threads or available_cores()
-    optimizer, schedule = (
-        build("optimizer", OPTIMIZERS, settings.optimizer),
-        build("schedule", SCHEDULES, settings.schedule),
-    )
+    optimizer = build("optimizer", OPTIMIZERS, settings.optimizer)
+    schedule = build("schedule", SCHEDULES, settings.schedule)
     check_penalty(optimizer.name, penalty)
     if asked is not None:
         check_cells(optimizer, activation, loss)
@@ -76,10 +74,8 @@ def assemble(settings: Settings) -> Parts:
     if isinstance(engine, Dask):
         named = settings.data["name"]
         require(named == "file", f"engine=dask reads files, and data={named} is made in memory; take data=file.")
-        here = settings.device == "cpu"
-        require(
-            here, f"engine=dask computes on its workers, and device={settings.device} is here. Leave one of them out."
-        )
+        elsewhere = f"engine=dask computes on its workers, and device={settings.device} is here. Leave one of them out."
+        require(settings.device == "cpu", elsewhere)
     return Parts(
         Objective(activation, loss, function, penalty, threads, settings.reduction, device=device_of(settings.device)),
         strategy,

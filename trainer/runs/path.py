@@ -10,9 +10,8 @@ in the place of an optimiser's state.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,11 @@ from trainer.data.rows import Data
 from trainer.errors import ConfigError, DataError, listed
 from trainer.objective.certificate import Certificate
 from trainer.objective.objective import Objective
-from trainer.objective.penalties import Penalty, expand, strengths
+from trainer.objective.penalties import Penalty, strengths
 from trainer.optimizers import Optimizer
 from trainer.optimizers.fit import Report, TrainState, just_enough, proved
 
 OWN = ("strength", "nonzero", "iterations", "converged", "gap")  # columns of path.csv beside what was measured
-LABELLED = 8  # lines of path.png with a colour and a name of their own
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,6 @@ class Point:
 
     @property
     def row(self) -> dict[str, Any]:
-        """Its line of path.csv."""
         return {
             "strength": self.strength,
             **self.metrics,
@@ -156,122 +153,3 @@ def unfinished(points: Sequence[Point], epochs: int) -> str:
     parts = [f"at strength {', '.join(stuck)}, where the solver can do no more"] if stuck else []
     parts += [f"within epochs={epochs} at strength {', '.join(late)}; raise it"] if late else []
     return f"No convergence {' and '.join(parts)}."
-
-
-def draw(
-    path: Path,
-    points: Sequence[Point],
-    classes: Sequence[int | str],
-    features: Sequence[str],
-    title: str,
-    missed: Collection[float] = (),
-) -> Path:
-    """The weights against the strength, the strongest on the left, and below them the loss; the kept one is marked.
-
-    The loss at strengths that a solver has missed is an open circle.
-    """
-    from matplotlib.figure import Figure  # slow to import
-
-    from trainer.runs.plots import COLORS, save, tidy
-
-    figure = Figure(figsize=(10, 7.5))
-    figure.subplots_adjust(left=0.09, right=0.73, bottom=0.09, top=0.88, hspace=0.12)
-    figure.suptitle(title)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-    x = positions([point.strength for point in points])
-    marker = "o" if len(points) == 1 else None
-
-    weights = np.stack([point.state.w[:-1] for point in points])  # (P,D,K)
-    if len(classes) == 2 and np.allclose(weights[..., 0], -weights[..., 1]):  # the second says it all
-        weights, classes = weights[..., 1:], classes[1:]
-    size = np.abs(weights).max(axis=0).ravel()  # (D K,)
-    named = [n for n in np.argsort(-size, kind="stable")[:LABELLED].tolist() if size[n] > 0]
-    lines = weights.reshape(len(points), -1).T  # (D K,P)
-    for n in np.flatnonzero(size).tolist():
-        if n not in named:
-            above.plot(x, lines[n], color="0.8", linewidth=0.7, marker=marker, zorder=1)
-    for rank, n in enumerate(named):
-        feature, k = features[n // len(classes)], classes[n % len(classes)]
-        above.plot(x, lines[n], color=COLORS[rank], label=f"{short(k)}: {short(feature)}", marker=marker, zorder=2)
-    above.axhline(0, color="black", linewidth=0.8, zorder=0)
-    above.set(ylabel="weight")
-    if named:
-        hidden = int(np.count_nonzero(size)) - len(named)
-        legend = above.legend(
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1),
-            frameon=False,
-            fontsize="small",
-            title="class: feature" + (f"\n({hidden} more in grey)" if hidden else ""),
-            alignment="left",
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)  # a $ in a name from a file is a dollar
-
-    is_open = np.array([point.strength in missed for point in points])
-    for key, label, color in (("loss", "training", COLORS[0]), ("val_loss", "validation", COLORS[5])):
-        values = np.array([point.metrics.get(key, np.nan) for point in points])
-        if np.isfinite(values).any():
-            below.plot(x, values, color=color, label=label, marker="o", markersize=3)
-            if is_open.any():
-                circles = {"color": color, "markerfacecolor": "white", "markersize": 6}
-                note = "not converged" if key == "loss" else None
-                below.plot(x[is_open], values[is_open], "o", label=note, **circles)
-    kept = points.index(best(points)[0])
-    for axes in (above, below):
-        note = f"kept: {points[kept].strength:.4g}" if axes is below else None
-        axes.axvline(x[kept], color="black", linestyle=":", linewidth=1, label=note)
-        tidy(axes)
-    below.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    below.set(xlabel="strength of the penalty", ylabel="mean loss", xscale="log")
-    if len(points) > 1:
-        margin = (x[0] / x[-1]) ** 0.02
-        below.set_xlim(x[0] * margin, x[-1] / margin)
-    if points[-1].strength == 0:
-        below.annotate("0", (x[-1], 0), xycoords=("data", "axes fraction"), xytext=(0, -16), textcoords="offset points")
-    counts(above, x, [int(np.count_nonzero(rows)) for rows in weights])
-    return save(figure, path)
-
-
-def positions(values: Sequence[float]) -> Array:
-    """Strengths on a logarithmic axis (P,); zero, which it lacks, stands a decade below the smallest of the others."""
-    x = np.array(values, dtype=np.float64)
-    positive = x[x > 0]
-    return np.where(x > 0, x, positive.min() / 10 if len(positive) else 1.0)
-
-
-def counts(axes: Any, x: Array, nonzero: Sequence[int]) -> None:
-    """The number of weights that are not zero on an axis on top, at as many points as have room for it."""
-    ends = (math.log(x[0]), math.log(x[-1]))
-    room = abs(ends[1] - ends[0]) / 12
-    shown = [0]
-    for n in range(1, len(x)):
-        if abs(math.log(x[n]) - math.log(x[shown[-1]])) >= room:
-            shown.append(n)
-    top = axes.secondary_xaxis("top")
-    top.set_xticks([x[n] for n in shown], [str(nonzero[n]) for n in shown])
-    top.tick_params(which="minor", length=0, labeltop=False)
-    top.minorticks_off()
-    top.spines["top"].set_visible(False)
-    top.set_xlabel("weights that are not zero", fontsize="small")
-
-
-def short(name: int | str) -> str:
-    """A name that leaves room for the picture."""
-    text = str(name)
-    return text if len(text) <= 16 else text[:15] + "…"
-
-
-__all__ = [
-    "Point",
-    "after",
-    "best",
-    "check_path",
-    "columns",
-    "draw",
-    "expand",
-    "fit_path",
-    "points_of",
-    "strengths",
-    "unfinished",
-]

@@ -1,6 +1,7 @@
 """The pictures of a run.  Drawn on figures of their own, so that nothing depends on a display or on global state."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from trainer.arrays import Array
 from trainer.data.rows import Data
 from trainer.runs.coefficients import Coefficients
+from trainer.runs.cross_validation import Chosen
 from trainer.runs.evaluation import Evaluation
 from trainer.runs.model import Model
 from trainer.runs.outputs import write_whole
+from trainer.runs.path import Point, best
 
 # Okabe & Ito's colours, which colour-blind people can tell apart.
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+LABELLED = 8  # lines of path.png with a colour and a name of their own
 NAMED = 25  # classes in a column of the legend
 LETTER = 0.085  # inches of a letter there
 
@@ -82,6 +87,7 @@ def boundary(path: Path, model: Model, train: Data, valid: Data | None, title: s
     first, second = np.meshgrid(*ticks)
     regions = model.predict(np.column_stack([first.ravel(), second.ravel()])).argmax(axis=1).reshape(first.shape)
     colors = class_colors(len(names))
+    markers = [MARKERS[k % len(MARKERS)] if len(names) > len(COLORS) else "o" for k in range(len(names))]
     axes.imshow(
         regions,
         extent=(first[0, 0], first[0, -1], second[0, 0], second[-1, 0]),
@@ -100,15 +106,12 @@ def boundary(path: Path, model: Model, train: Data, valid: Data | None, title: s
         wrong += int(missed.sum())
         first, second = data.x[missed].T
         axes.scatter(first, second, s=3 * size, facecolors="none", edgecolors="black", linewidths=0.7, zorder=1.5)
-        for k, color in enumerate(colors):
+        for k, (color, marker) in enumerate(zip(colors, markers, strict=True)):
             look = {"color": color, "linewidths": 0} if data is train else {"facecolors": "none", "edgecolors": color}
-            marker = MARKERS[k % len(MARKERS)] if len(colors) > len(COLORS) else "o"
             first, second = data.x[data.labels == k].T
             axes.scatter(first, second, s=size, marker=marker, zorder=2, **look)
-    handles = [
-        _handle(MARKERS[k % len(MARKERS)] if len(colors) > len(COLORS) else "o", name, color=color)
-        for k, (name, color) in enumerate(zip(names, colors, strict=True))
-    ]
+    shown = zip(markers, names, colors, strict=True)
+    handles = [_handle(marker, name, color=color) for marker, name, color in shown]
     if valid is not None:
         handles.append(_handle("o", "validation: hollow", color="0.3", markerfacecolor="none"))
     handles.append(_handle("o", f"misclassified ({wrong})", color="black", markerfacecolor="none", markersize=9))
@@ -209,6 +212,161 @@ def reliability(path: Path, found: Evaluation, title: str) -> Path:
     lower.set(xlabel="confidence: the largest prediction of a row", ylabel="share of rows")
     for axes in (upper, lower):
         tidy(axes)
+    return save(figure, path)
+
+
+def along_path(
+    path: Path,
+    points: Sequence[Point],
+    classes: Sequence[int | str],
+    features: Sequence[str],
+    title: str,
+    missed: Collection[float] = (),
+) -> Path:
+    """The weights against the strength, the strongest on the left, and below them the loss; the kept one is marked.
+
+    The loss at strengths that a solver has missed is an open circle.
+    """
+    figure = Figure(figsize=(10, 7.5))
+    figure.subplots_adjust(left=0.09, right=0.73, bottom=0.09, top=0.88, hspace=0.12)
+    figure.suptitle(title)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    x = _positions([point.strength for point in points])
+    marker = "o" if len(points) == 1 else None
+
+    weights = np.stack([point.state.w[:-1] for point in points])  # (P,D,K)
+    if len(classes) == 2 and np.allclose(weights[..., 0], -weights[..., 1]):  # the second says it all
+        weights, classes = weights[..., 1:], classes[1:]
+    size = np.abs(weights).max(axis=0).ravel()  # (D K,)
+    named = [n for n in np.argsort(-size, kind="stable")[:LABELLED].tolist() if size[n] > 0]
+    lines = weights.reshape(len(points), -1).T  # (D K,P)
+    for n in np.flatnonzero(size).tolist():
+        if n not in named:
+            above.plot(x, lines[n], color="0.8", linewidth=0.7, marker=marker, zorder=1)
+    for rank, n in enumerate(named):
+        feature, k = features[n // len(classes)], classes[n % len(classes)]
+        above.plot(x, lines[n], color=COLORS[rank], label=f"{short(k)}: {short(feature)}", marker=marker, zorder=2)
+    above.axhline(0, color="black", linewidth=0.8, zorder=0)
+    above.set(ylabel="weight")
+    if named:
+        hidden = int(np.count_nonzero(size)) - len(named)
+        legend = above.legend(
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1),
+            frameon=False,
+            fontsize="small",
+            title="class: feature" + (f"\n({hidden} more in grey)" if hidden else ""),
+            alignment="left",
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a $ in a name from a file is a dollar
+
+    is_open = np.array([point.strength in missed for point in points])
+    for key, label, color in (("loss", "training", COLORS[0]), ("val_loss", "validation", COLORS[5])):
+        values = np.array([point.metrics.get(key, np.nan) for point in points])
+        if np.isfinite(values).any():
+            below.plot(x, values, color=color, label=label, marker="o", markersize=3)
+            if is_open.any():
+                circles = {"color": color, "markerfacecolor": "white", "markersize": 6}
+                note = "not converged" if key == "loss" else None
+                below.plot(x[is_open], values[is_open], "o", label=note, **circles)
+    kept = points.index(best(points)[0])
+    for axes in (above, below):
+        note = f"kept: {points[kept].strength:.4g}" if axes is below else None
+        axes.axvline(x[kept], color="black", linestyle=":", linewidth=1, label=note)
+        tidy(axes)
+    below.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    below.set(ylabel="mean loss")
+    _name_strengths(below, x, points[-1].strength == 0)
+    _counts(above, x, [int(np.count_nonzero(rows)) for rows in weights])
+    return save(figure, path)
+
+
+def _positions(values: Sequence[float]) -> Array:
+    """Strengths on a logarithmic axis (P,); zero, which it lacks, stands a decade below the smallest of the others."""
+    x = np.array(values, dtype=np.float64)
+    positive = x[x > 0]
+    return np.where(x > 0, x, positive.min() / 10 if len(positive) else 1.0)
+
+
+def _name_strengths(axes: Any, x: Array, to_zero: bool) -> None:
+    """Makes the axis below that of strengths at these positions, the strongest on the left; the last may be zero."""
+    axes.set(xlabel="strength of the penalty", xscale="log")
+    if len(x) > 1:
+        margin = (x[0] / x[-1]) ** 0.02
+        axes.set_xlim(x[0] * margin, x[-1] / margin)
+    if to_zero:
+        axes.annotate("0", (x[-1], 0), xycoords=("data", "axes fraction"), xytext=(0, -16), textcoords="offset points")
+
+
+def _counts(axes: Any, x: Array, nonzero: Sequence[int]) -> None:
+    """The number of weights that are not zero on an axis on top, at as many points as have room for it."""
+    ends = (math.log(x[0]), math.log(x[-1]))
+    room = abs(ends[1] - ends[0]) / 12
+    shown = [0]
+    for n in range(1, len(x)):
+        if abs(math.log(x[n]) - math.log(x[shown[-1]])) >= room:
+            shown.append(n)
+    top = axes.secondary_xaxis("top")
+    top.set_xticks([x[n] for n in shown], [str(nonzero[n]) for n in shown])
+    top.tick_params(which="minor", length=0, labeltop=False)
+    top.minorticks_off()
+    top.spines["top"].set_visible(False)
+    top.set_xlabel("weights that are not zero", fontsize="small")
+
+
+def short(name: int | str) -> str:
+    """A name that leaves room for the picture."""
+    text = str(name)
+    return text if len(text) <= 16 else text[:15] + "…"
+
+
+def folds(path: Path, chosen: Chosen, title: str) -> Path:
+    """The mean loss on the rows held out against the strength, with its standard errors and what each rule chooses.
+
+    Strengths with a cell that has not converged are open circles.
+    """
+    figure = Figure(figsize=(10, 4.5))
+    figure.subplots_adjust(left=0.08, right=0.68, bottom=0.13, top=0.9)
+    figure.suptitle(title)
+    axes = figure.subplots()
+    scores, x = chosen.scores, _positions(chosen.strengths)
+    for number, losses in enumerate(scores.values):
+        axes.plot(x, losses, color="0.8", linewidth=0.7, zorder=1, label=None if number else "a fold")
+    look: dict[str, Any] = {
+        "color": COLORS[0],
+        "ecolor": COLORS[0],
+        "elinewidth": 1,
+        "capsize": 2,
+        "marker": "o",
+        "markersize": 4,
+    }
+    axes.errorbar(x, scores.mean, yerr=scores.error, zorder=3, label="mean of the folds ± standard error", **look)
+    missed = np.isin(chosen.strengths, chosen.missed)
+    if missed.any():
+        circles: dict[str, Any] = {"color": COLORS[0], "markerfacecolor": "white", "markersize": 7, "zorder": 4}
+        axes.plot(x[missed], scores.mean[missed], "o", label="not converged", **circles)
+    best = chosen.places["best"]
+    within = scores.mean[best] + scores.error[best]
+    axes.axhline(within, color=COLORS[5], linewidth=0.8, linestyle="--", label="best + its standard error", zorder=2)
+    for rule, style, color in (("best", "-", COLORS[5]), ("1se", ":", COLORS[2])):
+        place = chosen.places[rule]
+        kept = ", chosen" if rule == chosen.choice.rule else ""
+        axes.axvline(
+            x[place],
+            color=color,
+            linestyle=style,
+            linewidth=1.5,
+            zorder=2,
+            label=f"{rule}: {chosen.strengths[place]:.4g}{kept}",
+        )
+    axes.set(ylabel="mean loss on the rows held out")
+    _name_strengths(axes, x, chosen.strengths[-1] == 0)
+    finite = scores.mean[np.isfinite(scores.mean) & (scores.mean > 0)]
+    if len(finite) and finite.max() > 10 * finite.min():
+        axes.set_yscale("log")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small")
+    tidy(axes)
     return save(figure, path)
 
 

@@ -72,25 +72,21 @@ def write(output: Path, model: Model, a: Array, ids: Ids = None) -> None:
     write_whole(output, lambda file: encode(file, model, a, ids))
 
 
-def table(model: Model, a: Array, ids: Ids = None) -> str:
-    """The CSV text: a header, then for each row of a (N,K) its id, its class and its K numbers."""
-    rows = ([model.classes[best], *values] for values, best in zip(a.tolist(), a.argmax(axis=1), strict=True))
-    if ids is None:
-        return csv_text(chain([_header(model)], rows))
-    name, texts = ids
-    return csv_text(chain([[name, *_header(model)]], ([text, *row] for text, row in zip(texts, rows, strict=True))))
-
-
 def _csv(file: BinaryIO, model: Model, a: Array, ids: Ids) -> None:
-    file.write(table(model, a, ids).encode())
+    rows = ([model.classes[best], *values] for values, best in zip(a.tolist(), a.argmax(axis=1), strict=True))
+    lines: Iterable[Any] = chain([_header(model)], rows)
+    if ids is not None:
+        lines = ([text, *line] for text, line in zip(chain([ids[0]], ids[1]), lines, strict=True))
+    file.write(csv_text(lines).encode())
 
 
 def _parquet(file: BinaryIO, model: Model, a: Array, ids: Ids) -> None:
     columns, names = [_classes(model)[a.argmax(axis=1)], *a.T], _header(model)
     if ids is not None:
         columns, names = [np.array(ids[1]), *columns], [ids[0], *names]
-    content = import_module("pyarrow").Table.from_arrays([*map(_arrow, columns)], names=names)
-    import_module("pyarrow.parquet").write_table(content, file)
+    arrow = import_module("pyarrow")
+    arrays = [arrow.array(column.tolist() if column.dtype.kind == "U" else column) for column in columns]
+    import_module("pyarrow.parquet").write_table(arrow.Table.from_arrays(arrays, names=names), file)
 
 
 def _npz(file: BinaryIO, model: Model, a: Array, ids: Ids) -> None:
@@ -101,15 +97,11 @@ def _npz(file: BinaryIO, model: Model, a: Array, ids: Ids) -> None:
     np.savez(file, allow_pickle=False, **arrays)
 
 
-def _npy(file: BinaryIO, model: Model, a: Array, ids: Ids) -> None:
-    np.save(file, a, allow_pickle=False)
-
-
 FORMATS: dict[str, Callable[[BinaryIO, Model, Array, Ids], None]] = {
     ".csv": _csv,
     ".parquet": _parquet,
     ".npz": _npz,
-    ".npy": _npy,
+    ".npy": lambda file, model, a, ids: np.save(file, a, allow_pickle=False),
 }
 
 
@@ -127,10 +119,6 @@ def _classes(model: Model) -> Array:
     """The names (K,) as an array without objects: integers where all of them are some of 64 bits, else texts."""
     whole = all(isinstance(name, int) and -(1 << 63) <= name < 1 << 63 for name in model.classes)
     return np.array(model.classes, np.int64) if whole else np.array([*map(str, model.classes)])
-
-
-def _arrow(column: Array) -> Any:
-    return import_module("pyarrow").array(column if column.dtype.kind != "U" else column.tolist())
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -10,7 +10,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,27 @@ from tqdm import tqdm
 
 from trainer.data.features import Features
 from trainer.data.places import name_of
+from trainer.data.rows import split
 from trainer.errors import ConfigError, Diverged, counted, require
 from trainer.objective.certificate import Certificate
 from trainer.objective.objective import Objective
-from trainer.optimizers.fit import Report, TrainState, fit, just_enough
-from trainer.runs import card, checkpoint, coefficients, evaluation, path
+from trainer.optimizers.fit import Report, TrainState, fit, just_enough, proved
+from trainer.runs import card, checkpoint, coefficients, cross_validation, evaluation, path
 from trainer.runs.callbacks.protocol import Callback, close
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.coefficients import Coefficients
 from trainer.runs.company import Seat, may_join
 from trainer.runs.config import Settings
-from trainer.runs.cross_validation import settled
 from trainer.runs.evaluation import Evaluation
-from trainer.runs.lock import Lock, claim, move_log
+from trainer.runs.lock import Lock, claim, move_log, process
 from trainer.runs.model import Model
-from trainer.runs.outputs import read_record, remove_parts, shorter
+from trainer.runs.outputs import read_record, shorter, write_record
 from trainer.runs.parts import Parts, assemble, headline
-from trainer.runs.progress import RowBar
 from trainer.runs.schema import build
-from trainer.runs.training import Ending, Point, Result, Training, prepared, summary
+from trainer.runs.training import Ending, Point, Result, Training, drawn, prepared, summary
 
 log = logging.getLogger("trainer")
+AFTER = 2.0  # seconds of an epoch without a bar of its rows
 Steps = Generator[None, None, Result | None]  # a run that stops before each epoch
 
 
@@ -81,7 +81,7 @@ def running(
     calls to_disk.
     """
     seed = secrets.randbits(32) if settings.seed is None else settings.seed
-    settings = settled(settings)
+    settings, share = cross_validation.settled(settings), None if seat is None else seat.share
     parts = assemble(settings)
     if settings.experiment is not None:
         from trainer.runs.experiments import EXPERIMENTS
@@ -94,7 +94,7 @@ def running(
             move_log(folder, taken)
             experiment(parts.objective, seed, log.info)
         return None
-    training = prepared(settings, seed, parts, folder, recorded, *_shared(seat))
+    training = prepared(settings, seed, parts, folder, recorded, share)
     training.callbacks()  # refused, if need be, before there is a folder
     taken, lock = claim(folder)
     with lock:
@@ -109,9 +109,13 @@ def resuming(
 ) -> Steps:
     """What resume does, step by step; with a seat among others that train beside it."""
     record = read_record(folder)
-    settings = settled(settings)
+    settings, share = cross_validation.settled(settings), None if seat is None else seat.share
     config = asdict(settings) if recorded is None else recorded
-    checkpoint.require_same(record["config"], config, folder)
+    if changed := checkpoint.differences(record["config"], config):
+        raise ConfigError(
+            f"{folder} goes on as it began, and may only change epochs, but {'; '.join(changed)}. "
+            "Leave that out, or start a new run."
+        )
     parts = assemble(settings)
     if parts.path and config.get("epochs") != (began := record["config"].get("epochs")):
         raise ConfigError(
@@ -130,8 +134,7 @@ def resuming(
             length = counted(len(parts.path), "strength") if parts.path else counted(done, "epoch")
             log.info(f"{shorter(folder)} is already finished, after {length}{why or '.'}{way}")
             return None
-        remove_parts(folder)
-        training = prepared(settings, int(record["seed"]), parts, folder, recorded, *_shared(seat))
+        training = prepared(settings, int(record["seed"]), parts, folder, recorded, share)
         training = replace(training, lock=lock)
         if training.fingerprint != record.get("data_sha256"):
             name = name_of(settings.data.get("path", ""))
@@ -159,11 +162,6 @@ def resuming(
         return (yield from _go(training, found, seat))
 
 
-def _shared(seat: Seat | None) -> list[Any]:
-    """What prepares data once for all beside whom a run trains."""
-    return [] if seat is None else [seat.share]
-
-
 def _check_epochs(folder: Path, settings: Settings, parts: Parts, done: int) -> None:
     """Refuses fewer epochs than a run has done; along a path they are the most of each strength."""
     if not parts.path and settings.epochs < done:
@@ -171,6 +169,24 @@ def _check_epochs(folder: Path, settings: Settings, parts: Parts, done: int) -> 
             f"{folder} has done {counted(done, 'epoch')} already, more than epochs={settings.epochs}. "
             f"Take {done} or more, or start a new run."
         )
+
+
+class RowBar:
+    """Counts rows, those of every pass over the data; tqdm shows them after a while, and on a terminal only."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, rows: int) -> None:
+        if self._bar is None:
+            self._bar = tqdm(unit="row", unit_scale=True, leave=False, delay=AFTER, disable=None)
+        self._bar.update(rows)
+
+    def finish(self) -> None:
+        """The epoch is over; the next row begins another bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 @dataclass
@@ -182,10 +198,10 @@ class Course:
     point: Point
     began: float
     seat: Seat | None
+    bar: RowBar = field(default_factory=RowBar)  # of the epoch at work
 
     @classmethod
     def of(cls, training: Training, found: Checkpoint | None, seat: Seat | None) -> "Course":
-        """From a checkpoint, or from the start."""
         now = time.perf_counter()
         if found is None:
             return cls(training, [], Point(training.start()), now, seat)
@@ -197,25 +213,44 @@ class Course:
     def seconds(self) -> float:
         return time.perf_counter() - self.began
 
-    @property
-    def size(self) -> int:
-        """How many runs train side by side, this one among them."""
-        return 1 if self.seat is None else self.seat.company.size
+    def keep(self, status: str, point: Point) -> float:
+        training, start = self.training, time.perf_counter()
+        training.check_folder()
+        status = "stopped" if point.status == "stopped" else status
+        what = (training.seed, training.config, training.fingerprint)
+        now = Checkpoint(point.state, self.rows, start - self.began, status, point.reason, point.converged, *what)
+        checkpoint.keep(training.folder, now, training.waits(now.seconds))
+        return time.perf_counter() - start
 
-    def keep(self, status: str, point: Point | None = None) -> float:
-        """Writes a checkpoint; returns the seconds that it took."""
-        return self.training.keep(self.rows, point or self.point, status, self.began)
+    def fit(self, objective: Objective, state: TrainState) -> Iterator[Report]:
+        """The reports of a training with the parts and the data of the run."""
+        training, parts, (train, valid, _) = self.training, self.training.parts, self.training.data
+        for report in fit(
+            objective,
+            parts.optimizer,
+            train,
+            valid,
+            state,
+            epochs=training.settings.epochs,
+            batch_size=parts.batch_size,
+            seed=training.seed,
+            schedule=parts.schedule,
+            metrics=parts.metrics,
+        ):
+            self.bar.finish()
+            yield report
 
 
 def _go(training: Training, found: Checkpoint | None, seat: Seat | None) -> Generator[None, None, Result]:
     """Trains from a checkpoint, or from the start, to the end."""
-    course, bar = Course.of(training, found, seat), RowBar()
+    course = Course.of(training, found, seat)
     callbacks = training.callbacks(course.rows)
     status, failure = "finished", None
-    training.announce()
+    # so that it can be told from a finished one; nothing is lost yet, and a disk takes its time
+    write_record(training.folder, {"status": "running", **process(), **training.what()}, durable=False)
     try:
         _choose(course)
-        yield from _train(course, callbacks, bar)
+        yield from _train(course, callbacks)
     except (Diverged, KeyboardInterrupt) as error:
         status = "diverged" if isinstance(error, Diverged) else "interrupted"
         course.point, failure = course.point._replace(reason=course.point.reason or str(error)), error
@@ -224,7 +259,7 @@ def _go(training: Training, found: Checkpoint | None, seat: Seat | None) -> Gene
         training.give_up(error)
         raise
     finally:
-        bar.finish()
+        course.bar.finish()
         close(callbacks, status)
     if course.point.status == "stopped":
         status = "stopped"
@@ -244,22 +279,27 @@ def _go(training: Training, found: Checkpoint | None, seat: Seat | None) -> Gene
 
 def _choose(course: Course) -> None:
     """Chooses the strength of the penalty, where it is to be chosen; the run begins with what the folds have learnt."""
-    course.training = training = course.training.choose()
-    if training.chosen is not None:
-        course.point = Point(training.start())
-        log.info(training.chosen.line)
-        for doubt in training.chosen.doubts(training.settings.epochs):
-            log.warning(doubt)
+    training, parts = course.training, course.training.parts
+    if parts.choice is None or training.folded is None:
+        return
+    rest = (parts.objective, parts.optimizer, parts.metrics, training.settings.epochs)
+    chosen = cross_validation.choose(parts.choice, training.folded, training.data.train, *rest)
+    objective = replace(parts.objective, penalty=chosen.penalties[chosen.place])
+    course.training = replace(training, parts=parts._replace(objective=objective), chosen=chosen)
+    course.point = Point(course.training.start())
+    log.info(chosen.line)
+    for doubt in chosen.doubts(training.settings.epochs):
+        log.warning(doubt)
 
 
-def _train(course: Course, callbacks: list[Callback], rows_done: RowBar) -> Generator[None, None, None]:
+def _train(course: Course, callbacks: list[Callback]) -> Generator[None, None, None]:
     """Goes through the epochs, or the strengths, that are left: a row in the table and now and then a checkpoint.
 
     Stops before each, once what comes before the first has been done.
     """
     training, parts = course.training, course.training.parts
-    steps = _strengths(course, rows_done) if parts.path else _epochs(course, callbacks, _reports(course, rows_done))
-    last, took = time.perf_counter(), 0.0
+    steps = _strengths(course) if parts.path else _epochs(course, callbacks, _reports(course))
+    last, took, beside = time.perf_counter(), 0.0, course.seat
     with training.table(course.rows) as table:
         bar = tqdm(
             steps,
@@ -274,9 +314,9 @@ def _train(course: Course, callbacks: list[Callback], rows_done: RowBar) -> Gene
             course.rows.append(row)
             table.add(row)
             course.point = reached
-            due = last + checkpoint.after(took, course.size)
+            due = last + checkpoint.after(took, beside.company.size if beside else 1)
             if training.settings.checkpoint and not reached.reason and time.perf_counter() >= due:
-                took, last = course.keep("running"), time.perf_counter()
+                took, last = course.keep("running", reached), time.perf_counter()
             if not reached.reason:
                 yield
 
@@ -284,20 +324,14 @@ def _train(course: Course, callbacks: list[Callback], rows_done: RowBar) -> Gene
 Rows = Iterator[tuple[Mapping[str, float], Point]]  # a row of the table, and where the run is after it
 
 
-def _reports(course: Course, done: RowBar) -> Iterator[Report]:
+def _reports(course: Course) -> Iterator[Report]:
     """The epochs that are left, of this run alone or of all beside whom it trains."""
     training, point = course.training, course.point
     if point.status == "stopped" or point.converged:
         return iter(())
     if course.seat is not None and may_join(training.parts):
         return course.seat.fit(training, point.state)
-    return _alone(training, point.state, done)
-
-
-def _alone(training: Training, state: TrainState, done: RowBar) -> Iterator[Report]:
-    for report in _fit(training, replace(training.parts.objective, progress=done), state, training.settings.epochs):
-        done.finish()
-        yield report
+    return course.fit(replace(training.parts.objective, progress=course.bar), point.state)
 
 
 def _epochs(course: Course, callbacks: list[Callback], reports: Iterator[Report]) -> Rows:
@@ -313,37 +347,13 @@ def _epochs(course: Course, callbacks: list[Callback], reports: Iterator[Report]
             return
 
 
-def _strengths(course: Course, done: RowBar) -> Rows:
+def _strengths(course: Course) -> Rows:
     """The strengths of a path that are left; see trainer.runs.path."""
-    training, state = course.training, course.point.state
-    parts = training.parts
-
-    def train(objective: Objective, start: TrainState) -> Iterator[Report]:
-        for report in _fit(training, objective, start, training.settings.epochs):
-            done.finish()
-            yield report
-
-    objective, left = replace(parts.objective, progress=done), parts.path[state.epoch :]
-    for fitted in path.fit_path(objective, left, state.w, parts.optimizer, training.data.train, train):
+    parts, state = course.training.parts, course.point.state
+    objective, left = replace(parts.objective, progress=course.bar), parts.path[state.epoch :]
+    for fitted in path.fit_path(objective, left, state.w, parts.optimizer, course.training.data.train, course.fit):
         state = path.after(state, fitted)
         yield fitted.row, Point(state)
-
-
-def _fit(training: Training, objective: Objective, state: TrainState, epochs: int) -> Iterator[Report]:
-    """trainer.optimizers.fit with the parts and the data of a run."""
-    parts, (train, valid, _) = training.parts, training.data
-    return fit(
-        objective,
-        parts.optimizer,
-        train,
-        valid,
-        state,
-        epochs=epochs,
-        batch_size=parts.batch_size,
-        seed=training.seed,
-        schedule=parts.schedule,
-        metrics=parts.metrics,
-    )
 
 
 def _finish(course: Course, status: str, failure: BaseException | None) -> Result:
@@ -393,22 +403,32 @@ def _describe(
     """Writes what a person reads of a run, and run.json as the last; the files, and what the model is worth."""
     training, folder, title = course.training, course.training.folder, course.training.title()
     train, pictured = training.data.train, bool(training.settings.plots and course.rows)
+    unbroken = result.status != "interrupted"
+    if pictured and (unbroken or training.chosen):
+        from trainer.runs import plots  # matplotlib is slow to import
     learnt = Coefficients.of(model, end.state.w, train)
     along = [(point.strength, Coefficients.of(model, point.state.w, train)) for point in points]
-    files = training.chosen.write(folder, title, pictured) if training.chosen else []
+    files = list[Path]()
+    if training.chosen:
+        files.append(training.chosen.write(folder))
+        if pictured:
+            files.append(plots.folds(folder / "cv.png", training.chosen, title))
     files += coefficients.write(folder, along or [(0.0, learnt)], bool(points))
-    if pictured and result.status != "interrupted":
-        if points:
-            names = (model.classes, model.features)
-            files.append(path.draw(folder / "path.png", points, *names, title, end.missed))
-        else:
-            files += training.draw(course.rows, end.state)
+    if pictured and unbroken and points:
+        files.append(plots.along_path(folder / "path.png", points, model.classes, model.features, title, end.missed))
+    elif pictured and unbroken:
+        files.append(plots.curves(folder / "curves.png", course.rows, title, drawn(training.parts.metrics)))
+        if training.plane is not None:
+            sides = split(training.plane, training.settings.valid_fraction, training.seed)
+            files.append(plots.boundary(folder / "boundary.png", model, *sides, title))
     evaluations = training.evaluate(end.state) if result.status in ("finished", "stopped") else {}
     record = training.what_came(result, end, seconds)
     if evaluations:
         files.append(evaluation.keep(folder, evaluations))
         if pictured:
-            files += training.draw_evaluations(evaluations, learnt)
+            files += plots.evaluations(folder, title, evaluations)
+            if strongest := plots.coefficients(folder / "coefficients.png", learnt, title):
+                files.append(strongest)
         files.append(card.write(folder, title, record, train, evaluations, learnt))
     training.record(record)
     return files, evaluations
@@ -419,8 +439,8 @@ def _end_of_training(course: Course, status: str) -> Ending:
     (state, _, reason, converged), training = course.point, course.training
     proof = Certificate(None, f"{status} before the end")
     if status in ("finished", "stopped"):
-        proof = training.proof(state, converged)
-        optimizer = training.parts.optimizer
+        optimizer, train = training.parts.optimizer, training.data.train
+        proof = proved(training.parts.objective, optimizer, train, state.w, converged)
         if optimizer.full_batch and proof.proves(optimizer.gap):  # type: ignore[attr-defined]
             reason, converged = reason or just_enough(proof, training.settings.epochs), True
     metrics = {**(course.rows[-1] if course.rows else {}), **(training.chosen.metrics if training.chosen else {})}

@@ -37,39 +37,24 @@ def structured(path: str, cls: type[T], node: Mapping[str, Any]) -> T:
     for key, spec in known.items():
         if key not in node and spec.default is MISSING and spec.default_factory is MISSING:
             raise ConfigError(f"{inside}{key} is missing; give it as {inside}{key}=...")
+    values = {}
     for key, value in node.items():
-        kind = known[key].type
-        if not _fits(value, kind):
+        kind: Any = known[key].type
+        classes = _classes(kind)
+        if type(value) is int and float in classes and int not in classes:
+            value = float(value)
+        # Stricter than OmegaConf's own rule, which reads '0.1' as a number and true as 1.
+        if not isinstance(value, classes) or (isinstance(value, bool) and bool not in classes):
             wanted = kind.__name__ if isinstance(kind, type) else str(kind)
-            hint = f" Write {inside}{key}=[{value}]." if any(get_origin(part) is list for part in _parts(kind)) else ""
+            hint = f" Write {inside}{key}=[{value}]." if list in classes else ""
             got = f"{value!r} of type {type(value).__name__}"
             raise ConfigError(f"{inside}{key} must be of type {wanted}, got {got}.{hint}")
-    return cls(**{key: float(value) if _is_float(value, known[key].type) else value for key, value in node.items()})
-
-
-def _parts(kind: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type."""
-    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value has a field's type, such as float, int | None or dict[str, Any].
-
-    Stricter than OmegaConf's own rule, which reads '0.1' as a number and true as 1; an integer may stand for a float.
-    """
-    classes = _classes(kind)
-    if isinstance(value, bool):
-        return bool in classes
-    return isinstance(value, classes) or (isinstance(value, int) and float in classes)
+        values[key] = value
+    return cls(**values)
 
 
 @cache
 def _classes(kind: Any) -> tuple[type, ...]:
-    """What values of such a type are instances of."""
-    return tuple(get_origin(part) or part for part in _parts(kind))
-
-
-def _is_float(value: Any, kind: Any) -> bool:
-    """Whether a value that fits a field is to be stored as a float: an integer where float | list[float] is asked."""
-    classes = _classes(kind)
-    return float in classes and int not in classes and isinstance(value, int)
+    """What values of a field's type, such as float, int | None or dict[str, Any], are instances of."""
+    parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return tuple(get_origin(part) or part for part in parts)

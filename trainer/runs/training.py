@@ -4,7 +4,6 @@ What a run asks of its training stands in one class, so that run.py reads as the
 """
 
 import os
-import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -30,15 +29,14 @@ from trainer.objective.cluster import Dask
 from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers.choosing import STEPS
-from trainer.optimizers.fit import TrainState, columns, proved
+from trainer.optimizers.fit import TrainState, columns
 from trainer.runs import checkpoint, cross_validation, memory, path
 from trainer.runs.callbacks.protocol import Callback, Context
 from trainer.runs.checkpoint import Checkpoint
-from trainer.runs.coefficients import Coefficients
 from trainer.runs.config import Settings
 from trainer.runs.cross_validation import Chosen, Folded
 from trainer.runs.evaluation import Evaluation, evaluated, shares_of
-from trainer.runs.lock import Lock, process
+from trainer.runs.lock import Lock
 from trainer.runs.model import Model
 from trainer.runs.outputs import (
     PATH,
@@ -97,18 +95,12 @@ class Training:
     test: Data | None  # rows as they came, held out of everything
     plane: Data | None  # all rows as they came, where two features can be drawn
     folder: Path
-    recorded: Mapping[str, Any] | None
+    config: Mapping[str, Any]  # as it is kept
     fingerprint: str | None
     folded: Folded | None = None  # of which the strength of the penalty is to be chosen
     lock: Lock | None = None  # of the folder, once it is the run's
     chosen: Chosen | None = None
     short: float = 0.0  # seconds below which it does not wait for the disk
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The configuration as it is kept."""
-        found: Mapping[str, Any] = kept(asdict(self.settings) if self.recorded is None else self.recorded)
-        return found
 
     def callbacks(self, past: Sequence[Mapping[str, float]] = ()) -> list[Callback]:
         """Fresh callbacks that know the rows of an earlier part of the run."""
@@ -117,27 +109,13 @@ class Training:
         context = Context(names, self.parts.objective, self.data.train, self.seed, past, self.folder, self.config)
         return [callback.start(context) for callback in self.parts.callbacks]
 
-    def choose(self) -> "Training":
-        """The training at the strength that cross-validation chooses, where there is one to choose; see cv.csv."""
-        parts, settings = self.parts, self.settings
-        if parts.choice is None or self.folded is None:
-            return self
-        rest = (parts.objective, parts.optimizer, parts.metrics, settings.epochs)
-        chosen = cross_validation.choose(parts.choice, self.folded, self.data.train, *rest)
-        objective = replace(parts.objective, penalty=chosen.penalty)
-        return replace(self, parts=parts._replace(objective=objective), chosen=chosen)
-
     def table(self, rows: Sequence[Mapping[str, float]]) -> Table:
         """metrics.csv, or path.csv of a path, with these rows so far."""
-        return Table(self.folder / (PATH if self.parts.path else TABLE), self.header(), rows)
-
-    def header(self) -> list[str]:
-        """The columns of the table."""
         parts = self.parts
         if parts.path:
-            return path.columns(list(parts.metrics))
+            return Table(self.folder / PATH, path.columns(list(parts.metrics)), rows)
         checked = [name for callback in parts.callbacks for name in callback.columns(parts.objective)]
-        return [*columns(parts.metrics), *checked, "seconds"]
+        return Table(self.folder / TABLE, [*columns(parts.metrics), *checked, "seconds"], rows)
 
     def start(self) -> TrainState:
         """The state before the first epoch, or before the first strength of a path."""
@@ -147,7 +125,7 @@ class Training:
 
     def check(self, found: Checkpoint) -> None:
         """DataError for a checkpoint that this run cannot go on from."""
-        checkpoint.checks(self.parts.optimizer, self.start(), self.fingerprint)(found)
+        checkpoint.check(found, self.parts.optimizer, self.start(), self.fingerprint)
         changed = checkpoint.differences(found.config, self.config)
         if changed or found.seed != self.seed:
             seeds = f"seed was {found.seed} and is {self.seed}"
@@ -164,29 +142,6 @@ class Training:
         """Whether the files of a run that has taken so long wait for the disk: a short one is soon made again."""
         return seconds >= self.short
 
-    def keep(self, rows: Sequence[Mapping[str, float]], point: Point, status: str, began: float) -> float:
-        """Writes a checkpoint; returns the seconds that it took."""
-        self.check_folder()
-        start = time.perf_counter()
-        now = Checkpoint(
-            point.state,
-            rows,
-            start - began,
-            "stopped" if point.status == "stopped" else status,
-            point.reason,
-            point.converged,
-            self.seed,
-            self.config,
-            self.fingerprint,
-        )
-        checkpoint.keep(self.folder, now, self.waits(now.seconds))
-        return time.perf_counter() - start
-
-    def announce(self) -> None:
-        """Says in run.json that the run is under way, and what it is, so that it can be told from a finished one."""
-        content = {"status": "running", **process(), **self.what()}
-        write_record(self.folder, content, durable=False)  # nothing is lost yet, and a disk takes its time
-
     def give_up(self, error: BaseException) -> None:
         """Says in run.json, if it can, that the run has failed."""
         reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()  # it may name a path
@@ -196,7 +151,6 @@ class Training:
             write_record(self.folder, content)
 
     def what(self) -> dict[str, Any]:
-        """What a run is, from its beginning to its end."""
         return {
             "strategy": self.parts.strategy,
             "seed": self.seed,
@@ -215,10 +169,6 @@ class Training:
         names = (train.classes, train.features, train.target)
         activation = self.parts.objective.activation
         return Model(state.w, standardizer, activation, *names, split=chosen | rows, columns=train.encoding)
-
-    def proof(self, state: TrainState, converged: bool) -> Certificate:
-        """How far a state is from the minimum on the training rows."""
-        return proved(self.parts.objective, self.parts.optimizer, self.data.train, state.w, converged)
 
     def evaluate(self, state: TrainState) -> dict[str, Evaluation]:
         """What the state is worth on the validation rows, else on the training rows, and on the test rows if any."""
@@ -270,22 +220,6 @@ class Training:
         objective = self.parts.objective
         return f"{title_of(objective.activation)} + {title_of(objective.loss)}, gradient {self.parts.strategy}"
 
-    def draw_evaluations(self, found: Mapping[str, Evaluation], learnt: Coefficients) -> list[Path]:
-        from trainer.runs import plots  # matplotlib is slow to import
-
-        strongest = plots.coefficients(self.folder / "coefficients.png", learnt, self.title())
-        return plots.evaluations(self.folder, self.title(), found) + ([strongest] if strongest else [])
-
-    def draw(self, rows: Sequence[Mapping[str, float]], state: TrainState) -> list[Path]:
-        from trainer.runs import plots  # matplotlib is slow to import
-
-        title = self.title()
-        files = [plots.curves(self.folder / "curves.png", rows, title, drawn(self.parts.metrics))]
-        if self.plane is not None:
-            train, valid = split(self.plane, self.settings.valid_fraction, self.seed)
-            files.append(plots.boundary(self.folder / "boundary.png", self.model(state), train, valid, title))
-        return files
-
 
 def prepared(
     settings: Settings,
@@ -293,10 +227,10 @@ def prepared(
     parts: Parts,
     folder: Path,
     recorded: Mapping[str, Any] | None,
-    share: Callable[..., Any] = lambda name, make, any_seed=False: make(),
+    share: Callable[..., Any] | None = None,
 ) -> Training:
     """The run with its data, all checked; share keeps what runs on the same rows have in common, by its name."""
-    source, choice = parts.source, parts.choice
+    source, choice, share = parts.source, parts.choice, share or (lambda name, make, any_seed=False: make())
     with living_on(parts.engine.connect()):
         fingerprint, rows = share(
             "file", lambda: (_fingerprint(source), source(seed)), any_seed=isinstance(source, File)
@@ -332,7 +266,8 @@ def prepared(
             stacklevel=1,
         )
     plane = raw if settings.plots and len(raw.features) == 2 and isinstance(raw.x, np.ndarray) else None
-    return Training(settings, seed, parts, data, test, plane, folder, recorded, fingerprint, folded)
+    config = kept(asdict(settings) if recorded is None else recorded)
+    return Training(settings, seed, parts, data, test, plane, folder, config, fingerprint, folded)
 
 
 def _held_out(settings: Settings, seed: int, source: Source, rows: Data) -> tuple[Data, Data | None]:
@@ -374,7 +309,6 @@ def _ready(settings: Settings, seed: int, raw: Data, test: Data | None) -> Prepa
 
 
 def _has_targets(data: Data) -> bool:
-    """Whether some row has one."""
     return data.y.ndim == 1 or bool(data.y.any())
 
 
