@@ -3,21 +3,20 @@
 import math
 import os
 import zipfile
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import IO, Any
+from itertools import accumulate
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.arrays import Array
 from trainer.data import reading, remote
-from trainer.data.features import Features, check_finite
+from trainer.data.features import cut
 from trainer.data.places import Paths, Place, Places, find, name_of
 from trainer.data.reading import (
-    FINITE,
     WEIGHTS,
     Content,
     check_table,
@@ -27,8 +26,7 @@ from trainer.data.reading import (
     listed,
     opened,
     quoted,
-    read_whole,
-    refuse,
+    taken,
 )
 from trainer.data.sparse_files import PARTS, csr
 from trainer.errors import ConfigError, DataError, FileError, counted, shown
@@ -52,59 +50,50 @@ class NpyFile:
     dtype: Any
     offset: int
     name: str = ""  # in messages, if not the path
+    grain: ClassVar[int] = 1
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
         return [self.shape]
 
-    @property
-    def grain(self) -> int:
-        return 1
-
-    def __call__(self, start: int, stop: int) -> Array:
+    def __call__(self, start: int, stop: int, dtype: Any = np.float64) -> Array:
         rows, columns = self.shape
-        if self.by_columns:
-            x = np.empty((stop - start, columns))
+        if self.by_columns and stop - start < rows:
+            x = np.empty((stop - start, columns), dtype)
             for column in range(columns):
                 x[:, column] = self._numbers(column * rows + start, stop - start)
             return x
-        raw = self._numbers(start * columns, (stop - start) * columns).reshape(-1, columns)
+        raw = self._numbers(start * columns, (stop - start) * columns)
         with np.errstate(over="ignore"):  # what is too large for float64 becomes inf, and is refused as such
-            return raw.astype(np.float64, copy=False)
-
-    def place(self, row: int, column: int) -> str:
-        return f"{self.name or shown(self.path)}[{row}, {column}]"
-
-    def whole(self, dtype: Any) -> Array:
-        """All of x (N,D) as dtype, in C order."""
-        rows, columns = self.shape
-        raw = self._numbers(0, rows * columns)
-        with np.errstate(over="ignore"):
             return np.ascontiguousarray(
                 raw.reshape(columns, rows).T if self.by_columns else raw.reshape(-1, columns), dtype
             )
 
+    def whole(self, dtype: Any = np.float64) -> Array:
+        return self(0, self.shape[0], dtype)
+
+    def place(self, row: int, column: int) -> str:
+        return f"{self.name or shown(self.path)}[{row}, {column}]"
+
     def _numbers(self, first: int, count: int) -> NDArray[Any]:
-        start = self.offset + first * self.dtype.itemsize
-        if remote.is_remote(self.path):
-            return self._fetched(start, count)
+        item, raw = self.dtype.itemsize, np.empty(count, self.dtype)
         try:
-            raw = np.fromfile(self.path, self.dtype, count, offset=start)
+            with self._opened(self.offset + math.prod(self.shape) * item) as file:
+                file.seek(self.offset + first * item)
+                read = file.readinto(raw.view(np.uint8))
+        except FileError:
+            raise
         except OSError as error:
             raise FileError(f"{shown(self.path)} cannot be read any more: {error.strerror or error}.") from error
-        if len(raw) != count:
-            raise self._shorter()
+        if read != raw.nbytes:
+            raise DataError(
+                f"{shown(self.path)} has become shorter while it was read; train again with the whole file."
+            )
         return raw
 
-    def _fetched(self, start: int, count: int) -> NDArray[Any]:
-        raw = np.empty(count, self.dtype)
-        size = self.offset + math.prod(self.shape) * self.dtype.itemsize
-        if remote.fill(self.path, size, start, raw.view(np.uint8)) != raw.nbytes:
-            raise self._shorter()
-        return raw
-
-    def _shorter(self) -> DataError:
-        return DataError(f"{shown(self.path)} has become shorter while it was read; train again with the whole file.")
+    def _opened(self, size: int) -> Any:
+        """Bytes that are read as they are asked for, and no others."""
+        return remote.opened(self.path, size, 1) if remote.is_remote(self.path) else open(self.path, "rb")
 
 
 @dataclass(frozen=True)
@@ -113,6 +102,7 @@ class Joined:
 
     files: Sequence[NpyFile]
     edges: Sequence[int]  # file i has the rows from edge i to edge i + 1
+    grain: ClassVar[int] = 1
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,29 +117,19 @@ class Joined:
     def dtype(self) -> Any:
         return np.result_type(*(file.dtype for file in self.files))
 
-    @property
-    def grain(self) -> int:
-        return 1
-
-    def __call__(self, start: int, stop: int) -> Array:
-        x = np.empty((stop - start, self.shape[1]))
-        inner = self.edges[bisect_right(self.edges, start) : bisect_left(self.edges, stop)]
-        for begin, end in pairwise([start, *inner, stop] if start < stop else []):
-            place = bisect_right(self.edges, begin) - 1
+    def __call__(self, start: int, stop: int, dtype: Any = np.float64) -> Array:
+        x = np.empty((stop - start, self.shape[1]), dtype)
+        for place, begin, end in cut(self.edges, start, stop):
             edge = self.edges[place]
-            x[begin - start : end - start] = self.files[place](begin - edge, end - edge)
+            x[begin - start : end - start] = self.files[place](begin - edge, end - edge, dtype)
         return x
 
     def place(self, row: int, column: int) -> str:
         place = bisect_right(self.edges, row) - 1
         return self.files[place].place(row - self.edges[place], column)
 
-    def whole(self, dtype: Any) -> Array:
-        """All of x (N,D) as dtype, in C order."""
-        x = np.empty(self.shape, dtype)
-        for file, (start, stop) in zip(self.files, pairwise(self.edges), strict=True):
-            x[start:stop] = file.whole(dtype)
-        return x
+    def whole(self, dtype: Any = np.float64) -> Array:
+        return self(0, self.edges[-1], dtype)
 
 
 def read_npy(places: Places, target: Paths | None, label_needed: bool, in_memory: bool | None) -> Content:
@@ -159,14 +139,8 @@ def read_npy(places: Places, target: Paths | None, label_needed: bool, in_memory
         kinds = "the path of a .npy file" if len(places.files) == 1 else f"the paths of {len(places.files)} .npy files"
         raise ConfigError(f"data.target must be {kinds} with the labels of {name}.")
     reader = npy_rows(places)
-    x: Any
-    if math.prod(reader.shape) == 0 or read_whole(reader.shape, in_memory, name):
-        with damage(name, *NPY):  # (0, 10**30) is a shape that no array has
-            x = reader.whole(np.float64)
-        refuse(~np.isfinite(x), x, reader.place, FINITE)
-    else:
-        x = Features(reader)
-        check_finite(reader, FINITE)
+    with damage(name, *NPY):  # (0, 10**30) is a shape that no array has
+        x = taken(reader, in_memory, name)
     y = None if target is None else _labels_of(target, places, reader.shapes)
     return Content(x, None, y, _targets_of(y, "" if target is None else name_of(target)))
 
@@ -277,12 +251,6 @@ def array(stream: IO[bytes], size: int | None, name: str, kinds: str) -> NDArray
         if math.prod(shape) * max(dtype.itemsize, 8) > reading.MAX_BYTES:
             promise = f"the shape {str(shape)[:60]} of {dtype}"
             raise DataError(f"{name} has {promise}, as float64 more than {reading.MAX_BYTES:,} bytes; use fewer rows.")
-    return _values(stream, name)
-
-
-def _values(stream: IO[bytes], name: str) -> NDArray[Any]:
-    """The array of a stream whose header has been checked."""
-    with damage(name, *NPY):
         stream.seek(0)
         return np.lib.format.read_array(stream, allow_pickle=False)
 

@@ -128,18 +128,9 @@ class Ranges(io.RawIOBase):
         return self._whole[start:stop]
 
 
-def opened(path: str, size: int | None = None) -> IO[bytes]:
-    """A file to be read, of which the size may be known."""
-    return io.BufferedReader(Ranges(path, size), BUFFER)
-
-
-def fill(path: str, size: int, start: int, buffer: Any) -> int:
-    """Writes the bytes of a file of this size from start on into the buffer, and no others are fetched; their count."""
-    file, view, done = Ranges(path, size), memoryview(buffer), 0
-    file.seek(start)
-    while got := file.readinto(view[done:]):
-        done += got
-    return done
+def opened(path: str, size: int | None = None, ahead: int = BUFFER) -> IO[bytes]:
+    """A file to be read, of which the size may be known; so many bytes are fetched together at least."""
+    return io.BufferedReader(Ranges(path, size), ahead)
 
 
 def below(path: str) -> list[str]:

@@ -1,10 +1,10 @@
 """Columns of Parquet and Arrow files (.arrow and .feather are Arrow's IPC format), read by row groups."""
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from threading import Lock
 from typing import Any
 
@@ -16,24 +16,22 @@ from trainer.data import reading
 from trainer.data.columns import Chosen, Columns
 from trainer.data.doubts import Doubt, Seen, refuse_doubts, setting
 from trainer.data.encoding import DATES, Coder, Encoding, warn_of_new
-from trainer.data.features import READING, Features, check_finite
+from trainer.data.features import READING, cut
 from trainer.data.places import Places
 from trainer.data.reading import (
-    FILLED,
-    FINITE,
+    GROUP,
     WEIGHTS,
     Classes,
     Content,
     check_names,
     checked_weights,
     quoted,
-    read_whole,
+    taken,
     text_labels,
 )
 from trainer.data.table_groups import Groups, sort_of
 from trainer.errors import DataError
 
-GROUP = 1 << 22  # numbers of a row group that stays in the file: 32 MiB, and the memory holds a few of them
 MICROSECONDS_A_DAY = 86_400e6
 KEPT = 3 * GROUP  # numbers that stay decoded: blocks come in order, but two threads read from several groups at once
 
@@ -166,16 +164,9 @@ class TableFile:
 
     def __call__(self, start: int, stop: int) -> Array:
         x = np.empty((stop - start, len(self.columns)))
-        for begin, end in self._within_groups(start, stop):
-            place = bisect_right(self.edges, begin) - 1
-            edge = self.edges[place]
-            _transpose(self._group(place), begin - edge, x[begin - start : end - start])
+        for place, begin, end in cut(self.edges, start, stop):
+            _transpose(self._group(place), begin - self.edges[place], x[begin - start : end - start])
         return x
-
-    def _within_groups(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The rows start..stop, cut where a group ends."""
-        inner = self.edges[bisect_right(self.edges, start) : bisect_left(self.edges, stop)]
-        return pairwise([start, *inner, stop] if start < stop else [])
 
     def place(self, row: int, column: int) -> str:
         return f"{self.at(row)} of column {quoted(self.columns[column])}"
@@ -305,19 +296,7 @@ def read_table(
     chosen = choose(file.names)
     encoding, label = file.choose(chosen, asked, fitted), chosen.label
     targets = (lambda: (np.empty(0), ())) if label is None else file.labels(file.names[label])
-    filled = encoding is not None and encoding.missing != "error"
-    x: Any
-    if file.shape[0] == 0 or read_whole(file.shape, in_memory, file.name):
-        x = file.whole()
-        bad = np.isinf(x) if filled else ~np.isfinite(x)
-        reading.refuse(bad, x, file.place, FINITE if fitted or np.isinf(x).any() else FILLED)
-    else:
-        rows = max(1, GROUP // file.shape[1])
-        if file.grain > rows:
-            way = f"write at most {rows:,} together, or set data.in_memory=true if the memory can hold them all"
-            raise DataError(f"{file.name} has {file.grain:,} rows in one group, too many to be read in blocks; {way}.")
-        x = Features(file)
-        check_finite(file, FINITE if fitted else FILLED, filled)
+    x = taken(file, in_memory, file.name, not fitted, encoding is not None and encoding.missing != "error")
     if fitted:
         warn_of_new(file.name, file.coders)
     return Content(

@@ -19,17 +19,15 @@ from trainer.data.doubts import WITH_COMMA, Doubt, Seen, refuse_doubts
 from trainer.data.encoding import DATES, Coder, is_missing, warn_of_new
 from trainer.data.places import Place, Places, all_columns, same_columns
 from trainer.data.reading import (
-    FILLED,
-    FINITE,
     NOT_FINITE,
     NUMBER,
     NUMBER_BYTES,
     Content,
+    check_finite,
     check_names,
     listed,
     opened,
     quoted,
-    refuse,
     text_labels,
     text_weights,
 )
@@ -132,9 +130,7 @@ class TextFile:
             for column, texts in beside.items():
                 texts += [row[column] for _, row in block]
         x = np.concatenate(blocks)
-        bad = ~np.isfinite(x) if strict else np.isinf(x)
-        way = FINITE if self.fitted or np.isinf(x).any() else FILLED
-        refuse(bad, x, lambda row, column: self.at(lines[row], columns[column]), way)
+        check_finite(x, lambda row, column: self.at(lines[row], columns[column]), not self.fitted, not strict)
         if encoding is not None and not self.fitted:
             encoding = encoding.learnt(coders, x)
         warn_of_new(self.name, coders)
