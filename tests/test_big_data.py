@@ -151,7 +151,7 @@ def test_predictions_of_a_file_are_those_in_memory(write, kind, tmp_path):
     data = {"name": "file", "path": path, "target": target}
     run(replace(SETTINGS, data=data), tmp_path / "run")
     model = Model.load(tmp_path / "run" / "model.npz")
-    lazy, _, _ = read_features(path, model.features, model.target, in_memory=False)
+    lazy, _ = read_features(path, model.features, model.target, in_memory=False)
     assert_array_equal(model.predict(lazy), model.predict(x))
     predict(OmegaConf.create({"model": str(tmp_path / "run" / "model.npz"), "data": {"name": "file", "path": path}}))
     assert len((tmp_path / "run" / "data-predictions.csv").read_text().splitlines()) == N + 1

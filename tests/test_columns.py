@@ -196,7 +196,7 @@ def test_every_kind_of_file_gives_the_same_features(name, categorical, tmp_path,
         *("size=1", "size=2", "size=3", "joined", "spent"),
     )
     for path in (people_csv, str(tmp_path / name)):
-        x, _, ids = read_features(path, fitted.names, "y", encoding=fitted)
+        x, ids = read_features(path, fitted.names, "y", encoding=fitted)
         assert_array_equal(x, fitted(one.x))
         assert ids == ("customer", people()["customer"])
 

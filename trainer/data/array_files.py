@@ -4,8 +4,9 @@ import math
 import os
 import zipfile
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import IO, Any, ClassVar
 
@@ -24,6 +25,7 @@ from trainer.data.reading import (
     damage,
     features,
     listed,
+    no_labels,
     opened,
     quoted,
     taken,
@@ -141,8 +143,7 @@ def read_npy(places: Places, target: Paths | None, label_needed: bool, in_memory
     reader = npy_rows(places)
     with damage(name, *NPY):  # (0, 10**30) is a shape that no array has
         x = taken(reader, in_memory, name)
-    y = None if target is None else _labels_of(target, places, reader.shapes)
-    return Content(x, None, y, _targets_of(y, "" if target is None else name_of(target)))
+    return _with_labels(x, target, places, reader.shapes)
 
 
 def npy_rows(places: Places) -> Joined | NpyFile:
@@ -165,18 +166,21 @@ def _npy_file(path: str) -> NpyFile:
         return NpyFile(lasting, (shape[0], shape[1]), by_columns, dtype, file.tell(), name)
 
 
-def _labels_of(target: Paths, places: Places, shapes: Sequence[tuple[int, int]]) -> NDArray[Any]:
-    """The labels of the features (N,D) in one or several files, in as many others."""
+def _with_labels(x: Any, target: Paths | None, places: Places, shapes: Sequence[tuple[int, int]]) -> Content:
+    """With the labels of the features (N,D) in one or several files, in as many others."""
+    if target is None:
+        return Content(x, None)
     found = find(target, "data.target").paths
     if len(found) != len(shapes):
         counts = f"{counted(len(found), 'file')} of labels, and {places.name} has {counted(len(shapes), 'file')}"
         raise ConfigError(f"data.target={name_of(target)} has {counts}; give each its own, in the same order.")
-    parts = [labels(*one) for one in zip(found, places.paths, shapes, strict=True)]
+    parts = [_labels(*one) for one in zip(found, places.paths, shapes, strict=True)]
     for path, y in zip(found, parts, strict=True):
         if (y.dtype.kind, y.shape[1:]) != (parts[0].dtype.kind, parts[0].shape[1:]):
             both = f"{shown(found[0])} has {parts[0].dtype} of shape {parts[0].shape}, and {shown(path)} has {y.dtype}"
             raise DataError(f"{both} of shape {y.shape}; give all files labels of one kind.")
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    y = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return Content(x, None, partial(reading.targets, y, name_of(target)))
 
 
 def read_npz(file: IO[bytes], path: str, target: Paths | None, label_needed: bool) -> Content:
@@ -197,8 +201,7 @@ def read_npz(file: IO[bytes], path: str, target: Paths | None, label_needed: boo
         if target is None and label_needed:
             raise ConfigError(f"data.target must be the path of a .npy file with the labels of {name}.")
         x = csr(arrays, name)
-        y = None if target is None else _labels_of(target, Places(name, ".npz", (Place(path),)), [x.shape])
-        return Content(x, None, y, _targets_of(y, "" if target is None else name_of(target)))
+        return _with_labels(x, target, Places(name, ".npz", (Place(path),)), [x.shape])
     if target is not None:
         raise ConfigError(f"data.target has no use, as {name} holds the labels in y; leave it out.")
     x, y = features(arrays["x"], f"{name}: x"), arrays.get("y")
@@ -208,10 +211,11 @@ def read_npz(file: IO[bytes], path: str, target: Paths | None, label_needed: boo
         if weight.shape != x.shape[:1] or weight.dtype.kind == "U":
             raise DataError(f"{name}: weight is {weight.dtype} of shape {weight.shape}; {WEIGHTS}.")
         weight = checked_weights(weight.astype(np.float64), lambda row: f"{name}: weight[{row}]")
-    return Content(x, None, y, _targets_of(y, f"{name}: y"), weight=weight)
+    targets = no_labels if y is None else partial(reading.targets, y, f"{name}: y")
+    return Content(x, None, targets, weights=lambda: weight)
 
 
-def labels(target: str, path: str, shape: tuple[int, int]) -> NDArray[Any]:
+def _labels(target: str, path: str, shape: tuple[int, int]) -> NDArray[Any]:
     """The labels of the features (N,D) in another file, a .npy."""
     with opened(target) as (file, kind):
         if kind != ".npy":
@@ -219,10 +223,6 @@ def labels(target: str, path: str, shape: tuple[int, int]) -> NDArray[Any]:
         y = array(file, None, shown(target), "biufU")
     _check_lengths(shape, y, shown(path))
     return y
-
-
-def _targets_of(y: NDArray[Any] | None, name: str) -> Callable[[], tuple[NDArray[Any], reading.Classes]]:
-    return lambda: reading.targets(np.empty(0) if y is None else y, name)
 
 
 def _check_lengths(shape: tuple[int, ...], y: NDArray[Any] | None, path: str) -> None:

@@ -22,7 +22,6 @@ from trainer.data import remote
 from trainer.data.features import Features, Reader, elsewhere, over
 from trainer.errors import NO_TEXT, ConfigError, DataError, FileError, TrainerError, is_text, require_text, shown
 
-Raw = list[str] | NDArray[Any]  # labels as they stand in the file: texts of a .csv, an array of other kinds
 Classes = tuple[int | str, ...]
 
 TEXTS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -44,20 +43,24 @@ WEIGHTS = "give each row a number of 0 or more"
 NO_REGRESSION = "no integers; labels must be integers or names (for regression, cut the numbers into classes)"
 
 
+def no_labels() -> tuple[NDArray[Any], Classes]:
+    """The targets of a file that has none."""
+    return np.empty(0), ()
+
+
 class Content(NamedTuple):
-    """What a file holds: x (N,D), the D names if it has them, its labels as they stand there, and as targets.
+    """What a file holds: x (N,D), the D names if it has them, and its labels as targets.
 
     target is the name of their column, where columns have names; encoding the Encoding (trainer.data.encoding) for
-    which x holds codes, None where it holds the features.
+    which x holds codes, None where it holds the features. Labels and weights are checked when they are asked for.
     """
 
     x: Any
     names: tuple[str, ...] | None
-    raw: Raw | None
-    targets: Callable[[], tuple[NDArray[Any], Classes]]
+    targets: Callable[[], tuple[NDArray[Any], Classes]] = no_labels
     target: str | None = None
     ids: list[str] | None = None
-    weight: Array | None = None
+    weights: Callable[[], Array | None] = lambda: None
     encoding: Any = None
 
 

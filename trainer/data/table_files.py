@@ -25,6 +25,7 @@ from trainer.data.reading import (
     Content,
     check_names,
     checked_weights,
+    no_labels,
     quoted,
     taken,
     text_labels,
@@ -294,18 +295,17 @@ def read_table(
     file = TableFile(places)
     check_names(file.names, file.name)
     chosen = choose(file.names)
-    encoding, label = file.choose(chosen, asked, fitted), chosen.label
-    targets = (lambda: (np.empty(0), ())) if label is None else file.labels(file.names[label])
+    encoding, label, weight = file.choose(chosen, asked, fitted), chosen.label, chosen.weight
+    targets = no_labels if label is None else file.labels(file.names[label])
     x = taken(file, in_memory, file.name, not fitted, encoding is not None and encoding.missing != "error")
     if fitted:
         warn_of_new(file.name, file.coders)
     return Content(
         x,
         tuple(file.columns),
-        None,
         targets,
         None if label is None else file.names[label],
         None if chosen.id is None else file.texts(file.names[chosen.id]),
-        None if chosen.weight is None else file.weights(file.names[chosen.weight]),
+        lambda: None if weight is None else file.weights(file.names[weight]),
         encoding,
     )

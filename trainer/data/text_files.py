@@ -26,6 +26,7 @@ from trainer.data.reading import (
     check_finite,
     check_names,
     listed,
+    no_labels,
     opened,
     quoted,
     text_labels,
@@ -135,21 +136,17 @@ class TextFile:
             encoding = encoding.learnt(coders, x)
         warn_of_new(self.name, coders)
 
-        def at(column: int | None) -> Callable[[int], str]:
-            return lambda row: self.at(lines[row], column or 0)
+        def at(column: int) -> Callable[[int], str]:
+            return lambda row: self.at(lines[row], column)
 
-        def texts_of(column: int | None) -> list[str] | None:
-            return None if column is None else beside[column]
-
-        labels, shares = texts_of(chosen.label), texts_of(chosen.weight)
+        label, weight = chosen.label, chosen.weight
         return Content(
             x,
             tuple(names[column] for column in columns),
-            labels,
-            lambda: text_labels(labels or [], at(chosen.label)),
-            None if chosen.label is None else names[chosen.label],
-            texts_of(chosen.id),
-            None if shares is None else text_weights(shares, at(chosen.weight)),
+            no_labels if label is None else lambda: text_labels(beside[label], at(label)),
+            None if label is None else names[label],
+            None if chosen.id is None else beside[chosen.id],
+            lambda: None if weight is None else text_weights(beside[weight], at(weight)),
             encoding,
         )
 
