@@ -4,10 +4,10 @@ A look is taken only once a reading has failed, or where ``data.categorical=auto
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,11 +41,13 @@ class Seen:
     words: set[str] = field(default_factory=set)
     numbers: set[float] = field(default_factory=set)  # SMALL of them and one, which is enough to know
 
-    def add(self, cells: Sequence[str], places: Sequence[int]) -> None:
-        """A block of cells, at these lines or rows."""
+    def add(self, cells: Sequence[str] | Array, places: Sequence[int]) -> None:
+        """A block of cells, at these lines or rows: texts, or numbers with nan for what is missing."""
+        if isinstance(cells, np.ndarray):
+            return self._add_numbers(cells, places)
         if all(cells) and not ",".join(cells).encode().translate(None, NUMBER_BYTES):  # quicker, and mostly so
             with suppress(ValueError):
-                return self.add_numbers(np.array([float(cell) for cell in cells]), places[0])
+                return self._add_numbers(np.array([float(cell) for cell in cells]), places)
         self.rows += len(cells)
         if len(self.words) < COUNTED:
             self.words.update(cell for cell in cells if not is_missing(cell))
@@ -62,13 +64,12 @@ class Seen:
                 self.commas += WITH_COMMA.fullmatch(cell) is not None
         return None
 
-    def add_numbers(self, values: Array, start: int) -> None:
-        """A block of numbers, nan for missing ones, of the rows from start on."""
+    def _add_numbers(self, values: Array, places: Sequence[int]) -> None:
         gone = np.isnan(values)
         self.rows += len(values)
         self.missing += int(gone.sum())
         if gone.any():
-            self.gap = self.gap or (start + int(gone.argmax()), "")
+            self.gap = self.gap or (places[int(gone.argmax())], "")
         if self.whole and len(self.numbers) <= SMALL:
             there = values[~gone]
             self.whole = bool((there == np.rint(there)).all())
@@ -150,15 +151,27 @@ def _of_texts(seen: Seen, kind: str) -> tuple[str, dict[str, str], str, tuple[in
     return f"text, {count} different values", {"categorical": name}, f"{number}; {way}", first
 
 
-def refuse_doubts(
-    path: str, seen: Sequence[Seen], encoding: Encoding | None, asked: Columns, sentence: Callable[[Doubt], str]
-) -> None:
-    """DataError that names all doubtful columns and what helps each, or by a sentence the only one."""
+def look(
+    path: str,
+    names: Sequence[str],
+    blocks: Iterable[tuple[Sequence[int], Sequence[Any]]],
+    encoding: Encoding | None,
+    asked: Columns,
+    sentence: Callable[[Doubt], str],
+) -> list[Seen]:
+    """What columns hold of which each block has the places and the cells, texts or numbers.
+
+    DataError that names all doubtful ones and what helps each, or by a sentence the only one.
+    """
+    seen = [Seen(name) for name in names]
+    for places, columns in blocks:
+        for one, cells in zip(seen, columns, strict=True):
+            one.add(cells, places)
     kinds = ["number"] * len(seen) if encoding is None else [column.kind for column in encoding.columns]
     found = (doubt(one, kind, asked.missing) for one, kind in zip(seen, kinds, strict=True))
     doubts = [one for one in found if one is not None]
     if not doubts:
-        return
+        return seen
     if len(doubts) == 1:
         raise DataError(f"{sentence(doubts[0])}.")
     rows = [(_plain(one.seen.name), one.what, _settings(one.settings) or one.why) for one in doubts]

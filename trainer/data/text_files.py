@@ -15,7 +15,7 @@ import numpy as np
 from trainer.arrays import Array
 from trainer.data import reading
 from trainer.data.columns import DELIMITERS, Chosen, Columns
-from trainer.data.doubts import WITH_COMMA, Doubt, Seen, refuse_doubts
+from trainer.data.doubts import WITH_COMMA, Doubt, Seen, look
 from trainer.data.encoding import DATES, Coder, is_missing, warn_of_new
 from trainer.data.places import Place, Places, all_columns, same_columns
 from trainer.data.reading import (
@@ -125,7 +125,7 @@ class TextFile:
         beside: dict[int, list[str]] = {
             place: [] for place in (chosen.label, chosen.id, chosen.weight) if place is not None
         }
-        while block := list(islice(rows, BLOCK)):
+        for block in _blocks(rows):
             blocks.append(self._codes(block, columns, coders, strict))
             lines.extend(line for line, _ in block)
             for column, texts in beside.items():
@@ -172,20 +172,17 @@ class TextFile:
 
     def _look(self, chosen: Chosen) -> list[Seen]:
         """What the columns hold, or a DataError for those that are doubtful."""
-        seen = [Seen(self.names[column]) for column in chosen.features]
-        rows = self.rows()
-        while block := list(islice(rows, BLOCK)):
-            lines = [line for line, _ in block]
-            for one, column in zip(seen, chosen.features, strict=True):
-                one.add([row[column] for _, row in block], lines)
-        places = dict(zip(self.names, range(len(self.names)), strict=True))
+        names, places = [self.names[column] for column in chosen.features], chosen.features
+        blocks = (
+            ([line for line, _ in block], [[row[column] for _, row in block] for column in places])
+            for block in _blocks(self.rows())
+        )
 
         def sentence(one: Doubt) -> str:
             (line, cell), name = one.at, one.seen.name
-            return f"{self.at(line, places[name])}: {quoted(cell)} in column {quoted(name)} {one.why}"
+            return f"{self.at(line, places[names.index(name)])}: {quoted(cell)} in column {quoted(name)} {one.why}"
 
-        refuse_doubts(self.name, seen, chosen.encoding, self.asked, sentence)
-        return seen
+        return look(self.name, names, blocks, chosen.encoding, self.asked, sentence)
 
 
 class _Unpacked(gzip.GzipFile):
@@ -228,6 +225,10 @@ def _rows(text: Iterable[str], path: str, mark: str) -> Iterator[Row]:
         place = f"not UTF-8 (byte 0x{error.object[error.start]:02x} in line {line} or later), perhaps {guess}"
         way = f"convert it with: iconv -f {guess} -t utf-8 FILE > NEW"
         raise DataError(f"{path}: {place}; {way}") from error
+
+
+def _blocks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    return iter(lambda: list(islice(rows, BLOCK)), [])
 
 
 def header_of(
