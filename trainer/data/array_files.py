@@ -23,7 +23,7 @@ from trainer.data.reading import (
     check_table,
     checked_weights,
     damage,
-    features,
+    finite64,
     listed,
     no_labels,
     opened,
@@ -204,7 +204,8 @@ def read_npz(file: IO[bytes], path: str, target: Paths | None, label_needed: boo
         return _with_labels(x, target, Places(name, ".npz", (Place(path),)), [x.shape])
     if target is not None:
         raise ConfigError(f"data.target has no use, as {name} holds the labels in y; leave it out.")
-    x, y = features(arrays["x"], f"{name}: x"), arrays.get("y")
+    check_table(arrays["x"].shape, f"{name}: x")
+    x, y = finite64(arrays["x"], f"{name}: x"), arrays.get("y")
     _check_lengths(x.shape, y, name)
     weight = arrays.get("weight")
     if weight is not None:

@@ -182,20 +182,13 @@ class Encoding:
         codes = np.empty((len(table), len(self.columns)))
         for place, column in enumerate(self.columns):
             cells = ["" if value is None else str(value) for value in table[column.name]]
-            for row, cell in enumerate(cells):
-                if column.kind == "number" and not is_missing(cell) and not NUMBER.fullmatch(cell):
-                    raise DataError(
-                        f"Row {row} of column {quoted(column.name)} has {quoted(cell)}, which is no number."
-                    )
             coder = coders.get(place)
-            if coder is None:
-                codes[:, place] = [math.nan if is_missing(cell) else float(cell) for cell in cells]
-            else:
-                codes[:, place] = coder(cells)
+            codes[:, place] = list(map(_number, cells)) if coder is None else coder(cells)
             wrong = np.isinf(codes[:, place]) | (np.isnan(codes[:, place]) & (self.missing == "error"))
             if wrong.any():
                 row = int(wrong.argmax())
-                why = f"{quoted(cells[row])}, which is no date {DATES}" if np.isinf(codes[row, place]) else "no value"
+                what = "number" if coder is None else f"date {DATES}"
+                why = f"{quoted(cells[row])}, which is no {what}" if np.isinf(codes[row, place]) else "no value"
                 raise DataError(f"Row {row} of column {quoted(column.name)} has {why}; correct it, or leave it out.")
         warn_of_new("The table", coders)
         return self(codes)
@@ -373,6 +366,13 @@ class Encoded:
 
     def place(self, row: int, column: int) -> str:
         return f"row {row} of feature {quoted(self.encoding.names[column])}"
+
+
+def _number(cell: str) -> float:
+    """nan for a missing cell, infinity for what is no number."""
+    if is_missing(cell):
+        return math.nan
+    return float(cell) if NUMBER.fullmatch(cell) else math.inf
 
 
 def days(text: str) -> float | None:

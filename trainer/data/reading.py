@@ -223,12 +223,6 @@ def check_names(names: Sequence[str], place: str) -> None:
         raise DataError(f"{place}: more than one column is named {quoted(twice[0])}; rename one.")
 
 
-def features(raw: NDArray[Any], name: str) -> Array:
-    """Any real numbers (N,D) -> float64 in C order, all finite."""
-    check_table(raw.shape, name)
-    return finite64(raw, name)
-
-
 def check_table(shape: tuple[int, ...], name: str) -> None:
     """DataError if this is no shape (N,D)."""
     if len(shape) != 2 or shape[1] == 0:

@@ -29,7 +29,7 @@ def _check(source: Any) -> None:
     given = {f.name: getattr(source, f.name) for f in fields(source)}
     classes, features = given.get("classes", 2), given.get("features", 2)
     for name, least in (LEAST | {"features": given.get("informative", 1), "samples": classes}).items():
-        value = given.get(name, least)
+        value: Any = given.get(name, least)
         require(math.isfinite(value), f"data.{name} must be finite, got {value}.")
         require(value >= least, f"data.{name} must be at least {least}, got {value}.")
     most, samples = MAX_BYTES // (8 * features), given["samples"]

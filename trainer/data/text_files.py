@@ -152,8 +152,6 @@ class TextFile:
 
     def _codes(self, block: list[Row], columns: list[int], coders: Mapping[int, Coder], strict: bool) -> Array:
         """The cells of the columns as codes (B,R)."""
-        if not coders and strict:
-            return _numbers(block, columns)
         x = np.empty((len(block), len(columns)))
         plain = [place for place in range(len(columns)) if place not in coders]
         x[:, plain] = _numbers(block, [columns[place] for place in plain], strict)
@@ -268,7 +266,7 @@ def header_of(
     return names, True
 
 
-def _numbers(block: list[Row], columns: list[int], strict: bool = True) -> Array:
+def _numbers(block: list[Row], columns: list[int], strict: bool) -> Array:
     """The cells of these columns as numbers (B,D), nan for what is missing; only if that fails are they looked at."""
     cells = [row[column] for _, row in block for column in columns]
     gone = [] if strict else [place for place, cell in enumerate(cells) if not cell[-1:].isdigit() and is_missing(cell)]
