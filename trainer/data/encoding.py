@@ -16,6 +16,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -25,7 +26,7 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.data.features import Features, Reader, over
-from trainer.data.reading import INTEGER, NUMBER, check_names, listed, quoted
+from trainer.data.reading import INTEGER, NOT_FINITE, NUMBER, NUMBER_BYTES, check_names, listed, quoted
 from trainer.errors import ConfigError, DataError, counted, is_text
 
 MISSING = ("error", "mean", "median", "indicator")
@@ -183,7 +184,7 @@ class Encoding:
         for place, column in enumerate(self.columns):
             cells = ["" if value is None else str(value) for value in table[column.name]]
             coder = coders.get(place)
-            codes[:, place] = list(map(_number, cells)) if coder is None else coder(cells)
+            codes[:, place] = numbers(cells) if coder is None else coder(cells)
             wrong = np.isinf(codes[:, place]) | (np.isnan(codes[:, place]) & (self.missing == "error"))
             if wrong.any():
                 row = int(wrong.argmax())
@@ -364,15 +365,34 @@ class Encoded:
     def __call__(self, start: int, stop: int) -> Array:
         return self.encoding(self.reader(start, stop))
 
-    def place(self, row: int, column: int) -> str:
-        return f"row {row} of feature {quoted(self.encoding.names[column])}"
+
+def numbers(cells: Sequence[str]) -> Array:
+    """Numbers (N,): nan for a missing cell, infinity for what is no number."""
+    values = _floats(cells)
+    if values is None:
+        there = [*cells]
+        gone = [place for place, cell in enumerate(cells) if not cell[-1:].isdigit() and is_missing(cell)]
+        for place in gone:
+            there[place] = "0"
+        values = _floats(there)
+        if values is None:
+            values = np.array([float(cell) if is_number(cell) else math.inf for cell in there])
+        values[gone] = np.nan
+    return values
 
 
-def _number(cell: str) -> float:
-    """nan for a missing cell, infinity for what is no number."""
-    if is_missing(cell):
-        return math.nan
-    return float(cell) if NUMBER.fullmatch(cell) else math.inf
+def _floats(cells: Sequence[str]) -> Array | None:
+    """Numbers (N,) if all are plain and finite ones; float() also takes 1_000, nan, any script."""
+    if ",".join(cells).encode().translate(None, NUMBER_BYTES):
+        return None
+    with suppress(ValueError):
+        return np.fromiter(map(float, cells), np.float64, len(cells))
+    return None
+
+
+def is_number(cell: str) -> bool:
+    """Whether float() and we take a cell for a number, be it nan or infinite."""
+    return (NUMBER.fullmatch(cell) or NOT_FINITE.fullmatch(cell)) is not None
 
 
 def days(text: str) -> float | None:

@@ -41,9 +41,6 @@ class Reader(Protocol):
     def __call__(self, start: int, stop: int) -> Array:
         """Rows start..stop (B,D), a new array; called from many threads."""
 
-    def place(self, row: int, column: int) -> str:
-        """What an error calls this number."""
-
 
 class Engine(Protocol):
     """Where rows of files are read and looked at, if it is not here."""

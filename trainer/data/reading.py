@@ -154,6 +154,9 @@ def damage(name: str, what: str, way: str) -> Iterator[None]:
 class File(Reader, Protocol):
     """Rows of one or several files as they are."""
 
+    def place(self, row: int, column: int) -> str:
+        """What an error calls this number."""
+
     @property
     def dtype(self) -> Any:
         """A type that holds all their numbers."""

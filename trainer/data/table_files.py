@@ -164,11 +164,8 @@ class TableFile:
 
     def labels(self, name: str) -> Callable[[], tuple[NDArray[Any], Classes]]:
         """The places (N,) of the labels in the sorted classes, and these; called later, but read now."""
-        types, kind = import_module("pyarrow").types, self.schema.field(name).type
-        if types.is_dictionary(kind):
-            kind = kind.value_type
-        text = types.is_string(kind) or types.is_large_string(kind)
-        if not (text or types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+        kind = self.schema.field(name).type
+        if sort_of(kind) not in ("number", "text") or str(kind) == "null":
             raise DataError(
                 f"{self.name}: the labels {quoted(name)} are of type {str(kind)[:40]}; make them integers or names."
             )
@@ -183,7 +180,7 @@ class TableFile:
                 table[place] = number.setdefault(values[place], len(number))
             codes.append(table[places])
         y = np.concatenate(codes)
-        texts = [value if text else repr(int(value) if isinstance(value, bool) else value) for value in number]
+        texts = [str(int(value)) if isinstance(value, bool) else str(value) for value in number]
 
         def encoded() -> tuple[NDArray[Any], Classes]:
             found, classes = text_labels(texts, lambda value: self._at(int((y == value).argmax()), name))

@@ -16,12 +16,11 @@ from trainer.arrays import Array
 from trainer.data import reading
 from trainer.data.columns import DELIMITERS, Chosen, Columns
 from trainer.data.doubts import WITH_COMMA, Doubt, Seen, look
-from trainer.data.encoding import DATES, Coder, is_missing, warn_of_new
+from trainer.data.encoding import DATES, Coder, is_missing, is_number, numbers, warn_of_new
 from trainer.data.places import Place, Places, all_columns, same_columns
 from trainer.data.reading import (
     NOT_FINITE,
     NUMBER,
-    NUMBER_BYTES,
     Content,
     check_finite,
     check_names,
@@ -125,11 +124,11 @@ class TextFile:
         beside: dict[int, list[str]] = {
             place: [] for place in (chosen.label, chosen.id, chosen.weight) if place is not None
         }
-        for block in _blocks(rows):
-            blocks.append(self._codes(block, columns, coders, strict))
-            lines.extend(line for line, _ in block)
-            for column, texts in beside.items():
-                texts += [row[column] for _, row in block]
+        for places, cells in _columns(rows, [*columns, *beside]):
+            blocks.append(self._codes(places, cells, columns, coders, strict))
+            lines.extend(places)
+            for texts, more in zip(beside.values(), cells[len(columns) :], strict=True):
+                texts += more
         x = np.concatenate(blocks)
         check_finite(x, lambda row, column: self.at(lines[row], columns[column]), not self.fitted, not strict)
         if encoding is not None and not self.fitted:
@@ -150,31 +149,26 @@ class TextFile:
             encoding,
         )
 
-    def _codes(self, block: list[Row], columns: list[int], coders: Mapping[int, Coder], strict: bool) -> Array:
+    def _codes(
+        self, lines: list[int], cells: list[list[str]], columns: list[int], coders: Mapping[int, Coder], strict: bool
+    ) -> Array:
         """The cells of the columns as codes (B,R)."""
-        x = np.empty((len(block), len(columns)))
-        plain = [place for place in range(len(columns)) if place not in coders]
-        x[:, plain] = _numbers(block, [columns[place] for place in plain], strict)
-        for place, coder in coders.items():
-            cells = [row[columns[place]] for _, row in block]
-            codes = coder(cells)
-            for row in np.flatnonzero(~np.isfinite(codes)).tolist():
-                line, column = block[row][0], columns[place]
-                if np.isinf(codes[row]):
-                    name = f"{quoted(cells[row])} in column {quoted(self.names[column])}"
-                    raise DataError(f"{self.at(line, column)}: {name} is no date {DATES}; correct it.")
-                if strict:
-                    raise _Doubtful(line, column, cells[row])
-            x[:, place] = codes
+        x = np.empty((len(lines), len(columns)))
+        for place in range(len(columns)):
+            x[:, place] = coders.get(place, numbers)(cells[place])
+        for row, place in np.argwhere(~np.isfinite(x) if strict else np.isinf(x)):
+            line, column, cell = lines[row], columns[place], cells[place][row]
+            if place in coders and np.isinf(x[row, place]):
+                name = f"{quoted(cell)} in column {quoted(self.names[column])}"
+                raise DataError(f"{self.at(line, column)}: {name} is no date {DATES}; correct it.")
+            if place in coders or not is_number(cell):
+                raise _Doubtful(line, column, cell)
         return x
 
     def _look(self, chosen: Chosen) -> list[Seen]:
         """What the columns hold, or a DataError for those that are doubtful."""
         names, places = [self.names[column] for column in chosen.features], chosen.features
-        blocks = (
-            ([line for line, _ in block], [[row[column] for _, row in block] for column in places])
-            for block in _blocks(self.rows())
-        )
+        blocks = _columns(self.rows(), places)
 
         def sentence(one: Doubt) -> str:
             (line, cell), name = one.at, one.seen.name
@@ -225,8 +219,10 @@ def _rows(text: Iterable[str], path: str, mark: str) -> Iterator[Row]:
         raise DataError(f"{path}: {place}; {way}") from error
 
 
-def _blocks(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    return iter(lambda: list(islice(rows, BLOCK)), [])
+def _columns(rows: Iterator[Row], wanted: Sequence[int]) -> Iterator[tuple[list[int], list[list[str]]]]:
+    """The lines of some rows, and the cells of these columns in them."""
+    while block := list(islice(rows, BLOCK)):
+        yield [line for line, _ in block], [[row[column] for _, row in block] for column in wanted]
 
 
 def header_of(
@@ -264,30 +260,6 @@ def header_of(
         raise DataError(f"{path}:1:{names.index('') + 1}: name the column or remove it (pandas: index=False).")
     check_names(names, f"{path}:1")
     return names, True
-
-
-def _numbers(block: list[Row], columns: list[int], strict: bool) -> Array:
-    """The cells of these columns as numbers (B,D), nan for what is missing; only if that fails are they looked at."""
-    cells = [row[column] for _, row in block for column in columns]
-    gone = [] if strict else [place for place, cell in enumerate(cells) if not cell[-1:].isdigit() and is_missing(cell)]
-    for place in gone:
-        cells[place] = "0"
-    if ",".join(cells).encode().translate(None, NUMBER_BYTES):  # float() also takes 1_000, nan, any script
-        _check_cells(block, columns, cells)
-    try:
-        values = np.fromiter(map(float, cells), np.float64, len(cells))
-    except ValueError:
-        _check_cells(block, columns, cells)
-        raise
-    values[gone] = np.nan
-    return values.reshape(len(block), len(columns))
-
-
-def _check_cells(block: list[Row], columns: list[int], cells: list[str]) -> None:
-    for place, cell in enumerate(cells):
-        if not (NUMBER.fullmatch(cell) or NOT_FINITE.fullmatch(cell)):
-            row, column = divmod(place, len(columns))
-            raise _Doubtful(block[row][0], columns[column], cell)
 
 
 def _wrong(cell: str) -> str:
