@@ -38,7 +38,7 @@ Row = tuple[int, list[str]]  # the line on which a row begins, and its fields
 Choose = Callable[[list[str]], Chosen]
 Header = Callable[[str, list[str], str], tuple[list[str], bool]]  # names of the columns, and whether they are a line
 
-BLOCK = 4096  # rows held as text at a time
+BLOCK = 512  # rows held as text at a time, as many as a cache holds of a table that is not wide
 
 
 class _Doubtful(Exception):
@@ -150,7 +150,12 @@ class TextFile:
         )
 
     def _codes(
-        self, lines: list[int], cells: list[list[str]], columns: list[int], coders: Mapping[int, Coder], strict: bool
+        self,
+        lines: list[int],
+        cells: list[tuple[str, ...]],
+        columns: list[int],
+        coders: Mapping[int, Coder],
+        strict: bool,
     ) -> Array:
         """The cells of the columns as codes (B,R)."""
         x = np.empty((len(lines), len(columns)))
@@ -219,10 +224,11 @@ def _rows(text: Iterable[str], path: str, mark: str) -> Iterator[Row]:
         raise DataError(f"{path}: {place}; {way}") from error
 
 
-def _columns(rows: Iterator[Row], wanted: Sequence[int]) -> Iterator[tuple[list[int], list[list[str]]]]:
+def _columns(rows: Iterator[Row], wanted: Sequence[int]) -> Iterator[tuple[list[int], list[tuple[str, ...]]]]:
     """The lines of some rows, and the cells of these columns in them."""
     while block := list(islice(rows, BLOCK)):
-        yield [line for line, _ in block], [[row[column] for _, row in block] for column in wanted]
+        columns = list(zip(*(row for _, row in block), strict=True))
+        yield [line for line, _ in block], [columns[column] for column in wanted]
 
 
 def header_of(
