@@ -80,7 +80,7 @@ class NpyFile:
     def _numbers(self, first: int, count: int) -> NDArray[Any]:
         item, raw = self.dtype.itemsize, np.empty(count, self.dtype)
         try:
-            with self._opened(self.offset + math.prod(self.shape) * item) as file:
+            with remote.opened(self.path, self.offset + math.prod(self.shape) * item, ahead=1) as file:
                 file.seek(self.offset + first * item)
                 read = file.readinto(raw.view(np.uint8))
         except FileError:
@@ -92,10 +92,6 @@ class NpyFile:
                 f"{shown(self.path)} has become shorter while it was read; train again with the whole file."
             )
         return raw
-
-    def _opened(self, size: int) -> Any:
-        """Bytes that are read as they are asked for, and no others."""
-        return remote.opened(self.path, size, 1) if remote.is_remote(self.path) else open(self.path, "rb")
 
 
 @dataclass(frozen=True)
@@ -162,8 +158,7 @@ def _npy_file(path: str) -> NpyFile:
         with damage(name, *NPY):
             shape, by_columns, dtype = header(file, None, name, "biuf")
         check_table(shape, name)
-        lasting = path if remote.is_remote(path) else os.path.abspath(path)
-        return NpyFile(lasting, (shape[0], shape[1]), by_columns, dtype, file.tell(), name)
+        return NpyFile(remote.lasting(path), (shape[0], shape[1]), by_columns, dtype, file.tell(), name)
 
 
 def _with_labels(x: Any, target: Paths | None, places: Places, shapes: Sequence[tuple[int, int]]) -> Content:

@@ -34,7 +34,7 @@ from trainer.data.places import Paths, Places, find
 from trainer.data.reading import IN_PLACE, TEXTS, Content, check, listed, opened, quoted
 from trainer.data.rows import Data, Numbered
 from trainer.data.sparse_files import read_svmlight
-from trainer.data.table_files import read_table
+from trainer.data.table_files import TableFile
 from trainer.data.text_files import TextFile, header_of
 from trainer.errors import ConfigError, DataError, FileError
 
@@ -185,7 +185,7 @@ def _content(wanted: _Wanted) -> Content:
         if value is not None:
             raise ConfigError(f"data.{key} has no use, as {name} is no .csv; leave it out.")
     if kind in NAMED:
-        return read_table(places, partial(_chosen, wanted), in_memory, asked, not label_needed)
+        return TableFile(places).read(partial(_chosen, wanted), in_memory, asked, not label_needed)
     if keys := [key for place in places.files for key in place.keys]:
         raise ConfigError(
             f"{name} has a folder that stands for the column {quoted(keys[0])}, and columns of a {kind} have no names; "

@@ -108,7 +108,7 @@ def check(path: str, kinds: Sequence[str] = KINDS) -> int:
 def opened(path: str, kinds: Sequence[str] = KINDS) -> Iterator[tuple[IO[bytes], str]]:
     """A regular file and its kind, which is one of these."""
     check(path, kinds)
-    with readable(path, kinds), remote.opened(path) if remote.is_remote(path) else open(path, "rb") as file:
+    with readable(path, kinds), remote.opened(path) as file:
         yield file, kind_of(path)
 
 

@@ -73,7 +73,31 @@ class TableFile:
             raise DataError(f"{self._typed(other[0])}, which is no number; leave numbers alone in the file.")
         self._take(self.names)
 
-    def choose(self, chosen: Chosen, asked: Columns, fitted: bool) -> Encoding | None:
+    def read(
+        self, choose: Callable[[list[str]], Chosen], in_memory: bool | None, asked: Columns, fitted: bool
+    ) -> Content:
+        """The columns that are chosen by name, in memory or left in their files."""
+        check_names(self.names, self.name)
+        chosen = choose(self.names)
+        encoding = self._choose(chosen, asked, fitted)
+        label, own, weight = (
+            None if place is None else self.names[place] for place in (chosen.label, chosen.id, chosen.weight)
+        )
+        targets = no_labels if label is None else self._labels(label)
+        x = taken(self, in_memory, self.name, not fitted, encoding is not None and encoding.missing != "error")
+        if fitted:
+            warn_of_new(self.name, self.coders)
+        return Content(
+            x,
+            tuple(self.columns),
+            targets,
+            label,
+            None if own is None else list(chain.from_iterable(self._all(own, _texts))),
+            lambda: None if weight is None else self._weights(weight),
+            encoding,
+        )
+
+    def _choose(self, chosen: Chosen, asked: Columns, fitted: bool) -> Encoding | None:
         """Takes these as the features, and learns their levels where no model has; DataError for doubtful ones."""
         self._take([self.names[place] for place in chosen.features])
         encoding = chosen.encoding
@@ -130,11 +154,7 @@ class TableFile:
         """What a function makes of a column, group by group."""
         return (self.groups.read(group, {name: make})[0] for group in range(len(self.groups.counts)))
 
-    def texts(self, name: str) -> list[str]:
-        """A column (N,) as texts."""
-        return list(chain.from_iterable(self._all(name, _texts)))
-
-    def weights(self, name: str) -> Array:
+    def _weights(self, name: str) -> Array:
         """A column (N,) as sample weights."""
         if self._is(name) != "number":
             raise DataError(f"{self.name}: the weights {quoted(name)} are no numbers; {WEIGHTS}.")
@@ -162,7 +182,7 @@ class TableFile:
             _transpose(self._decode(group), 0, x[start:stop])
         return x
 
-    def labels(self, name: str) -> Callable[[], tuple[NDArray[Any], Classes]]:
+    def _labels(self, name: str) -> Callable[[], tuple[NDArray[Any], Classes]]:
         """The places (N,) of the labels in the sorted classes, and these; called later, but read now."""
         kind = self.schema.field(name).type
         if sort_of(kind) not in ("number", "text") or str(kind) == "null":
@@ -246,26 +266,3 @@ def _transpose(columns: list[Array], start: int, x: Array) -> None:
         piece = x[first : first + count]
         for column, values in enumerate(columns):
             piece[:, column] = values[start + first : start + first + len(piece)]
-
-
-def read_table(
-    places: Places, choose: Callable[[list[str]], Chosen], in_memory: bool | None, asked: Columns, fitted: bool
-) -> Content:
-    """The columns that are chosen by name, in memory or left in their files."""
-    file = TableFile(places)
-    check_names(file.names, file.name)
-    chosen = choose(file.names)
-    encoding, label, weight = file.choose(chosen, asked, fitted), chosen.label, chosen.weight
-    targets = no_labels if label is None else file.labels(file.names[label])
-    x = taken(file, in_memory, file.name, not fitted, encoding is not None and encoding.missing != "error")
-    if fitted:
-        warn_of_new(file.name, file.coders)
-    return Content(
-        x,
-        tuple(file.columns),
-        targets,
-        None if label is None else file.names[label],
-        None if chosen.id is None else file.texts(file.names[chosen.id]),
-        lambda: None if weight is None else file.weights(file.names[weight]),
-        encoding,
-    )

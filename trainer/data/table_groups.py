@@ -1,6 +1,5 @@
 """The row groups of Parquet and Arrow files, numbered through all that are read as one; needs pyarrow, an extra."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -49,7 +48,7 @@ class Groups:
     def __init__(self, places: Places) -> None:
         self.files = places.files
         self._parquet = places.kind == ".parquet"
-        self._paths = [path if remote.is_remote(path) else os.path.abspath(path) for path in places.paths]
+        self._paths = [*map(remote.lasting, places.paths)]
         self._stamps: list[tuple[int, ...]] = []
         self.open = Latest(self._opened, OPEN)
         self.counts: list[int] = []
