@@ -82,7 +82,7 @@ class NpyFile:
         try:
             with remote.opened(self.path, self.offset + math.prod(self.shape) * item, ahead=1) as file:
                 file.seek(self.offset + first * item)
-                read = file.readinto(raw.view(np.uint8))
+                read = file.readinto(raw.view(np.uint8).data)
         except FileError:
             raise
         except OSError as error:
