@@ -202,8 +202,9 @@ class Encoding:
                 "data.in_memory=true if the memory can hold them."
             )
         filled = self.missing != "error"
-        sums = [_Sum(column, filled) for column in self.columns]
-        for found in over(codes, partial(_summed, self.columns, filled)):
+        parts = over(codes, partial(_summed, self.columns, filled))
+        sums = next(parts)
+        for found in parts:
             for one, other in zip(sums, found, strict=True):
                 one.add(other)
         fitted = []
@@ -304,27 +305,19 @@ def warn_of_new(path: str, coders: Mapping[int, Coder]) -> None:
 
 def _summed(columns: Sequence[Column], filled: bool, codes: Array) -> "list[_Sum]":
     """What some rows (B,R) add up to, column by column."""
-    sums = [_Sum(column, filled) for column in columns]
-    for place, one in enumerate(sums):
-        one.look(codes[:, place])
-    return sums
+    return [_Sum(column, filled, codes[:, place]) for place, column in enumerate(columns)]
 
 
 class _Sum:
-    """What a column's training rows add up to, part by part."""
+    """What the codes (B,) of some of a column's training rows add up to."""
 
-    def __init__(self, column: Column, filled: bool) -> None:
-        self.column, self.filled = column, filled
-        self.count, self.gone, self.mean = 0, 0, 0.0
-        self.levels = np.zeros(len(column.levels), np.int64)
-
-    def look(self, codes: Array) -> None:
-        """Takes the codes of the one part that this is of."""
+    def __init__(self, column: Column, filled: bool, codes: Array) -> None:
         there = codes[~np.isnan(codes)]
-        self.gone = len(codes) - len(there)
-        if self.column.kind == "level":
+        self.column, self.gone, self.count, self.mean = column, len(codes) - len(there), 0, 0.0
+        self.levels = np.zeros(len(column.levels), np.int64)
+        if column.kind == "level":
             self.levels = np.bincount(there.astype(np.intp), minlength=len(self.levels))
-        elif self.filled and len(there):
+        elif filled and len(there):
             self.count, self.mean = len(there), float((there / len(there)).sum())
 
     def add(self, other: "_Sum") -> None:

@@ -165,11 +165,9 @@ class _Ipc:
 
     def counts(self) -> list[int]:
         """Of what is mapped only the batches' headers are looked at; a server gives one column of each with them."""
-        few = (
-            {"options": self._arrow.ipc.IpcReadOptions(included_fields=[0])} if self._away and len(self.schema) else {}
-        )
+        options = self._arrow.ipc.IpcReadOptions(included_fields=[0][: len(self.schema)])
         with self._source() if self._away else self._arrow.memory_map(self._path) as source:
-            file = self._arrow.ipc.open_file(source, **few)
+            file = self._arrow.ipc.open_file(source, options=options)
             return [file.get_batch(group).num_rows for group in range(file.num_record_batches)]
 
     def _source(self) -> Any:
