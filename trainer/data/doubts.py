@@ -121,6 +121,7 @@ def _of_texts(seen: Seen, kind: str) -> tuple[str, dict[str, str], str, tuple[in
     name, first = seen.name, seen.first
     cell = first[1] if first else ""
     number = "is not a number such as 12, -0.5 or 1e-3"
+    words = f"text, {len(seen.words):,}{'' if len(seen.words) < COUNTED else ' and more'} different values"
     if kind in ("level", "date"):
         return "", {}, "", None
     if seen.dates == seen.texts:
@@ -134,9 +135,8 @@ def _of_texts(seen: Seen, kind: str) -> tuple[str, dict[str, str], str, tuple[in
         return f"numbers with a comma such as {quoted(cell)}", {}, why, first
     if seen.id:
         way = f"remove the column by {setting('drop', [name])}, or have it beside predictions by {setting('id', name)}"
-        count = f"{len(seen.words):,}" + ("" if len(seen.words) < COUNTED else " and more")
         why = f"is no number, and differs from row to row, as an id does; {way}"
-        return f"text, {count} different values", {"drop": name, "id": name}, why, first
+        return words, {"drop": name, "id": name}, why, first
     if len(seen.words) == 1:
         why = f"{number}, and is the same in all rows; remove the column by {setting('drop', [name])}"
         return f"the text {quoted(cell)} throughout", {"drop": name}, why, first
@@ -146,8 +146,7 @@ def _of_texts(seen: Seen, kind: str) -> tuple[str, dict[str, str], str, tuple[in
     if kind == "auto":
         return "", {}, "", None
     way = f"encode words as numbers by {setting('categorical', [name])}"
-    count = f"{len(seen.words):,}" + ("" if len(seen.words) < COUNTED else " and more")
-    return f"text, {count} different values", {"categorical": name}, f"{number}; {way}", first
+    return words, {"categorical": name}, f"{number}; {way}", first
 
 
 def look(
