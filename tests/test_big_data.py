@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from tests import big
 from tests.test_run import SETTINGS
 from trainer.commands.predict import predict
-from trainer.data import reading, table_files
+from trainer.data import reading
 from trainer.data.features import Features
 from trainer.data.files import read, read_features
 from trainer.errors import ConfigError, DataError, FileError
@@ -151,7 +151,7 @@ def test_predictions_of_a_file_are_those_in_memory(write, kind, tmp_path):
     data = {"name": "file", "path": path, "target": target}
     run(replace(SETTINGS, data=data), tmp_path / "run")
     model = Model.load(tmp_path / "run" / "model.npz")
-    lazy, _, _ = read_features(path, model.features, model.target, in_memory=False)
+    lazy, _ = read_features(path, model.features, model.target, in_memory=False)
     assert_array_equal(model.predict(lazy), model.predict(x))
     predict(OmegaConf.create({"model": str(tmp_path / "run" / "model.npz"), "data": {"name": "file", "path": path}}))
     assert len((tmp_path / "run" / "data-predictions.csv").read_text().splitlines()) == N + 1
@@ -219,6 +219,15 @@ def test_empty_cells_are_refused(write):
         read(*write("parquet", table(x, pyarrow.array(["a", "b", None, "a"])), rows=1))
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_setting_for_gaps_is_named_where_it_helps(write, in_memory):
+    x, y = sample(4)
+    for value, words in ((np.nan, r"nan, .*or set data\.missing=mean\.$"), (np.inf, r"nan, .*or remove their rows\.$")):
+        odd = table(x, y).set_column(1, "f1", pyarrow.array([1, np.nan, value, 4]))
+        with pytest.raises(DataError, match=rf"row 1 of column 'f1' is {words}"):
+            read(*write("parquet", odd), in_memory=in_memory)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -270,7 +279,7 @@ def test_a_table_with_any_byte_changed_is_read_or_refused(write, kind):
 
 def test_row_groups_that_fill_the_memory_are_refused_unless_asked_for(write, monkeypatch):
     paths = write("parquet", *sample(), rows=1000)
-    monkeypatch.setattr(table_files, "GROUP", 500 * D)
+    monkeypatch.setattr(reading, "GROUP", 500 * D)
     with pytest.raises(DataError, match=r"has 1,000 rows in one group, too many .*; write at most 500 together"):
         read(*paths, in_memory=False)
     assert len(read(*paths, in_memory=True)) == N

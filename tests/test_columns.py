@@ -196,7 +196,7 @@ def test_every_kind_of_file_gives_the_same_features(name, categorical, tmp_path,
         *("size=1", "size=2", "size=3", "joined", "spent"),
     )
     for path in (people_csv, str(tmp_path / name)):
-        x, _, ids = read_features(path, fitted.names, "y", encoding=fitted)
+        x, ids = read_features(path, fitted.names, "y", encoding=fitted)
         assert_array_equal(x, fitted(one.x))
         assert ids == ("customer", people()["customer"])
 
@@ -434,7 +434,7 @@ def test_the_estimator_reads_the_columns_of_a_table_by_their_names(shop):
     for wrong, said in (
         (np.ones((3, 5)), "makes its features of columns by their names, and there is no 'age', 'colour'"),
         (np.ones((3, len(model.features))), "makes its features of columns by their names"),
-        (frame.assign(spent="much"), "Row 0 of column 'spent' has 'much', which is no number"),
+        (frame.assign(spent="much"), "Row 0 of column 'spent' has 'much', which is no number; correct it, or leave it"),
         (frame.assign(joined="soon"), "Row 0 of column 'joined' has 'soon', which is no date such as"),
     ):
         with pytest.raises(DataError, match=said):

@@ -252,7 +252,7 @@ def test_few_files_are_open_at_once(write, monkeypatch):
     assert_array_equal(
         data.x[np.random.default_rng(0).permutation(60)].sum(axis=0).round(9), data.x[:].sum(axis=0).round(9)
     )
-    assert len(data.x.reader._groups._open) == 2
+    assert len(data.x.reader.groups.open.kept) == 2
 
 
 # training, predicting, going on

@@ -86,7 +86,7 @@ def _rows(source: Source, model: Model) -> Rows:
             f"The model has {len(model.features)} features and the data have {len(data.features)}, or other names; "
             "take the data that it was trained on."
         )
-    return Rows(data.x, None, None)
+    return Rows(data.x, None)
 
 
 def as_asked(source: File, model: Model) -> tuple[Any, ...]:

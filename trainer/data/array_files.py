@@ -3,32 +3,32 @@
 import math
 import os
 import zipfile
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import IO, Any
+from functools import partial
+from itertools import accumulate
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.arrays import Array
 from trainer.data import reading, remote
-from trainer.data.features import Features, check_finite
+from trainer.data.features import cut
 from trainer.data.places import Paths, Place, Places, find, name_of
 from trainer.data.reading import (
-    FINITE,
     WEIGHTS,
     Content,
     check_table,
     checked_weights,
     damage,
-    features,
+    finite64,
     listed,
+    no_labels,
     opened,
     quoted,
-    read_whole,
-    refuse,
+    taken,
 )
 from trainer.data.sparse_files import PARTS, csr
 from trainer.errors import ConfigError, DataError, FileError, counted, shown
@@ -52,59 +52,46 @@ class NpyFile:
     dtype: Any
     offset: int
     name: str = ""  # in messages, if not the path
+    grain: ClassVar[int] = 1
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
         return [self.shape]
 
-    @property
-    def grain(self) -> int:
-        return 1
-
-    def __call__(self, start: int, stop: int) -> Array:
+    def __call__(self, start: int, stop: int, dtype: Any = np.float64) -> Array:
         rows, columns = self.shape
-        if self.by_columns:
-            x = np.empty((stop - start, columns))
+        if self.by_columns and stop - start < rows:
+            x = np.empty((stop - start, columns), dtype)
             for column in range(columns):
                 x[:, column] = self._numbers(column * rows + start, stop - start)
             return x
-        raw = self._numbers(start * columns, (stop - start) * columns).reshape(-1, columns)
+        raw = self._numbers(start * columns, (stop - start) * columns)
         with np.errstate(over="ignore"):  # what is too large for float64 becomes inf, and is refused as such
-            return raw.astype(np.float64, copy=False)
-
-    def place(self, row: int, column: int) -> str:
-        return f"{self.name or shown(self.path)}[{row}, {column}]"
-
-    def whole(self, dtype: Any) -> Array:
-        """All of x (N,D) as dtype, in C order."""
-        rows, columns = self.shape
-        raw = self._numbers(0, rows * columns)
-        with np.errstate(over="ignore"):
             return np.ascontiguousarray(
                 raw.reshape(columns, rows).T if self.by_columns else raw.reshape(-1, columns), dtype
             )
 
+    def whole(self, dtype: Any = np.float64) -> Array:
+        return self(0, self.shape[0], dtype)
+
+    def place(self, row: int, column: int) -> str:
+        return f"{self.name or shown(self.path)}[{row}, {column}]"
+
     def _numbers(self, first: int, count: int) -> NDArray[Any]:
-        start = self.offset + first * self.dtype.itemsize
-        if remote.is_remote(self.path):
-            return self._fetched(start, count)
+        item, raw = self.dtype.itemsize, np.empty(count, self.dtype)
         try:
-            raw = np.fromfile(self.path, self.dtype, count, offset=start)
+            with remote.opened(self.path, self.offset + math.prod(self.shape) * item, ahead=1) as file:
+                file.seek(self.offset + first * item)
+                read = file.readinto(raw.view(np.uint8).data)
+        except FileError:
+            raise
         except OSError as error:
             raise FileError(f"{shown(self.path)} cannot be read any more: {error.strerror or error}.") from error
-        if len(raw) != count:
-            raise self._shorter()
+        if read != raw.nbytes:
+            raise DataError(
+                f"{shown(self.path)} has become shorter while it was read; train again with the whole file."
+            )
         return raw
-
-    def _fetched(self, start: int, count: int) -> NDArray[Any]:
-        raw = np.empty(count, self.dtype)
-        size = self.offset + math.prod(self.shape) * self.dtype.itemsize
-        if remote.fill(self.path, size, start, raw.view(np.uint8)) != raw.nbytes:
-            raise self._shorter()
-        return raw
-
-    def _shorter(self) -> DataError:
-        return DataError(f"{shown(self.path)} has become shorter while it was read; train again with the whole file.")
 
 
 @dataclass(frozen=True)
@@ -113,6 +100,7 @@ class Joined:
 
     files: Sequence[NpyFile]
     edges: Sequence[int]  # file i has the rows from edge i to edge i + 1
+    grain: ClassVar[int] = 1
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,29 +115,19 @@ class Joined:
     def dtype(self) -> Any:
         return np.result_type(*(file.dtype for file in self.files))
 
-    @property
-    def grain(self) -> int:
-        return 1
-
-    def __call__(self, start: int, stop: int) -> Array:
-        x = np.empty((stop - start, self.shape[1]))
-        inner = self.edges[bisect_right(self.edges, start) : bisect_left(self.edges, stop)]
-        for begin, end in pairwise([start, *inner, stop] if start < stop else []):
-            place = bisect_right(self.edges, begin) - 1
+    def __call__(self, start: int, stop: int, dtype: Any = np.float64) -> Array:
+        x = np.empty((stop - start, self.shape[1]), dtype)
+        for place, begin, end in cut(self.edges, start, stop):
             edge = self.edges[place]
-            x[begin - start : end - start] = self.files[place](begin - edge, end - edge)
+            x[begin - start : end - start] = self.files[place](begin - edge, end - edge, dtype)
         return x
 
     def place(self, row: int, column: int) -> str:
         place = bisect_right(self.edges, row) - 1
         return self.files[place].place(row - self.edges[place], column)
 
-    def whole(self, dtype: Any) -> Array:
-        """All of x (N,D) as dtype, in C order."""
-        x = np.empty(self.shape, dtype)
-        for file, (start, stop) in zip(self.files, pairwise(self.edges), strict=True):
-            x[start:stop] = file.whole(dtype)
-        return x
+    def whole(self, dtype: Any = np.float64) -> Array:
+        return self(0, self.edges[-1], dtype)
 
 
 def read_npy(places: Places, target: Paths | None, label_needed: bool, in_memory: bool | None) -> Content:
@@ -159,16 +137,9 @@ def read_npy(places: Places, target: Paths | None, label_needed: bool, in_memory
         kinds = "the path of a .npy file" if len(places.files) == 1 else f"the paths of {len(places.files)} .npy files"
         raise ConfigError(f"data.target must be {kinds} with the labels of {name}.")
     reader = npy_rows(places)
-    x: Any
-    if math.prod(reader.shape) == 0 or read_whole(reader.shape, in_memory, name):
-        with damage(name, *NPY):  # (0, 10**30) is a shape that no array has
-            x = reader.whole(np.float64)
-        refuse(~np.isfinite(x), x, reader.place, FINITE)
-    else:
-        x = Features(reader)
-        check_finite(reader, FINITE)
-    y = None if target is None else _labels_of(target, places, reader.shapes)
-    return Content(x, None, y, _targets_of(y, "" if target is None else name_of(target)))
+    with damage(name, *NPY):  # (0, 10**30) is a shape that no array has
+        x = taken(reader, in_memory, name)
+    return _with_labels(x, target, places, reader.shapes)
 
 
 def npy_rows(places: Places) -> Joined | NpyFile:
@@ -187,22 +158,24 @@ def _npy_file(path: str) -> NpyFile:
         with damage(name, *NPY):
             shape, by_columns, dtype = header(file, None, name, "biuf")
         check_table(shape, name)
-        lasting = path if remote.is_remote(path) else os.path.abspath(path)
-        return NpyFile(lasting, (shape[0], shape[1]), by_columns, dtype, file.tell(), name)
+        return NpyFile(remote.lasting(path), (shape[0], shape[1]), by_columns, dtype, file.tell(), name)
 
 
-def _labels_of(target: Paths, places: Places, shapes: Sequence[tuple[int, int]]) -> NDArray[Any]:
-    """The labels of the features (N,D) in one or several files, in as many others."""
+def _with_labels(x: Any, target: Paths | None, places: Places, shapes: Sequence[tuple[int, int]]) -> Content:
+    """With the labels of the features (N,D) in one or several files, in as many others."""
+    if target is None:
+        return Content(x, None)
     found = find(target, "data.target").paths
     if len(found) != len(shapes):
         counts = f"{counted(len(found), 'file')} of labels, and {places.name} has {counted(len(shapes), 'file')}"
         raise ConfigError(f"data.target={name_of(target)} has {counts}; give each its own, in the same order.")
-    parts = [labels(*one) for one in zip(found, places.paths, shapes, strict=True)]
+    parts = [_labels(*one) for one in zip(found, places.paths, shapes, strict=True)]
     for path, y in zip(found, parts, strict=True):
         if (y.dtype.kind, y.shape[1:]) != (parts[0].dtype.kind, parts[0].shape[1:]):
             both = f"{shown(found[0])} has {parts[0].dtype} of shape {parts[0].shape}, and {shown(path)} has {y.dtype}"
             raise DataError(f"{both} of shape {y.shape}; give all files labels of one kind.")
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    y = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return Content(x, None, partial(reading.targets, y, name_of(target)))
 
 
 def read_npz(file: IO[bytes], path: str, target: Paths | None, label_needed: bool) -> Content:
@@ -223,21 +196,22 @@ def read_npz(file: IO[bytes], path: str, target: Paths | None, label_needed: boo
         if target is None and label_needed:
             raise ConfigError(f"data.target must be the path of a .npy file with the labels of {name}.")
         x = csr(arrays, name)
-        y = None if target is None else _labels_of(target, Places(name, ".npz", (Place(path),)), [x.shape])
-        return Content(x, None, y, _targets_of(y, "" if target is None else name_of(target)))
+        return _with_labels(x, target, Places(name, ".npz", (Place(path),)), [x.shape])
     if target is not None:
         raise ConfigError(f"data.target has no use, as {name} holds the labels in y; leave it out.")
-    x, y = features(arrays["x"], f"{name}: x"), arrays.get("y")
+    check_table(arrays["x"].shape, f"{name}: x")
+    x, y = finite64(arrays["x"], f"{name}: x"), arrays.get("y")
     _check_lengths(x.shape, y, name)
     weight = arrays.get("weight")
     if weight is not None:
         if weight.shape != x.shape[:1] or weight.dtype.kind == "U":
             raise DataError(f"{name}: weight is {weight.dtype} of shape {weight.shape}; {WEIGHTS}.")
         weight = checked_weights(weight.astype(np.float64), lambda row: f"{name}: weight[{row}]")
-    return Content(x, None, y, _targets_of(y, f"{name}: y"), weight=weight)
+    targets = no_labels if y is None else partial(reading.targets, y, f"{name}: y")
+    return Content(x, None, targets, weights=lambda: weight)
 
 
-def labels(target: str, path: str, shape: tuple[int, int]) -> NDArray[Any]:
+def _labels(target: str, path: str, shape: tuple[int, int]) -> NDArray[Any]:
     """The labels of the features (N,D) in another file, a .npy."""
     with opened(target) as (file, kind):
         if kind != ".npy":
@@ -245,10 +219,6 @@ def labels(target: str, path: str, shape: tuple[int, int]) -> NDArray[Any]:
         y = array(file, None, shown(target), "biufU")
     _check_lengths(shape, y, shown(path))
     return y
-
-
-def _targets_of(y: NDArray[Any] | None, name: str) -> Callable[[], tuple[NDArray[Any], reading.Classes]]:
-    return lambda: reading.targets(np.empty(0) if y is None else y, name)
 
 
 def _check_lengths(shape: tuple[int, ...], y: NDArray[Any] | None, path: str) -> None:
@@ -277,12 +247,6 @@ def array(stream: IO[bytes], size: int | None, name: str, kinds: str) -> NDArray
         if math.prod(shape) * max(dtype.itemsize, 8) > reading.MAX_BYTES:
             promise = f"the shape {str(shape)[:60]} of {dtype}"
             raise DataError(f"{name} has {promise}, as float64 more than {reading.MAX_BYTES:,} bytes; use fewer rows.")
-    return _values(stream, name)
-
-
-def _values(stream: IO[bytes], name: str) -> NDArray[Any]:
-    """The array of a stream whose header has been checked."""
-    with damage(name, *NPY):
         stream.seek(0)
         return np.lib.format.read_array(stream, allow_pickle=False)
 

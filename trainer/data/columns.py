@@ -68,11 +68,11 @@ def split_columns(path: str, target: str | None, asked: Columns, names: list[str
     """Of a file to train on: all columns are features but the target and what the settings take out."""
     if target is None:
         raise ConfigError(f"data.target must name the column of labels in {path}; it has {listed(names)}.")
-    single = {"target": target, "id": asked.id, "weight": asked.weight}
     categorical = [] if isinstance(asked.categorical, str) else list(asked.categorical)
-    lists = {"features": list(asked.features or []), "drop": list(asked.drop)}
-    lists |= {"categorical": categorical, "dates": list(asked.dates)}
-    for key, wanted in [*((key, [name]) for key, name in single.items() if name is not None), *lists.items()]:
+    single = {"target": target, "id": asked.id, "weight": asked.weight}
+    roles = {key: [name] for key, name in single.items() if name is not None}
+    roles |= {"drop": list(asked.drop), "features": list(asked.features or [])}
+    for key, wanted in (roles | {"categorical": categorical, "dates": list(asked.dates)}).items():
         for name in wanted:
             if name not in names:
                 close = get_close_matches(name, names, 1)
@@ -80,16 +80,15 @@ def split_columns(path: str, target: str | None, asked: Columns, names: list[str
                 raise ConfigError(f"data.{key}={quoted(name)} is not in {path}; it has {listed(names)}.{hint}")
     if asked.features is not None and not asked.features:
         raise ConfigError("data.features=[] names no column; name one at least, or leave it out.")
-    roles: dict[str, str] = {}
-    pairs = [(name, key) for key, name in single.items() if name is not None]
-    pairs += [(name, "drop") for name in asked.drop] + [(name, "features") for name in asked.features or []]
-    for name, key in pairs:
-        if roles.setdefault(name, key) != key:
-            raise ConfigError(f"data.{roles[name]} and data.{key} both name {quoted(name)}; leave one out.")
+    role: dict[str, str] = {}
+    for key, wanted in roles.items():
+        for name in wanted:
+            if role.setdefault(name, key) != key:
+                raise ConfigError(f"data.{role[name]} and data.{key} both name {quoted(name)}; leave one out.")
     features = [
         place
         for place, name in enumerate(names)
-        if roles.get(name) == "features" or (asked.features is None and name not in roles)
+        if role.get(name) == "features" or (asked.features is None and name not in role)
     ]
     for key, kind in (("categorical", categorical), ("dates", asked.dates)):
         if lost := [name for name in kind if names.index(name) not in features]:

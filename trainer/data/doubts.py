@@ -4,18 +4,17 @@ A look is taken only once a reading has failed, or where ``data.categorical=auto
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trainer.arrays import Array
 from trainer.data.columns import Columns
-from trainer.data.encoding import SMALL, Encoding, days, is_missing
+from trainer.data.encoding import SMALL, Encoding, days, is_missing, numbers
 from trainer.data.features import IDS, ROWS_OF_IDS
-from trainer.data.reading import NOT_FINITE, NUMBER, NUMBER_BYTES, quoted
+from trainer.data.reading import NOT_FINITE, NUMBER, quoted
 from trainer.errors import DataError, shown
 
 COUNTED = 10_000  # different texts that are told apart
@@ -41,11 +40,13 @@ class Seen:
     words: set[str] = field(default_factory=set)
     numbers: set[float] = field(default_factory=set)  # SMALL of them and one, which is enough to know
 
-    def add(self, cells: Sequence[str], places: Sequence[int]) -> None:
-        """A block of cells, at these lines or rows."""
-        if all(cells) and not ",".join(cells).encode().translate(None, NUMBER_BYTES):  # quicker, and mostly so
-            with suppress(ValueError):
-                return self.add_numbers(np.array([float(cell) for cell in cells]), places[0])
+    def add(self, cells: Sequence[str] | Array, places: Sequence[int]) -> None:
+        """A block of cells, at these lines or rows: texts, or numbers with nan for what is missing."""
+        if isinstance(cells, np.ndarray):
+            return self._add_numbers(cells, places)
+        values = numbers(cells)
+        if np.isfinite(values).all():  # quicker, and mostly so
+            return self._add_numbers(values, places)
         self.rows += len(cells)
         if len(self.words) < COUNTED:
             self.words.update(cell for cell in cells if not is_missing(cell))
@@ -62,13 +63,12 @@ class Seen:
                 self.commas += WITH_COMMA.fullmatch(cell) is not None
         return None
 
-    def add_numbers(self, values: Array, start: int) -> None:
-        """A block of numbers, nan for missing ones, of the rows from start on."""
+    def _add_numbers(self, values: Array, places: Sequence[int]) -> None:
         gone = np.isnan(values)
         self.rows += len(values)
         self.missing += int(gone.sum())
         if gone.any():
-            self.gap = self.gap or (start + int(gone.argmax()), "")
+            self.gap = self.gap or (places[int(gone.argmax())], "")
         if self.whole and len(self.numbers) <= SMALL:
             there = values[~gone]
             self.whole = bool((there == np.rint(there)).all())
@@ -121,6 +121,7 @@ def _of_texts(seen: Seen, kind: str) -> tuple[str, dict[str, str], str, tuple[in
     name, first = seen.name, seen.first
     cell = first[1] if first else ""
     number = "is not a number such as 12, -0.5 or 1e-3"
+    words = f"text, {len(seen.words):,}{'' if len(seen.words) < COUNTED else ' and more'} different values"
     if kind in ("level", "date"):
         return "", {}, "", None
     if seen.dates == seen.texts:
@@ -134,9 +135,8 @@ def _of_texts(seen: Seen, kind: str) -> tuple[str, dict[str, str], str, tuple[in
         return f"numbers with a comma such as {quoted(cell)}", {}, why, first
     if seen.id:
         way = f"remove the column by {setting('drop', [name])}, or have it beside predictions by {setting('id', name)}"
-        count = f"{len(seen.words):,}" + ("" if len(seen.words) < COUNTED else " and more")
         why = f"is no number, and differs from row to row, as an id does; {way}"
-        return f"text, {count} different values", {"drop": name, "id": name}, why, first
+        return words, {"drop": name, "id": name}, why, first
     if len(seen.words) == 1:
         why = f"{number}, and is the same in all rows; remove the column by {setting('drop', [name])}"
         return f"the text {quoted(cell)} throughout", {"drop": name}, why, first
@@ -146,19 +146,30 @@ def _of_texts(seen: Seen, kind: str) -> tuple[str, dict[str, str], str, tuple[in
     if kind == "auto":
         return "", {}, "", None
     way = f"encode words as numbers by {setting('categorical', [name])}"
-    count = f"{len(seen.words):,}" + ("" if len(seen.words) < COUNTED else " and more")
-    return f"text, {count} different values", {"categorical": name}, f"{number}; {way}", first
+    return words, {"categorical": name}, f"{number}; {way}", first
 
 
-def refuse_doubts(
-    path: str, seen: Sequence[Seen], encoding: Encoding | None, asked: Columns, sentence: Callable[[Doubt], str]
-) -> None:
-    """DataError that names all doubtful columns and what helps each, or by a sentence the only one."""
+def look(
+    path: str,
+    names: Sequence[str],
+    blocks: Iterable[tuple[Sequence[int], Sequence[Any]]],
+    encoding: Encoding | None,
+    asked: Columns,
+    sentence: Callable[[Doubt], str],
+) -> list[Seen]:
+    """What columns hold of which each block has the places and the cells, texts or numbers.
+
+    DataError that names all doubtful ones and what helps each, or by a sentence the only one.
+    """
+    seen = [Seen(name) for name in names]
+    for places, columns in blocks:
+        for one, cells in zip(seen, columns, strict=True):
+            one.add(cells, places)
     kinds = ["number"] * len(seen) if encoding is None else [column.kind for column in encoding.columns]
     found = (doubt(one, kind, asked.missing) for one, kind in zip(seen, kinds, strict=True))
     doubts = [one for one in found if one is not None]
     if not doubts:
-        return
+        return seen
     if len(doubts) == 1:
         raise DataError(f"{sentence(doubts[0])}.")
     rows = [(_plain(one.seen.name), one.what, _settings(one.settings) or one.why) for one in doubts]

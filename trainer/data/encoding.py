@@ -16,6 +16,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -25,7 +26,7 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.data.features import Features, Reader, over
-from trainer.data.reading import INTEGER, NUMBER, check_names, listed, quoted
+from trainer.data.reading import INTEGER, NOT_FINITE, NUMBER, NUMBER_BYTES, check_names, listed, quoted
 from trainer.errors import ConfigError, DataError, counted, is_text
 
 MISSING = ("error", "mean", "median", "indicator")
@@ -182,20 +183,13 @@ class Encoding:
         codes = np.empty((len(table), len(self.columns)))
         for place, column in enumerate(self.columns):
             cells = ["" if value is None else str(value) for value in table[column.name]]
-            for row, cell in enumerate(cells):
-                if column.kind == "number" and not is_missing(cell) and not NUMBER.fullmatch(cell):
-                    raise DataError(
-                        f"Row {row} of column {quoted(column.name)} has {quoted(cell)}, which is no number."
-                    )
             coder = coders.get(place)
-            if coder is None:
-                codes[:, place] = [math.nan if is_missing(cell) else float(cell) for cell in cells]
-            else:
-                codes[:, place] = coder(cells)
+            codes[:, place] = numbers(cells) if coder is None else coder(cells)
             wrong = np.isinf(codes[:, place]) | (np.isnan(codes[:, place]) & (self.missing == "error"))
             if wrong.any():
                 row = int(wrong.argmax())
-                why = f"{quoted(cells[row])}, which is no date {DATES}" if np.isinf(codes[row, place]) else "no value"
+                what = "number" if coder is None else f"date {DATES}"
+                why = f"{quoted(cells[row])}, which is no {what}" if np.isinf(codes[row, place]) else "no value"
                 raise DataError(f"Row {row} of column {quoted(column.name)} has {why}; correct it, or leave it out.")
         warn_of_new("The table", coders)
         return self(codes)
@@ -208,8 +202,9 @@ class Encoding:
                 "data.in_memory=true if the memory can hold them."
             )
         filled = self.missing != "error"
-        sums = [_Sum(column, filled) for column in self.columns]
-        for found in over(codes, partial(_summed, self.columns, filled)):
+        parts = over(codes, partial(_summed, self.columns, filled))
+        sums = next(parts)
+        for found in parts:
             for one, other in zip(sums, found, strict=True):
                 one.add(other)
         fitted = []
@@ -310,27 +305,19 @@ def warn_of_new(path: str, coders: Mapping[int, Coder]) -> None:
 
 def _summed(columns: Sequence[Column], filled: bool, codes: Array) -> "list[_Sum]":
     """What some rows (B,R) add up to, column by column."""
-    sums = [_Sum(column, filled) for column in columns]
-    for place, one in enumerate(sums):
-        one.look(codes[:, place])
-    return sums
+    return [_Sum(column, filled, codes[:, place]) for place, column in enumerate(columns)]
 
 
 class _Sum:
-    """What a column's training rows add up to, part by part."""
+    """What the codes (B,) of some of a column's training rows add up to."""
 
-    def __init__(self, column: Column, filled: bool) -> None:
-        self.column, self.filled = column, filled
-        self.count, self.gone, self.mean = 0, 0, 0.0
-        self.levels = np.zeros(len(column.levels), np.int64)
-
-    def look(self, codes: Array) -> None:
-        """Takes the codes of the one part that this is of."""
+    def __init__(self, column: Column, filled: bool, codes: Array) -> None:
         there = codes[~np.isnan(codes)]
-        self.gone = len(codes) - len(there)
-        if self.column.kind == "level":
+        self.column, self.gone, self.count, self.mean = column, len(codes) - len(there), 0, 0.0
+        self.levels = np.zeros(len(column.levels), np.int64)
+        if column.kind == "level":
             self.levels = np.bincount(there.astype(np.intp), minlength=len(self.levels))
-        elif self.filled and len(there):
+        elif filled and len(there):
             self.count, self.mean = len(there), float((there / len(there)).sum())
 
     def add(self, other: "_Sum") -> None:
@@ -371,8 +358,34 @@ class Encoded:
     def __call__(self, start: int, stop: int) -> Array:
         return self.encoding(self.reader(start, stop))
 
-    def place(self, row: int, column: int) -> str:
-        return f"row {row} of feature {quoted(self.encoding.names[column])}"
+
+def numbers(cells: Sequence[str]) -> Array:
+    """Numbers (N,): nan for a missing cell, infinity for what is no number."""
+    values = _floats(cells)
+    if values is None:
+        there = [*cells]
+        gone = [place for place, cell in enumerate(cells) if not cell[-1:].isdigit() and is_missing(cell)]
+        for place in gone:
+            there[place] = "0"
+        values = _floats(there)
+        if values is None:
+            values = np.array([float(cell) if is_number(cell) else math.inf for cell in there])
+        values[gone] = np.nan
+    return values
+
+
+def _floats(cells: Sequence[str]) -> Array | None:
+    """Numbers (N,) if all are plain and finite ones; float() also takes 1_000, nan, any script."""
+    if ",".join(cells).encode().translate(None, NUMBER_BYTES):
+        return None
+    with suppress(ValueError):
+        return np.fromiter(map(float, cells), np.float64, len(cells))
+    return None
+
+
+def is_number(cell: str) -> bool:
+    """Whether float() and we take a cell for a number, be it nan or infinite."""
+    return (NUMBER.fullmatch(cell) or NOT_FINITE.fullmatch(cell)) is not None
 
 
 def days(text: str) -> float | None:

@@ -7,11 +7,11 @@
 A block of rows is the unit of all three: ``x[rows]`` of a slice gives what takes part in the products.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import pairwise
 from threading import Lock
 from typing import Any, Protocol
@@ -19,7 +19,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from trainer.arrays import Array
-from trainer.errors import DataError
 
 AT_ONCE = 1 << 20  # numbers of a part whose moments are taken together: 8 MiB
 READING = 1 << 17  # numbers read together where not all are wanted: 1 MiB stays in the cache until it is picked over
@@ -41,9 +40,6 @@ class Reader(Protocol):
 
     def __call__(self, start: int, stop: int) -> Array:
         """Rows start..stop (B,D), a new array; called from many threads."""
-
-    def place(self, row: int, column: int) -> str:
-        """What an error calls this number."""
 
 
 class Engine(Protocol):
@@ -191,6 +187,17 @@ def over(x: Any, function: Callable[[Array], Any]) -> Iterator[Any]:
     return (function(x[part]) for part in slices)
 
 
+def cut(edges: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """The rows start..stop, cut where a piece ends; piece i has the rows from edge i to edge i + 1.
+
+    >>> list(cut([0, 3, 5, 9], 2, 6))
+    [(0, 2, 3), (1, 3, 5), (2, 5, 6)]
+    """
+    inner = edges[bisect_right(edges, start) : bisect_left(edges, stop)]
+    for begin, end in pairwise([start, *inner, stop] if start < stop else []):
+        yield bisect_right(edges, begin) - 1, begin, end
+
+
 def is_sparse(x: Any) -> bool:
     """Whether x is a matrix of scipy's in the CSR format; scipy itself is slow to import."""
     return getattr(x, "format", None) == "csr"
@@ -223,31 +230,6 @@ def ids(x: Any) -> list[int]:
     even = (reach < 4 * n) | ((n >= 100) & (np.sqrt(n) * distance < 1.36))  # one in twenty even draws lies further
     found: list[int] = columns[in_order | even].tolist()
     return found if len(found) <= max(3, x.shape[1] // 2) else []
-
-
-def check_finite(reader: Reader, why: str, missing: bool = False) -> None:
-    """One pass over the file; DataError for its first number that is not finite, with the count of all of them.
-
-    missing says that nan is none of these.
-    """
-    first, value, count, start = None, 0.0, 0, 0
-    for rows, found in over(Features(reader), partial(_not_finite, missing)):
-        if found is not None:
-            (row, column), number, many = found
-            first, value = ((start + row, column), number) if first is None else (first, value)
-            count += many
-        start += rows
-    if first is not None:
-        raise DataError(f"{reader.place(*first)} is {value}, the first of {count} values that are {why}.")
-
-
-def _not_finite(missing: bool, x: Array) -> tuple[int, tuple[tuple[int, int], float, int] | None]:
-    """How many rows there are; of the numbers that are not finite the place of the first, its value and their count."""
-    bad = np.isinf(x) if missing else ~np.isfinite(x)
-    if not bad.any():
-        return len(x), None
-    row, column = map(int, np.unravel_index(bad.argmax(), bad.shape))
-    return len(x), ((row, column), float(x[row, column]), int(np.count_nonzero(bad)))
 
 
 def shuffled_pools(x: Features, size: int, random: np.random.Generator) -> Iterator[Array]:

@@ -31,21 +31,32 @@ from trainer.data.doubts import setting
 from trainer.data.encoding import Encoding
 from trainer.data.features import Features, ids
 from trainer.data.places import Paths, Places, find
-from trainer.data.reading import IN_PLACE, TEXTS, Content, Raw, check, listed, opened, quoted
+from trainer.data.reading import IN_PLACE, TEXTS, Content, check, listed, opened, quoted
 from trainer.data.rows import Data, Numbered
 from trainer.data.sparse_files import read_svmlight
-from trainer.data.table_files import read_table
-from trainer.data.text_files import Choose, TextFile, header_of
+from trainer.data.table_files import TableFile
+from trainer.data.text_files import TextFile, header_of
 from trainer.errors import ConfigError, DataError, FileError
 
 NAMED = (*TEXTS, ".parquet", ".arrow", ".feather")  # `target` is the name of a column
 
 
+class _Wanted(NamedTuple):
+    """What is to be read, and how; for a model its D features, and the encoding that makes them, if it has one."""
+
+    places: Places
+    target: Paths | None
+    in_memory: bool | None
+    header: bool | None
+    asked: Columns
+    encoding: Encoding | None = None
+    features: Sequence[str] | None = None
+
+
 class Rows(NamedTuple):
-    """Rows for a model: x (N,D), N >= 0, the N raw labels if the file has them, and the name and texts of their ids."""
+    """Rows for a model: x (N,D), N >= 0, and the name and texts of their ids."""
 
     x: Any
-    raw: Raw | None
     ids: tuple[str, list[str]] | None
 
 
@@ -63,10 +74,7 @@ def read(
     Where `asked` says what its columns are, x (N,R) holds their codes, and is for the encoding to make features of.
     """
     places, asked = find(path), asked or Columns()
-    name, column = places.name, _column(places, target)
-    last = -1 - len(places.files[0].keys)  # of the columns in the file
-    choose = partial(_split_columns, name, column, last if header is False else None, asked)
-    content = _content(places, target, choose, None, in_memory, header, asked)
+    name, content = places.name, _content(_Wanted(places, target, in_memory, header, asked))
     x, encoding = content.x, content.encoding
     if x.shape[0] == 0:
         raise DataError(f"{name} has no rows of data; at least one is needed.")
@@ -78,7 +86,7 @@ def read(
     names = content.names or Numbered(x.shape[1])
     if places.kind in NAMED:
         _warn_of_ids(name, names, x, encoding, asked)
-    return Data(x, y, classes, names, content.target, content.weight, encoding=encoding)
+    return Data(x, y, classes, names, content.target, content.weights(), encoding=encoding)
 
 
 def _warn_of_ids(name: str, names: Sequence[str], x: Any, encoding: Encoding | None, asked: Columns) -> None:
@@ -109,16 +117,10 @@ def read_features(
     Where columns have names they are found by them, in any order; an array, and a .csv without a header, only has to
     have D columns.
     """
-    places, asked = find(path), asked or Columns()
-    name, column = places.name, _column(places, target)
-
-    def choose(names: list[str]) -> Chosen:
-        return match_columns(name, features, encoding, column, asked, names)._replace(weight=None)
-
-    content = _content(places, target, choose, features, in_memory, header, asked, encoding)
-    x = _columns_for(content, features, name)
+    asked = asked or Columns()
+    content = _known(_Wanted(find(path), target, in_memory, header, asked, encoding, features))
     own = asked.id or (None if encoding is None else encoding.id)
-    return Rows(x, content.raw, None if content.ids is None else (str(own), content.ids))
+    return Rows(content.x, None if content.ids is None else (str(own), content.ids))
 
 
 def read_known(
@@ -132,15 +134,12 @@ def read_known(
     encoding: Encoding | None = None,
 ) -> Data:
     """Features x (N,D) and targets of a file, N >= 1, for a model of these D features and K classes."""
-    places, asked = find(path), asked or Columns()
-    name, column = places.name, _column(places, target)
-    choose = partial(match_columns, name, features, encoding, column, asked)
-    content = _content(places, target, choose, features, in_memory, header, asked, encoding)
-    x = _columns_for(content, features, name)
-    if x.shape[0] == 0:
+    wanted = _Wanted(find(path), target, in_memory, header, asked or Columns(), encoding, features)
+    name, content = wanted.places.name, _known(wanted)
+    if content.x.shape[0] == 0:
         raise DataError(f"{name} has no rows of data; at least one is needed.")
     y, found = content.targets()
-    if y.shape[0] != x.shape[0]:
+    if y.shape[0] != content.x.shape[0]:
         raise ConfigError(f"{name} has no labels to compare with; name them by data.target=...")
     if y.ndim == 2 and len(found) != len(classes):
         raise DataError(f"{name} has target rows of {len(found)} classes, and the model has {len(classes)} classes.")
@@ -149,40 +148,23 @@ def read_known(
         raise DataError(f"{name}: the model knows no class {listed(strange)}; it has {listed(list(place))}.")
     if y.ndim == 1:
         y = np.array([place[str(one)] for one in found], np.intp)[y]
-    return Data(x, y, classes, features, content.target, content.weight, encoding=encoding)
+    return Data(content.x, y, classes, features, content.target, content.weights(), encoding=encoding)
 
 
-def _columns_for(content: Content, features: Sequence[str], name: str) -> Any:
-    """x (N,D) of a file whose columns have names, or that has as many of them as the model has features."""
-    x = content.x
+def _known(wanted: _Wanted) -> Content:
+    """What files hold for a model, with x (N,D) made of the columns of its names, or of as many."""
+    content, count = _content(wanted), len(wanted.features or ())
     if content.encoding is not None:
-        return content.encoding.features(x)
-    if content.names is None and x.shape[1] != len(features):
-        count = f"{x.shape[1]} columns, but the model was trained on {len(features)}"
-        raise DataError(f"{name} has {count}; give it the same ones in the same order.")
-    return x
+        return content._replace(x=content.encoding.features(content.x))
+    if content.names is None and content.x.shape[1] != count:
+        counts = f"{content.x.shape[1]} columns, but the model was trained on {count}"
+        raise DataError(f"{wanted.places.name} has {counts}; give it the same ones in the same order.")
+    return content
 
 
-def _column(places: Places, target: Paths | None) -> str | None:
-    """The name of the column of labels, where columns have names."""
-    if places.kind not in NAMED:
-        return None
-    if target is None or isinstance(target, str):
-        return target
-    raise ConfigError(f"data.target must name one column of {places.name}, and is a list of {len(target)}.")
-
-
-def _content(
-    places: Places,
-    target: Paths | None,
-    choose: Choose,
-    features: Sequence[str] | None,
-    in_memory: bool | None,
-    header: bool | None,
-    asked: Columns,
-    encoding: Encoding | None = None,
-) -> Content:
-    """What the files hold; `features` are those that a model was trained on, None if one is to be trained."""
+def _content(wanted: _Wanted) -> Content:
+    """What the files hold: x (N,R), of their columns where these have names."""
+    places, target, in_memory, header, asked, encoding, features = wanted
     label_needed, name, kind, path = features is None, places.name, places.kind, places.paths[0]
     size = sum(map(check, places.paths))
     if size > reading.MAX_BYTES and kind not in IN_PLACE:
@@ -194,14 +176,16 @@ def _content(
             f"data.in_memory=false cannot leave {name} on the disk; convert it to .npy or .parquet, or leave "
             "the setting out."
         )
+    if kind in NAMED and not (target is None or isinstance(target, str)):
+        raise ConfigError(f"data.target must name one column of {name}, and is a list of {len(target)}.")
     if kind in TEXTS:
         raw = features if encoding is None else encoding.raw
-        return TextFile(places, partial(header_of, header, raw), asked, not label_needed).read(choose)
+        return TextFile(places, partial(header_of, header, raw), asked, not label_needed).read(partial(_chosen, wanted))
     for key, value in (("header", header), ("delimiter", asked.delimiter)):
         if value is not None:
             raise ConfigError(f"data.{key} has no use, as {name} is no .csv; leave it out.")
     if kind in NAMED:
-        return read_table(places, choose, in_memory, asked, not label_needed)
+        return TableFile(places).read(partial(_chosen, wanted), in_memory, asked, not label_needed)
     if keys := [key for place in places.files for key in place.keys]:
         raise ConfigError(
             f"{name} has a folder that stands for the column {quoted(keys[0])}, and columns of a {kind} have no names; "
@@ -227,6 +211,11 @@ def _content(
         return read_svmlight(file, path, None if features is None else len(features))
 
 
-def _split_columns(path: str, target: str | None, last: int | None, asked: Columns, names: list[str]) -> Chosen:
-    """Of a file to train on; without a header the labels are its last column, if nothing else is said."""
-    return split_columns(path, names[last] if target is None and last is not None else target, asked, names)
+def _chosen(wanted: _Wanted, names: list[str]) -> Chosen:
+    """The columns that are wanted; without a header the labels are the last of a file, if nothing else is said."""
+    places, _, _, header, asked, encoding, features = wanted
+    target = wanted.target if isinstance(wanted.target, str) else None
+    if features is not None:
+        return match_columns(places.name, features, encoding, target, asked, names)
+    last = names[-1 - len(places.files[0].keys)] if header is False else None
+    return split_columns(places.name, last if target is None else target, asked, names)

@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,37 +23,28 @@ from trainer.arrays import Array
 from trainer.data import remote
 from trainer.data.array_files import NPY, NpyFile, array, header, npy_rows
 from trainer.data.columns import Columns
-from trainer.data.features import Features, Reader, check_finite
+from trainer.data.features import Features
 from trainer.data.places import Place, Places, find, is_pattern, natural
 from trainer.data.reading import (
-    FINITE,
+    GROUP,
     IN_PLACE,
     TEXTS,
     Classes,
+    File,
     array_labels,
     check,
+    check_finite,
     check_table,
     damage,
     opened,
     quoted,
-    refuse,
     text_labels,
 )
-from trainer.data.table_files import GROUP, TableFile
+from trainer.data.table_files import TableFile
 from trainer.data.text_files import TextFile
 from trainer.errors import ConfigError, DataError, counted, shown
 
 LABELS = (".npy", *TEXTS, ".txt")
-
-
-class File(Reader, Protocol):
-    """The features of one layer: files, or a part of one."""
-
-    @property
-    def dtype(self) -> Any: ...
-
-    def whole(self, dtype: Any) -> Array:
-        """All of x (N,D)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ class Layer:
     def read(self, dtype: Any) -> Array:
         """x (N,D) as dtype; DataError for a number that is not finite."""
         x = self.file.whole(dtype)
-        refuse(~np.isfinite(x), x, self.file.place, FINITE)
+        check_finite(x, self.file.place)
         return x
 
     def left(self, dtype: Any) -> Features:
@@ -81,7 +72,7 @@ class Layer:
         if grain > most:
             why = f"has {grain:,} rows in one group, too many to be read in blocks; write at most {most:,} together"
             raise DataError(f"{shown(self.path)} {why}.")
-        check_finite(self.file, FINITE)
+        check_finite(Features(self.file), self.file.place)
         return Features(self.file, dtype=dtype)
 
 

@@ -9,19 +9,19 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.arrays import Array
 from trainer.data import remote
-from trainer.data.features import elsewhere
+from trainer.data.features import Features, Reader, elsewhere, over
 from trainer.errors import NO_TEXT, ConfigError, DataError, FileError, TrainerError, is_text, require_text, shown
 
-Raw = list[str] | NDArray[Any]  # labels as they stand in the file: texts of a .csv, an array of other kinds
 Classes = tuple[int | str, ...]
 
 TEXTS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -29,6 +29,7 @@ KINDS = (*TEXTS, ".npz", ".npy", ".svm", ".svmlight", ".libsvm", ".parquet", ".a
 IN_PLACE = (".npy", ".parquet", ".arrow", ".feather")  # may be larger, as they can be read in blocks
 MAX_BYTES = 4 * 2**30  # of a file that is read whole, of all that a .npz unpacks to, and of one array as float64
 WHOLE = 512 * 2**20  # bytes of features as float64 up to which a file is read whole unless the user says otherwise
+GROUP = 1 << 22  # numbers of a row group that stays in the file: 32 MiB, and the memory holds a few of them
 MOST_FEATURES = 1 << 24  # of a sparse matrix: the parameters are dense
 
 # each written so that there is one way to match: 100 000 digits and a letter must not take minutes
@@ -42,20 +43,24 @@ WEIGHTS = "give each row a number of 0 or more"
 NO_REGRESSION = "no integers; labels must be integers or names (for regression, cut the numbers into classes)"
 
 
+def no_labels() -> tuple[NDArray[Any], Classes]:
+    """The targets of a file that has none."""
+    return np.empty(0), ()
+
+
 class Content(NamedTuple):
-    """What a file holds: x (N,D), the D names if it has them, its labels as they stand there, and as targets.
+    """What a file holds: x (N,D), the D names if it has them, and its labels as targets.
 
     target is the name of their column, where columns have names; encoding the Encoding (trainer.data.encoding) for
-    which x holds codes, None where it holds the features.
+    which x holds codes, None where it holds the features. Labels and weights are checked when they are asked for.
     """
 
     x: Any
     names: tuple[str, ...] | None
-    raw: Raw | None
-    targets: Callable[[], tuple[NDArray[Any], Classes]]
+    targets: Callable[[], tuple[NDArray[Any], Classes]] = no_labels
     target: str | None = None
     ids: list[str] | None = None
-    weight: Array | None = None
+    weights: Callable[[], Array | None] = lambda: None
     encoding: Any = None
 
 
@@ -103,7 +108,7 @@ def check(path: str, kinds: Sequence[str] = KINDS) -> int:
 def opened(path: str, kinds: Sequence[str] = KINDS) -> Iterator[tuple[IO[bytes], str]]:
     """A regular file and its kind, which is one of these."""
     check(path, kinds)
-    with readable(path, kinds), remote.opened(path) if remote.is_remote(path) else open(path, "rb") as file:
+    with readable(path, kinds), remote.opened(path) as file:
         yield file, kind_of(path)
 
 
@@ -146,14 +151,62 @@ def damage(name: str, what: str, way: str) -> Iterator[None]:
         raise DataError(f"{name} is damaged{what} ({type(error).__name__}); {way}.") from error
 
 
-def read_whole(shape: tuple[int, ...], in_memory: bool | None, name: str) -> bool:
-    """Whether features of this shape are to be in memory: as the user says, else up to WHOLE bytes as float64."""
-    size = math.prod(shape) * 8
+class File(Reader, Protocol):
+    """Rows of one or several files as they are."""
+
+    def place(self, row: int, column: int) -> str:
+        """What an error calls this number."""
+
+    @property
+    def dtype(self) -> Any:
+        """A type that holds all their numbers."""
+
+    def whole(self, dtype: Any = np.float64) -> Array:
+        """All of them (N,D), where nothing more is to be read of the file."""
+
+
+def taken(file: File, in_memory: bool | None, name: str, fillable: bool = False, filled: bool = False) -> Any:
+    """x (N,D), all finite: in memory if the user says so, or else up to WHOLE bytes as float64; or left in the file."""
+    size = math.prod(file.shape) * 8
     whole = size <= WHOLE and not elsewhere() if in_memory is None else in_memory
     if whole and size > MAX_BYTES:
         way = "use fewer rows" if in_memory is None else "leave data.in_memory out, and it is read in blocks"
-        raise DataError(f"{name} has the shape {str(shape)[:60]}, as float64 more than {MAX_BYTES:,} bytes; {way}.")
-    return whole
+        shape = str(file.shape)[:60]
+        raise DataError(f"{name} has the shape {shape}, as float64 more than {MAX_BYTES:,} bytes; {way}.")
+    whole = whole or size == 0
+    if not whole and file.grain > (rows := max(1, GROUP // file.shape[1])):
+        way = f"write at most {rows:,} together, or set data.in_memory=true if the memory can hold them all"
+        raise DataError(f"{name} has {file.grain:,} rows in one group, too many to be read in blocks; {way}.")
+    x = file.whole() if whole else Features(file)
+    check_finite(x, file.place, fillable, filled)
+    return x
+
+
+def check_finite(x: Any, place: Callable[[int, int], str], fillable: bool = False, filled: bool = False) -> None:
+    """One pass over x (N,D); DataError for its first number that is not finite, with the count of all of them.
+
+    fillable says that a setting would help against nan, filled that it has, so that nan is none of these.
+    """
+    first, count, infinite, start = None, 0, False, 0
+    for rows, bad in over(x, partial(_not_finite, filled)):
+        if bad is not None:
+            row, column, value, many, some_infinite = bad
+            first = first or (start + row, column, value)
+            count, infinite = count + many, infinite or some_infinite
+        start += rows
+    if first is not None:
+        row, column, value = first
+        why = FILLED if fillable and not infinite else FINITE
+        raise DataError(f"{place(row, column)} is {value}, the first of {count} values that are {why}.")
+
+
+def _not_finite(filled: bool, x: Array) -> tuple[int, tuple[int, int, float, int, bool] | None]:
+    """How many rows there are; of the numbers that are not finite the first, their count, and if one is infinite."""
+    bad = np.isinf(x) if filled else ~np.isfinite(x)
+    if not bad.any():
+        return len(x), None
+    row, column = map(int, np.unravel_index(bad.argmax(), bad.shape))
+    return len(x), (row, column, float(x[row, column]), int(np.count_nonzero(bad)), bool(np.isinf(x).any()))
 
 
 def quoted(text: str) -> str:
@@ -171,12 +224,6 @@ def check_names(names: Sequence[str], place: str) -> None:
     require_text(names, f"{place}: the name")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{place}: more than one column is named {quoted(twice[0])}; rename one.")
-
-
-def features(raw: NDArray[Any], name: str) -> Array:
-    """Any real numbers (N,D) -> float64 in C order, all finite."""
-    check_table(raw.shape, name)
-    return finite64(raw, name)
 
 
 def check_table(shape: tuple[int, ...], name: str) -> None:

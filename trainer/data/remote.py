@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import IO, Any
+from typing import Any
 
 from trainer.errors import ConfigError, FileError, TrainerError, shown
 
@@ -23,6 +23,11 @@ WHOLE = 1 << 29  # of a file whose server gives no parts
 def is_remote(path: str) -> bool:
     """Whether a path is an address."""
     return "://" in path
+
+
+def lasting(path: str) -> str:
+    """A path that is right in any working folder."""
+    return path if is_remote(path) else os.path.abspath(path)
 
 
 def is_web(path: str) -> bool:
@@ -128,18 +133,9 @@ class Ranges(io.RawIOBase):
         return self._whole[start:stop]
 
 
-def opened(path: str, size: int | None = None) -> IO[bytes]:
-    """A file to be read, of which the size may be known."""
-    return io.BufferedReader(Ranges(path, size), BUFFER)
-
-
-def fill(path: str, size: int, start: int, buffer: Any) -> int:
-    """Writes the bytes of a file of this size from start on into the buffer, and no others are fetched; their count."""
-    file, view, done = Ranges(path, size), memoryview(buffer), 0
-    file.seek(start)
-    while got := file.readinto(view[done:]):
-        done += got
-    return done
+def opened(path: str, size: int | None = None, ahead: int = BUFFER) -> io.BufferedReader:
+    """A file to be read; of one behind an address the size may be known, and so many bytes are fetched at least."""
+    return io.BufferedReader(Ranges(path, size), ahead) if is_remote(path) else open(path, "rb")
 
 
 def below(path: str) -> list[str]:

@@ -6,7 +6,8 @@ of the command line can do without.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,22 @@ from trainer.data.columns import Columns
 from trainer.data.places import find, name_of
 from trainer.data.reading import MAX_BYTES
 from trainer.data.rows import Data, Numbered, random_state
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, require
 
 CLUSTERS = 2  # of each class in Classification, scikit-learn's default
+LEAST = {"classes": 2, "features": 1, "informative": 1, "class_sep": 0, "noise": 0, "spread": 0, "turns": 0}
+
+
+def _check(source: Any) -> None:
+    """Every field is finite and as large as it must be, each class has a sample, and the memory can hold them all."""
+    given = {f.name: getattr(source, f.name) for f in fields(source)}
+    classes, features = given.get("classes", 2), given.get("features", 2)
+    for name, least in (LEAST | {"features": given.get("informative", 1), "samples": classes}).items():
+        value: Any = given.get(name, least)
+        require(math.isfinite(value), f"data.{name} must be finite, got {value}.")
+        require(value >= least, f"data.{name} must be at least {least}, got {value}.")
+    most, samples = MAX_BYTES // (8 * features), given["samples"]
+    require(samples <= most, f"data.samples must be at most {most:,} for {features:,} features, got {samples:,}.")
 
 
 @dataclass(frozen=True)
@@ -32,10 +46,7 @@ class Blobs:
     spread: float = 2.0
 
     def __post_init__(self) -> None:
-        _at_least("classes", self.classes, 2)
-        _at_least("features", self.features, 1)
-        _check_samples(self.samples, self.classes, self.features)
-        _at_least("spread", self.spread, 0)
+        _check(self)
 
     def __call__(self, seed: int) -> Data:
         random = random_state(seed)
@@ -62,11 +73,7 @@ class Classification:
     class_sep: float = 1.0
 
     def __post_init__(self) -> None:
-        _at_least("classes", self.classes, 2)
-        _at_least("informative", self.informative, 1)
-        _at_least("features", self.features, self.informative)
-        _check_samples(self.samples, self.classes, self.features)
-        _at_least("class_sep", self.class_sep, 0)
+        _check(self)
         needed = (CLUSTERS * self.classes - 1).bit_length()  # 2**informative corners for all the clouds
         if self.informative < needed:
             raise ConfigError(
@@ -98,8 +105,7 @@ class Moons:
     noise: float = 0.2
 
     def __post_init__(self) -> None:
-        _check_samples(self.samples, 2, 2)
-        _at_least("noise", self.noise, 0)
+        _check(self)
 
     def __call__(self, seed: int) -> Data:
         y = _halves(self.samples)
@@ -118,8 +124,7 @@ class Circles:
     noise: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_samples(self.samples, 2, 2)
-        _at_least("noise", self.noise, 0)
+        _check(self)
 
     def __call__(self, seed: int) -> Data:
         y = _halves(self.samples)
@@ -141,10 +146,7 @@ class Spirals:
     turns: float = 1.0
 
     def __post_init__(self) -> None:
-        _at_least("classes", self.classes, 2)
-        _check_samples(self.samples, self.classes, 2)
-        _at_least("noise", self.noise, 0)
-        _at_least("turns", self.turns, 0)
+        _check(self)
 
     def __call__(self, seed: int) -> Data:
         random = random_state(seed)
@@ -160,9 +162,7 @@ class Digits:
     """Handwritten digits, x (1797, 64) brightness 0..16 of 8 x 8 pixels, 10 classes."""
 
     def __call__(self, seed: int) -> Data:
-        from sklearn.datasets import load_digits
-
-        return _bundled(load_digits())
+        return _bundled("sklearn.datasets", "load_digits")
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,7 @@ class Iris:
     """Three kinds of iris by the sizes of their petals and sepals, x (150, 4)."""
 
     def __call__(self, seed: int) -> Data:
-        from sklearn.datasets import load_iris
-
-        return _bundled(load_iris())
+        return _bundled("sklearn.datasets", "load_iris")
 
 
 @dataclass(frozen=True)
@@ -180,9 +178,7 @@ class Wine:
     """Three cultivars of wine by chemical analysis, x (178, 13)."""
 
     def __call__(self, seed: int) -> Data:
-        from sklearn.datasets import load_wine
-
-        return _bundled(load_wine())
+        return _bundled("sklearn.datasets", "load_wine")
 
 
 @dataclass(frozen=True)
@@ -190,9 +186,7 @@ class BreastCancer:
     """Malignant and benign tumours by the shapes of cell nuclei, x (569, 30)."""
 
     def __call__(self, seed: int) -> Data:
-        from sklearn.datasets import load_breast_cancer
-
-        return _bundled(load_breast_cancer())
+        return _bundled("sklearn.datasets", "load_breast_cancer")
 
 
 @dataclass(frozen=True)
@@ -237,17 +231,9 @@ class File:
     @property
     def columns(self) -> Columns:
         """What is said of the columns; a name that looks like a number came as one."""
-        categorical = self.categorical if isinstance(self.categorical, str) else tuple(map(str, self.categorical or ()))
-        return Columns(
-            None if self.features is None else tuple(map(str, self.features)),
-            tuple(map(str, self.drop or ())),
-            self.id,
-            self.weight,
-            categorical,
-            self.missing,
-            tuple(map(str, self.dates or ())),
-            self.delimiter,
-        )
+        said = {f.name: getattr(self, f.name) for f in fields(Columns)}
+        lists = {key: tuple(map(str, value)) for key, value in said.items() if isinstance(value, list)}
+        return Columns(**{key: value for key, value in (said | lists).items() if value is not None})
 
     def __post_init__(self) -> None:
         self.columns  # noqa: B018  it checks the settings
@@ -296,22 +282,6 @@ SOURCES: dict[str, type] = {
 }
 
 
-def _at_least(name: str, value: float, least: float) -> None:
-    if not math.isfinite(value):
-        raise ConfigError(f"data.{name} must be finite, got {value}.")
-    if value < least:
-        raise ConfigError(f"data.{name} must be at least {least}, got {value}.")
-
-
-def _check_samples(samples: int, classes: int, features: int) -> None:
-    """One sample for each class at least, and no more than the memory may hold."""
-    if samples < classes:
-        raise ConfigError(f"data.samples must be at least {classes}, got {samples}.")
-    most = MAX_BYTES // (8 * features)
-    if samples > most:
-        raise ConfigError(f"data.samples must be at most {most:,} for {features:,} features, got {samples:,}.")
-
-
 def _halves(samples: int) -> Array:
     """Labels (N,) of two classes, the second one larger by one where there is an odd one."""
     return (np.arange(samples) >= samples // 2).astype(np.intp)
@@ -335,8 +305,9 @@ def _generated(x: Any, y: Any, classes: int) -> Data:
     return Data(np.ascontiguousarray(x, np.float64), y.astype(np.intp), tuple(range(classes)), Numbered(x.shape[1]))
 
 
-def _bundled(bunch: Any) -> Data:
-    """A data set of scikit-learn's under its own names."""
+def _bundled(module: str, name: str) -> Data:
+    """A data set of a module's, under its own names."""
+    bunch = getattr(import_module(module), name)()
     classes = tuple(name if isinstance(name, str) else int(name) for name in bunch.target_names.tolist())
     x = np.ascontiguousarray(bunch.data, np.float64)
     return Data(x, bunch.target.astype(np.intp), classes, tuple(map(str, bunch.feature_names)))

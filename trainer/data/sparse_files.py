@@ -111,7 +111,7 @@ def read_svmlight(file: IO[bytes], path: str, columns: int | None) -> Content:
         raise DataError(f"{name} has {width} columns, but the model was trained on {columns}; give it the same ones.")
     _check_width(columns or width, name)
     x = _matrix(data, indices, indptr, (len(lines), columns or width), name)
-    return Content(x, None, texts, lambda: text_labels(texts, lambda number: f"{name}:{lines[number]}"))
+    return Content(x, None, lambda: text_labels(texts, lambda number: f"{name}:{lines[number]}"))
 
 
 def _fields(line: bytes, place: str) -> list[bytes]:

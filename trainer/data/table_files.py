@@ -1,11 +1,10 @@
 """Columns of Parquet and Arrow files (.arrow and .feather are Arrow's IPC format), read by row groups."""
 
-from bisect import bisect_left, bisect_right
-from collections import OrderedDict
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
-from itertools import accumulate, pairwise
-from threading import Lock
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -14,26 +13,25 @@ from numpy.typing import NDArray
 from trainer.arrays import Array
 from trainer.data import reading
 from trainer.data.columns import Chosen, Columns
-from trainer.data.doubts import Doubt, Seen, refuse_doubts, setting
+from trainer.data.doubts import Doubt, Seen, look, setting
 from trainer.data.encoding import DATES, Coder, Encoding, warn_of_new
-from trainer.data.features import READING, Features, check_finite
+from trainer.data.features import READING, cut
 from trainer.data.places import Places
 from trainer.data.reading import (
-    FILLED,
-    FINITE,
+    GROUP,
     WEIGHTS,
     Classes,
     Content,
     check_names,
     checked_weights,
+    no_labels,
     quoted,
-    read_whole,
+    taken,
     text_labels,
 )
-from trainer.data.table_groups import Groups, sort_of
+from trainer.data.table_groups import Groups, Latest, sort_of
 from trainer.errors import DataError
 
-GROUP = 1 << 22  # numbers of a row group that stays in the file: 32 MiB, and the memory holds a few of them
 MICROSECONDS_A_DAY = 86_400e6
 KEPT = 3 * GROUP  # numbers that stay decoded: blocks come in order, but two threads read from several groups at once
 
@@ -45,26 +43,18 @@ class TableFile:
     """
 
     def __init__(self, places: Places) -> None:
-        self.name, self._groups = places.name, Groups(places)
-        self.names, self.schema = self._groups.names, self._groups.schema
-        self.edges = [0, *accumulate(self._groups.counts)]  # group i has the rows from edge i to edge i + 1
-        self.grain = max(self._groups.counts, default=1)
-        self.columns: list[str] = []
+        self.name, self.groups = places.name, Groups(places)
+        self.names, self.schema = self.groups.names, self.groups.schema
+        self.edges = [0, *accumulate(self.groups.counts)]  # group i has the rows from edge i to edge i + 1
+        self.grain = max(self.groups.counts, default=1)
         self.coders: dict[int, Coder] = {}  # of columns that are no numbers
-        self._begin()
+        self._take([])
         if self.edges[-1] * 8 > reading.MAX_BYTES:
             raise DataError(f"{self.name} promises {self.edges[-1]:,} rows; use fewer, their labels must be in memory.")
 
-    def _begin(self) -> None:
-        self._lock = Lock()
-        self._kept: OrderedDict[int, list[Array]] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in ("_lock", "_kept")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._begin()
+    def _take(self, columns: list[str]) -> None:
+        self.columns = columns
+        self._group = Latest(self._decode, max(1, KEPT // max(1, self.grain * len(columns))))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -80,203 +70,185 @@ class TableFile:
         """Takes all columns as features; DataError where one is no number."""
         check_names(self.names, self.name)
         if other := [name for name in self.names if self._is(name) != "number"]:
-            what = f"is of type {str(self.schema.field(other[0]).type)[:40]}, which is no number"
-            raise DataError(f"{self.name}: column {quoted(other[0])} {what}; leave numbers alone in the file.")
-        self.columns = self.names
+            raise DataError(f"{self._typed(other[0])}, which is no number; leave numbers alone in the file.")
+        self._take(self.names)
 
-    def choose(self, chosen: Chosen, asked: Columns, fitted: bool) -> Encoding | None:
+    def read(
+        self, choose: Callable[[list[str]], Chosen], in_memory: bool | None, asked: Columns, fitted: bool
+    ) -> Content:
+        """The columns that are chosen by name, in memory or left in their files."""
+        check_names(self.names, self.name)
+        chosen = choose(self.names)
+        encoding = self._choose(chosen, asked, fitted)
+        label, own, weight = (
+            None if place is None else self.names[place] for place in (chosen.label, chosen.id, chosen.weight)
+        )
+        targets = no_labels if label is None else self._labels(label)
+        x = taken(self, in_memory, self.name, not fitted, encoding is not None and encoding.missing != "error")
+        if fitted:
+            warn_of_new(self.name, self.coders)
+        return Content(
+            x,
+            tuple(self.columns),
+            targets,
+            label,
+            None if own is None else list(chain.from_iterable(self._all(own, _texts))),
+            lambda: None if weight is None else self._weights(weight),
+            encoding,
+        )
+
+    def _choose(self, chosen: Chosen, asked: Columns, fitted: bool) -> Encoding | None:
         """Takes these as the features, and learns their levels where no model has; DataError for doubtful ones."""
-        self.columns = [self.names[place] for place in chosen.features]
+        self._take([self.names[place] for place in chosen.features])
         encoding = chosen.encoding
         if other := [name for name in self.columns if self._is(name) == "other"]:
-            what = f"is of type {str(self.schema.field(other[0]).type)[:40]}, which is no number"
             way = "" if fitted else f" by {setting('drop', [*asked.drop, *other])}"
-            raise DataError(f"{self.name}: column {quoted(other[0])} {what}; encode it, or remove it{way}.")
+            raise DataError(f"{self._typed(other[0])}, which is no number; encode it, or remove it{way}.")
         if encoding is not None and any(column.kind == "auto" for column in encoding.columns):
-            seen = self.look(encoding, asked)
+            seen = self._look(encoding, asked)
             encoding = encoding.resolved([one.kind if self._is(one.name) == "number" else "level" for one in seen])
-        kinds = ["number"] * len(self.columns) if encoding is None else [column.kind for column in encoding.columns]
-        for name, kind in zip(self.columns, kinds, strict=True):
-            if kind == "number" and self._is(name) != "number":
-                if not fitted:
-                    self.look(encoding, asked)
-                what = f"is of type {str(self.schema.field(name).type)[:40]}"
-                why = ", and the model has learnt numbers; convert it"
-                if not fitted:  # of numbers that are written as texts, or are names of categories
-                    given = [] if isinstance(asked.categorical, str) else asked.categorical
-                    why = f", which is no number; encode it by {setting('categorical', [*given, name])}, or convert it"
-                raise DataError(f"{self.name}: column {quoted(name)} {what}{why}.")
+        for place, name in enumerate(self.columns):
+            if self._is(name) != "number" and (encoding is None or encoding.columns[place].kind == "number"):
+                if fitted:
+                    raise DataError(f"{self._typed(name)}, and the model has learnt numbers; convert it.")
+                self._look(encoding, asked)  # else they are numbers that are written as texts, or names of categories
+                given = [] if isinstance(asked.categorical, str) else asked.categorical
+                way = f"encode it by {setting('categorical', [*given, name])}, or convert it"
+                raise DataError(f"{self._typed(name)}, which is no number; {way}.")
         if encoding is None:
             return None
         self.coders = encoding.coders(fitted)
         if self.coders and not fitted:
             names = [self.columns[place] for place in self.coders]
-            for group in range(len(self._groups.counts)):  # all levels are met before the first code is given
-                read = self._groups.read(group, names)
-                for coder, column, name in zip(self.coders.values(), read, names, strict=True):
-                    self._coded(coder, column, name, group)
+            for group in range(len(self.groups.counts)):  # all levels are met before the first code is given
+                makes = self._makes(group)
+                self.groups.read(group, {name: makes[name] for name in names})
             encoding = encoding.learnt(self.coders, np.empty((0, len(self.columns))))
-            self.coders = {place: Coder(encoding.columns[place], True) for place in self.coders}
+            self.coders = encoding.coders(True)
         return encoding
 
     def _is(self, name: str) -> str:
         """Whether a column holds numbers, texts, times or anything else."""
         return sort_of(self.schema.field(name).type)
 
-    def look(self, encoding: Encoding | None, asked: Columns) -> list[Seen]:
+    def _typed(self, name: str) -> str:
+        """The beginning of a sentence on a column."""
+        return f"{self.name}: column {quoted(name)} is of type {str(self.schema.field(name).type)[:40]}"
+
+    def _look(self, encoding: Encoding | None, asked: Columns) -> list[Seen]:
         """What the columns hold, or a DataError for those that are doubtful."""
-        seen = [Seen(name) for name in self.columns]
-        for group, edge in enumerate(self.edges[:-1]):
-            columns = self._groups.read(group, self.columns)
-            for one, values in zip(seen, columns, strict=True):
-                if self._is(one.name) == "number":
-                    one.add_numbers(_float64(values), edge)
-                else:
-                    cells = _texts(values)
-                    one.add(cells, range(edge, edge + len(cells)))
+        makes = {name: _float64 if self._is(name) == "number" else _texts for name in self.columns}
+        edges = enumerate(pairwise(self.edges))
+        blocks = ((range(*rows), self.groups.read(group, makes)) for group, rows in edges)
 
         def sentence(one: Doubt) -> str:
             name = one.seen.name
             if self._is(name) == "number" or not one.seen.texts:
-                return f"{self.at(one.at[0])} of column {quoted(name)} {one.why}"
-            kind = f"is of type {str(self.schema.field(name).type)[:40]}, which is no number"
+                return f"{self._at(one.at[0], name)} {one.why}"
             way = " or ".join(setting(key, value if key == "id" else [value]) for key, value in one.settings.items())
-            return f"{self.name}: column {quoted(name)} {kind}; encode it, or remove it, by {way or one.why}"
+            return f"{self._typed(name)}, which is no number; encode it, or remove it, by {way or one.why}"
 
-        refuse_doubts(self.name, seen, encoding, asked, sentence)
-        return seen
+        return look(self.name, self.columns, blocks, encoding, asked, sentence)
 
-    def texts(self, name: str) -> list[str]:
-        """A column (N,) as texts."""
-        found: list[str] = []
-        for group in range(len(self._groups.counts)):
-            column = self._groups.read(group, [name])[0]
-            with self._groups.damage(group):
-                found += _texts(column)
-        return found
+    def _all(self, name: str, make: Callable[[Any], Any]) -> Iterator[Any]:
+        """What a function makes of a column, group by group."""
+        return (self.groups.read(group, {name: make})[0] for group in range(len(self.groups.counts)))
 
-    def weights(self, name: str) -> Array:
+    def _weights(self, name: str) -> Array:
         """A column (N,) as sample weights."""
         if self._is(name) != "number":
             raise DataError(f"{self.name}: the weights {quoted(name)} are no numbers; {WEIGHTS}.")
-        groups = range(len(self._groups.counts))
-        columns = [_float64(self._groups.read(group, [name])[0]) for group in groups]
-        found = np.concatenate([np.empty(0), *columns])
-        return checked_weights(found, lambda row: f"{self.at(row)} of column {quoted(name)}")
+        found = np.concatenate([np.empty(0), *self._all(name, _float64)])
+        return checked_weights(found, lambda row: self._at(row, name))
 
     def __call__(self, start: int, stop: int) -> Array:
         x = np.empty((stop - start, len(self.columns)))
-        for begin, end in self._within_groups(start, stop):
-            place = bisect_right(self.edges, begin) - 1
-            edge = self.edges[place]
-            _transpose(self._group(place), begin - edge, x[begin - start : end - start])
+        for place, begin, end in cut(self.edges, start, stop):
+            _transpose(self._group(place), begin - self.edges[place], x[begin - start : end - start])
         return x
 
-    def _within_groups(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The rows start..stop, cut where a group ends."""
-        inner = self.edges[bisect_right(self.edges, start) : bisect_left(self.edges, stop)]
-        return pairwise([start, *inner, stop] if start < stop else [])
-
     def place(self, row: int, column: int) -> str:
-        return f"{self.at(row)} of column {quoted(self.columns[column])}"
+        return self._at(row, self.columns[column])
 
-    def at(self, row: int) -> str:
-        """What a message calls a row: its file, and its number in that."""
+    def _at(self, row: int, name: str) -> str:
+        """What a message calls a number: its file, its row in that, and its column."""
         group = max(0, bisect_right(self.edges, row) - 1)
-        return f"{self._groups.name(group)}: row {row - self.edges[self._groups.first(group)]}"
+        row -= self.edges[self.groups.first(group)]
+        return f"{self.groups.name(group)}: row {row} of column {quoted(name)}"
 
     def whole(self, dtype: Any = np.float64) -> Array:
-        """All features (N,D), of a file of which nothing more is to be read."""
         x = np.empty(self.shape, dtype)
-        for group, (start, stop) in enumerate(zip(self.edges[:-1], self.edges[1:], strict=True)):
+        for group, (start, stop) in enumerate(pairwise(self.edges)):
             _transpose(self._decode(group), 0, x[start:stop])
         return x
 
-    def labels(self, name: str) -> Callable[[], tuple[NDArray[Any], Classes]]:
+    def _labels(self, name: str) -> Callable[[], tuple[NDArray[Any], Classes]]:
         """The places (N,) of the labels in the sorted classes, and these; called later, but read now."""
-        types, kind = import_module("pyarrow").types, self.schema.field(name).type
-        if types.is_dictionary(kind):
-            kind = kind.value_type
-        text = types.is_string(kind) or types.is_large_string(kind)
-        if not (text or types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+        kind = self.schema.field(name).type
+        if sort_of(kind) not in ("number", "text") or str(kind) == "null":
             raise DataError(
                 f"{self.name}: the labels {quoted(name)} are of type {str(kind)[:40]}; make them integers or names."
             )
         number: dict[Any, int] = {}  # of each value that occurs, in the order in which they come
-        first: list[int] = []  # the row in which it does
         codes = [np.zeros(0, np.uint32)]
-        row = 0
-        for group in range(len(self._groups.counts)):
-            chunks = self._groups.read(group, [name])[0].chunks
-            for chunk in chunks:
-                if chunk.null_count:
-                    empty = row + int(np.argmax(chunk.is_null().to_numpy(zero_copy_only=False)))
-                    raise DataError(f"{self.at(empty)} of column {quoted(name)} is empty; remove such rows.")
-                known = chunk if types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-                with self._groups.damage(group):
-                    values = known.dictionary.to_pylist()
-                places = known.indices.to_numpy(zero_copy_only=False)
-                table = np.zeros(len(values), np.uint32)
-                for code, at in zip(*(found.tolist() for found in np.unique(places, return_index=True)), strict=True):
-                    if values[code] not in number:
-                        number[values[code]] = len(number)
-                        first.append(row + at)
-                    table[code] = number[values[code]]
-                codes.append(table[places])
-                row += len(chunk)
-        texts = [value if text else repr(int(value) if isinstance(value, bool) else value) for value in number]
+        for values, places in chain.from_iterable(self._all(name, _distinct)):
+            if (gone := places < 0).any():
+                empty = sum(map(len, codes)) + int(gone.argmax())
+                raise DataError(f"{self._at(empty, name)} is empty; remove such rows.")
+            table = np.zeros(len(values), np.uint32)
+            for place in np.unique(places).tolist():
+                table[place] = number.setdefault(values[place], len(number))
+            codes.append(table[places])
+        y = np.concatenate(codes)
+        texts = [str(int(value)) if isinstance(value, bool) else str(value) for value in number]
 
         def encoded() -> tuple[NDArray[Any], Classes]:
-            y, classes = text_labels(texts, lambda value: f"{self.at(first[value])} of column {quoted(name)}")
-            return y[np.concatenate(codes)], classes
+            found, classes = text_labels(texts, lambda value: self._at(int((y == value).argmax()), name))
+            return found[y], classes
 
         return encoded
 
-    def _group(self, group: int) -> list[Array]:
-        with self._lock:
-            if group not in self._kept:
-                most = max(1, KEPT // (self.grain * len(self.columns)))
-                while len(self._kept) >= most:
-                    self._kept.popitem(last=False)
-                self._kept[group] = self._decode(group)
-            self._kept.move_to_end(group)
-            return self._kept[group]
-
     def _decode(self, group: int) -> list[Array]:
         """The features of a group as D columns (B,) of float64; an empty cell becomes nan."""
-        read = self._groups.read(group, self.columns)
-        with self._groups.damage(group):
-            return [
-                self._coded(self.coders[place], column, self.columns[place], group)
-                if place in self.coders
-                else _float64(column)
-                for place, column in enumerate(read)
-            ]
+        return self.groups.read(group, self._makes(group))
 
-    def _coded(self, coder: Coder, column: Any, name: str, group: int) -> Array:
-        """The codes of a chunked array of dates or levels."""
-        arrow = import_module("pyarrow")
-        if coder.column.kind == "date" and self._is(name) == "time":
-            moments = column.cast(arrow.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False)
-            return _float64(moments.cast("int64")) / MICROSECONDS_A_DAY
-        codes = [np.empty(0)]
-        for chunk in column.chunks:
-            known = chunk if arrow.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-            there = _texts(known.dictionary)
-            table = np.append(coder(there), np.nan)
-            places = known.indices.cast("int64").fill_null(len(there)).to_numpy(zero_copy_only=False)
-            if (bad := np.isinf(table[places])).any():
-                cell = quoted(there[places[int(bad.argmax())]])
-                raise DataError(
-                    f"{self._groups.name(group)}: {cell} in column {quoted(name)} is no date {DATES}; correct it."
-                )
-            codes.append(table[places])
-        return np.concatenate(codes)
+    def _makes(self, group: int) -> dict[str, Callable[[Any], Array]]:
+        """What makes numbers of each feature of a group."""
+        coders = {self.columns[place]: coder for place, coder in self.coders.items()}
+        where = self.groups.name(group)
+        return {name: partial(_coded, coders[name], where) if name in coders else _float64 for name in self.columns}
 
 
-def _texts(values: Any) -> list[str]:
-    """An array's values as a .csv would have them."""
-    return ["" if value is None else str(value) for value in values.to_pylist()]
+def _coded(coder: Coder, where: str, column: Any) -> Array:
+    """The codes of a chunked array of dates or levels."""
+    if coder.column.kind == "date" and sort_of(column.type) == "time":
+        moments = column.cast(import_module("pyarrow").timestamp("us", tz=getattr(column.type, "tz", None)), safe=False)
+        return _float64(moments.cast("int64")) / MICROSECONDS_A_DAY
+    codes = [np.empty(0)]
+    for values, places in _distinct(column):
+        texts = _as_texts(values)
+        found = np.append(coder(texts), np.nan)[places]  # the last one, -1, is missing
+        if (bad := np.isinf(found)).any():
+            cell = quoted(texts[places[int(bad.argmax())]])
+            raise DataError(f"{where}: {cell} in column {quoted(coder.column.name)} is no date {DATES}; correct it.")
+        codes.append(found)
+    return np.concatenate(codes)
+
+
+def _distinct(column: Any) -> list[tuple[list[Any], NDArray[Any]]]:
+    """Of each chunk its different values, and which of them each row has; -1 where it has none."""
+    parts = [chunk if hasattr(chunk, "dictionary") else chunk.dictionary_encode() for chunk in column.chunks]
+    places = (part.indices.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False) for part in parts)
+    return [(part.dictionary.to_pylist(), place) for part, place in zip(parts, places, strict=True)]
+
+
+def _texts(column: Any) -> list[str]:
+    """A column's values as a .csv would have them."""
+    return _as_texts(column.to_pylist())
+
+
+def _as_texts(values: list[Any]) -> list[str]:
+    return ["" if value is None else str(value) for value in values]
 
 
 def _float64(column: Any) -> Array:
@@ -294,39 +266,3 @@ def _transpose(columns: list[Array], start: int, x: Array) -> None:
         piece = x[first : first + count]
         for column, values in enumerate(columns):
             piece[:, column] = values[start + first : start + first + len(piece)]
-
-
-def read_table(
-    places: Places, choose: Callable[[list[str]], Chosen], in_memory: bool | None, asked: Columns, fitted: bool
-) -> Content:
-    """The columns that are chosen by name, in memory or left in their files."""
-    file = TableFile(places)
-    check_names(file.names, file.name)
-    chosen = choose(file.names)
-    encoding, label = file.choose(chosen, asked, fitted), chosen.label
-    targets = (lambda: (np.empty(0), ())) if label is None else file.labels(file.names[label])
-    filled = encoding is not None and encoding.missing != "error"
-    x: Any
-    if file.shape[0] == 0 or read_whole(file.shape, in_memory, file.name):
-        x = file.whole()
-        bad = np.isinf(x) if filled else ~np.isfinite(x)
-        reading.refuse(bad, x, file.place, FINITE if fitted or np.isinf(x).any() else FILLED)
-    else:
-        rows = max(1, GROUP // file.shape[1])
-        if file.grain > rows:
-            way = f"write at most {rows:,} together, or set data.in_memory=true if the memory can hold them all"
-            raise DataError(f"{file.name} has {file.grain:,} rows in one group, too many to be read in blocks; {way}.")
-        x = Features(file)
-        check_finite(file, FINITE if fitted else FILLED, filled)
-    if fitted:
-        warn_of_new(file.name, file.coders)
-    return Content(
-        x,
-        tuple(file.columns),
-        None,
-        targets,
-        None if label is None else file.names[label],
-        None if chosen.id is None else file.texts(file.names[chosen.id]),
-        None if chosen.weight is None else file.weights(file.names[chosen.weight]),
-        encoding,
-    )

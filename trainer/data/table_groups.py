@@ -1,8 +1,7 @@
 """The row groups of Parquet and Arrow files, numbered through all that are read as one; needs pyarrow, an extra."""
 
-import os
-from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
 from threading import Lock
@@ -14,6 +13,27 @@ from trainer.data.reading import check_names, damage, quoted, readable, stamp
 from trainer.errors import ConfigError, DataError, shown
 
 OPEN = 8  # files that stay open: each holds a descriptor, and what its end says of its row groups
+
+
+class Latest:
+    """What a function makes of a number, kept of those asked for last; a copy in another process makes it anew."""
+
+    def __init__(self, make: Callable[[int], Any], most: int) -> None:
+        self.make, self.most = make, most
+        self._lock = Lock()
+        self.kept: OrderedDict[int, Any] = OrderedDict()
+
+    def __call__(self, number: int) -> Any:
+        with self._lock:
+            if number not in self.kept:
+                while len(self.kept) >= self.most:
+                    self.kept.popitem(last=False)
+                self.kept[number] = self.make(number)
+            self.kept.move_to_end(number)
+            return self.kept[number]
+
+    def __reduce__(self) -> tuple[type["Latest"], tuple[Any, ...]]:
+        return Latest, (self.make, self.most)
 
 
 class Groups:
@@ -28,11 +48,11 @@ class Groups:
     def __init__(self, places: Places) -> None:
         self.files = places.files
         self._parquet = places.kind == ".parquet"
-        self._paths = [path if remote.is_remote(path) else os.path.abspath(path) for path in places.paths]
+        self._paths = [*map(remote.lasting, places.paths)]
         self._stamps: list[tuple[int, ...]] = []
-        self._begin()
+        self.open = Latest(self._opened, OPEN)
         self.counts: list[int] = []
-        self._first: list[int] = []  # group of each file
+        self._where: list[tuple[int, int]] = []  # of each group its file, and its place there
         try:
             for number in range(len(self.files)):
                 with self._damage(number):
@@ -49,10 +69,11 @@ class Groups:
 
     def _add(self, number: int) -> None:
         """The groups of one more file, whose columns are to be those of the first."""
-        place, file = self.files[number], self._file(number)
+        place, file = self.files[number], self.open(number)
         names, types = all_columns(place, file.schema.names), [*file.schema.types, *[None] * len(place.keys)]
-        self._first.append(len(self.counts))
-        self.counts += file.counts()
+        counts = file.counts()
+        self.counts += counts
+        self._where += [(number, group) for group in range(len(counts))]
         if number == 0:
             self.names, self._types = names, types
             return
@@ -69,14 +90,15 @@ class Groups:
                     f"{str(known)[:40]} in the one and {str(kind)[:40]} in the other; write it alike in all files."
                 )
 
-    def read(self, group: int, names: list[str]) -> list[Any]:
-        """These columns of a group as chunked arrays."""
-        number = self.number(group)
+    def read(self, group: int, wanted: Mapping[str, Callable[[Any], Any]]) -> list[Any]:
+        """What these functions make of columns of a group, which are chunked arrays."""
+        number, there = self._where[group]
         keys = self.files[number].keys
-        with self._lock, self._damage(number):
-            own = [name for name in names if name not in keys]
-            columns = dict(zip(own, self._file(number).read(group - self._first[number], own), strict=True))
-            return [self._typed(name, columns.get(name), keys, self.counts[group]) for name in names]
+        with self._damage(number):
+            own = [name for name in wanted if name not in keys]
+            columns = dict(zip(own, self.open(number).read(there, own), strict=True))
+            rows = self.counts[group]
+            return [make(self._typed(name, columns.get(name), keys, rows)) for name, make in wanted.items()]
 
     def _typed(self, name: str, column: Any, keys: Any, rows: int) -> Any:
         """A column of which a file may have no value, or that its folder stands for."""
@@ -88,52 +110,28 @@ class Groups:
             return arrow.chunked_array([arrow.nulls(rows, kind)])
         return arrow.chunked_array([arrow.repeat(arrow.scalar(int(value) if str(kind) == "int64" else value), rows)])
 
-    def number(self, group: int) -> int:
-        """Which file a group is in."""
-        return bisect_right(self._first, group) - 1
-
     def name(self, group: int) -> str:
-        """That file in a message."""
-        return shown(self.files[self.number(group)].path)
+        """What a message calls the file that a group is in."""
+        return shown(self.files[self._where[group][0]].path)
 
     def first(self, group: int) -> int:
         """The first group of that file."""
-        return self._first[self.number(group)]
-
-    def damage(self, group: int) -> AbstractContextManager[None]:
-        """Makes one DataError of whatever a parser raises for damaged bytes of that file."""
-        return self._damage(self.number(group))
+        return group - self._where[group][1]
 
     def _damage(self, number: int) -> AbstractContextManager[None]:
         what = f" or no {'Parquet' if self._parquet else 'Arrow'} file"
         return damage(shown(self.files[number].path), what, "write it again with pyarrow")
 
-    def _file(self, number: int) -> "_Parquet | _Ipc":
-        """A file, opened again if need be; DataError where it is no longer what it was."""
-        if number not in self._open:
-            name, path = self.files[number].path, self._paths[number]
-            with readable(name):
-                now = stamp(path)
-            if number == len(self._stamps):
-                self._stamps.append(now)
-            elif now != self._stamps[number]:
-                raise DataError(f"{shown(name)} has changed while it was read; train again.")
-            while len(self._open) >= OPEN:
-                self._open.popitem(last=False)
-            self._open[number] = (_Parquet if self._parquet else _Ipc)(path)
-        self._open.move_to_end(number)
-        return self._open[number]
-
-    def _begin(self) -> None:
-        self._lock = Lock()
-        self._open: OrderedDict[int, _Parquet | _Ipc] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in ("_lock", "_open")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._begin()
+    def _opened(self, number: int) -> "_Parquet | _Ipc":
+        """A file; DataError where it is no longer what it was when it was opened first."""
+        name, path = self.files[number].path, self._paths[number]
+        with readable(name):
+            now = stamp(path)
+        if number == len(self._stamps):
+            self._stamps.append(now)
+        elif now != self._stamps[number]:
+            raise DataError(f"{shown(name)} has changed while it was read; train again.")
+        return (_Parquet if self._parquet else _Ipc)(path)
 
 
 class _Parquet:
@@ -167,11 +165,9 @@ class _Ipc:
 
     def counts(self) -> list[int]:
         """Of what is mapped only the batches' headers are looked at; a server gives one column of each with them."""
-        few = (
-            {"options": self._arrow.ipc.IpcReadOptions(included_fields=[0])} if self._away and len(self.schema) else {}
-        )
+        options = self._arrow.ipc.IpcReadOptions(included_fields=[0][: len(self.schema)])
         with self._source() if self._away else self._arrow.memory_map(self._path) as source:
-            file = self._arrow.ipc.open_file(source, **few)
+            file = self._arrow.ipc.open_file(source, options=options)
             return [file.get_batch(group).num_rows for group in range(file.num_record_batches)]
 
     def _source(self) -> Any:

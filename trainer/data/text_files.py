@@ -15,21 +15,19 @@ import numpy as np
 from trainer.arrays import Array
 from trainer.data import reading
 from trainer.data.columns import DELIMITERS, Chosen, Columns
-from trainer.data.doubts import WITH_COMMA, Doubt, Seen, refuse_doubts
-from trainer.data.encoding import DATES, Coder, is_missing, warn_of_new
+from trainer.data.doubts import WITH_COMMA, Doubt, Seen, look
+from trainer.data.encoding import DATES, Coder, is_missing, is_number, numbers, warn_of_new
 from trainer.data.places import Place, Places, all_columns, same_columns
 from trainer.data.reading import (
-    FILLED,
-    FINITE,
     NOT_FINITE,
     NUMBER,
-    NUMBER_BYTES,
     Content,
+    check_finite,
     check_names,
     listed,
+    no_labels,
     opened,
     quoted,
-    refuse,
     text_labels,
     text_weights,
 )
@@ -40,7 +38,7 @@ Row = tuple[int, list[str]]  # the line on which a row begins, and its fields
 Choose = Callable[[list[str]], Chosen]
 Header = Callable[[str, list[str], str], tuple[list[str], bool]]  # names of the columns, and whether they are a line
 
-BLOCK = 4096  # rows held as text at a time
+BLOCK = 512  # rows held as text at a time, as many as a cache holds of a table that is not wide
 
 
 class _Doubtful(Exception):
@@ -126,73 +124,62 @@ class TextFile:
         beside: dict[int, list[str]] = {
             place: [] for place in (chosen.label, chosen.id, chosen.weight) if place is not None
         }
-        while block := list(islice(rows, BLOCK)):
-            blocks.append(self._codes(block, columns, coders, strict))
-            lines.extend(line for line, _ in block)
-            for column, texts in beside.items():
-                texts += [row[column] for _, row in block]
+        for places, cells in _columns(rows, [*columns, *beside]):
+            blocks.append(self._codes(places, cells, columns, coders, strict))
+            lines.extend(places)
+            for texts, more in zip(beside.values(), cells[len(columns) :], strict=True):
+                texts += more
         x = np.concatenate(blocks)
-        bad = ~np.isfinite(x) if strict else np.isinf(x)
-        way = FINITE if self.fitted or np.isinf(x).any() else FILLED
-        refuse(bad, x, lambda row, column: self.at(lines[row], columns[column]), way)
+        check_finite(x, lambda row, column: self.at(lines[row], columns[column]), not self.fitted, not strict)
         if encoding is not None and not self.fitted:
             encoding = encoding.learnt(coders, x)
         warn_of_new(self.name, coders)
 
-        def at(column: int | None) -> Callable[[int], str]:
-            return lambda row: self.at(lines[row], column or 0)
+        def at(column: int) -> Callable[[int], str]:
+            return lambda row: self.at(lines[row], column)
 
-        def texts_of(column: int | None) -> list[str] | None:
-            return None if column is None else beside[column]
-
-        labels, shares = texts_of(chosen.label), texts_of(chosen.weight)
+        label, weight = chosen.label, chosen.weight
         return Content(
             x,
             tuple(names[column] for column in columns),
-            labels,
-            lambda: text_labels(labels or [], at(chosen.label)),
-            None if chosen.label is None else names[chosen.label],
-            texts_of(chosen.id),
-            None if shares is None else text_weights(shares, at(chosen.weight)),
+            no_labels if label is None else lambda: text_labels(beside[label], at(label)),
+            None if label is None else names[label],
+            None if chosen.id is None else beside[chosen.id],
+            lambda: None if weight is None else text_weights(beside[weight], at(weight)),
             encoding,
         )
 
-    def _codes(self, block: list[Row], columns: list[int], coders: Mapping[int, Coder], strict: bool) -> Array:
+    def _codes(
+        self,
+        lines: list[int],
+        cells: list[tuple[str, ...]],
+        columns: list[int],
+        coders: Mapping[int, Coder],
+        strict: bool,
+    ) -> Array:
         """The cells of the columns as codes (B,R)."""
-        if not coders and strict:
-            return _numbers(block, columns)
-        x = np.empty((len(block), len(columns)))
-        plain = [place for place in range(len(columns)) if place not in coders]
-        x[:, plain] = _numbers(block, [columns[place] for place in plain], strict)
-        for place, coder in coders.items():
-            cells = [row[columns[place]] for _, row in block]
-            codes = coder(cells)
-            for row in np.flatnonzero(~np.isfinite(codes)).tolist():
-                line, column = block[row][0], columns[place]
-                if np.isinf(codes[row]):
-                    name = f"{quoted(cells[row])} in column {quoted(self.names[column])}"
-                    raise DataError(f"{self.at(line, column)}: {name} is no date {DATES}; correct it.")
-                if strict:
-                    raise _Doubtful(line, column, cells[row])
-            x[:, place] = codes
+        x = np.empty((len(lines), len(columns)))
+        for place in range(len(columns)):
+            x[:, place] = coders.get(place, numbers)(cells[place])
+        for row, place in np.argwhere(~np.isfinite(x) if strict else np.isinf(x)):
+            line, column, cell = lines[row], columns[place], cells[place][row]
+            if place in coders and np.isinf(x[row, place]):
+                name = f"{quoted(cell)} in column {quoted(self.names[column])}"
+                raise DataError(f"{self.at(line, column)}: {name} is no date {DATES}; correct it.")
+            if place in coders or not is_number(cell):
+                raise _Doubtful(line, column, cell)
         return x
 
     def _look(self, chosen: Chosen) -> list[Seen]:
         """What the columns hold, or a DataError for those that are doubtful."""
-        seen = [Seen(self.names[column]) for column in chosen.features]
-        rows = self.rows()
-        while block := list(islice(rows, BLOCK)):
-            lines = [line for line, _ in block]
-            for one, column in zip(seen, chosen.features, strict=True):
-                one.add([row[column] for _, row in block], lines)
-        places = dict(zip(self.names, range(len(self.names)), strict=True))
+        names, places = [self.names[column] for column in chosen.features], chosen.features
+        blocks = _columns(self.rows(), places)
 
         def sentence(one: Doubt) -> str:
             (line, cell), name = one.at, one.seen.name
-            return f"{self.at(line, places[name])}: {quoted(cell)} in column {quoted(name)} {one.why}"
+            return f"{self.at(line, places[names.index(name)])}: {quoted(cell)} in column {quoted(name)} {one.why}"
 
-        refuse_doubts(self.name, seen, chosen.encoding, self.asked, sentence)
-        return seen
+        return look(self.name, names, blocks, chosen.encoding, self.asked, sentence)
 
 
 class _Unpacked(gzip.GzipFile):
@@ -237,6 +224,13 @@ def _rows(text: Iterable[str], path: str, mark: str) -> Iterator[Row]:
         raise DataError(f"{path}: {place}; {way}") from error
 
 
+def _columns(rows: Iterator[Row], wanted: Sequence[int]) -> Iterator[tuple[list[int], list[tuple[str, ...]]]]:
+    """The lines of some rows, and the cells of these columns in them."""
+    while block := list(islice(rows, BLOCK)):
+        columns = list(zip(*(row for _, row in block), strict=True))
+        yield [line for line, _ in block], [columns[column] for column in wanted]
+
+
 def header_of(
     header: bool | None, features: Sequence[str] | None, mark: str, fields: list[str], path: str
 ) -> tuple[list[str], bool]:
@@ -272,30 +266,6 @@ def header_of(
         raise DataError(f"{path}:1:{names.index('') + 1}: name the column or remove it (pandas: index=False).")
     check_names(names, f"{path}:1")
     return names, True
-
-
-def _numbers(block: list[Row], columns: list[int], strict: bool = True) -> Array:
-    """The cells of these columns as numbers (B,D), nan for what is missing; only if that fails are they looked at."""
-    cells = [row[column] for _, row in block for column in columns]
-    gone = [] if strict else [place for place, cell in enumerate(cells) if not cell[-1:].isdigit() and is_missing(cell)]
-    for place in gone:
-        cells[place] = "0"
-    if ",".join(cells).encode().translate(None, NUMBER_BYTES):  # float() also takes 1_000, nan, any script
-        _check_cells(block, columns, cells)
-    try:
-        values = np.fromiter(map(float, cells), np.float64, len(cells))
-    except ValueError:
-        _check_cells(block, columns, cells)
-        raise
-    values[gone] = np.nan
-    return values.reshape(len(block), len(columns))
-
-
-def _check_cells(block: list[Row], columns: list[int], cells: list[str]) -> None:
-    for place, cell in enumerate(cells):
-        if not (NUMBER.fullmatch(cell) or NOT_FINITE.fullmatch(cell)):
-            row, column = divmod(place, len(columns))
-            raise _Doubtful(block[row][0], columns[column], cell)
 
 
 def _wrong(cell: str) -> str:
