@@ -2,6 +2,7 @@
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,21 +18,21 @@ KILLS = 20 if os.environ.get("TRAINER_SLOW") == "1" else 2
 def test_workers_that_are_killed_change_no_bit(paths):  # noqa: F811
     engine, random = Dask(workers=2).connect(), np.random.default_rng()
     wanted = {name: digest(prepared(paths), name) for name in FITS}
-    killed, over = 0, threading.Event()
+    over = threading.Event()
 
     def killer():
-        nonlocal killed
-        while not over.wait(random.uniform(0, 1)):
-            there = pids(engine)
-            # Dask gives up a worker that dies while it is being started, and then there would soon be none.
-            if len(there) == 2 and killed < KILLS and not over.wait(random.uniform(0.5, 1)):
+        killed = 0
+        while killed < KILLS and not over.wait(random.uniform(0, 1)):
+            if there := pids(engine):
                 kill(int(random.choice(there)))
                 killed += 1
 
-    threading.Thread(target=killer, daemon=True).start()
-    try:
-        while killed < KILLS:
-            name = str(random.choice(list(FITS)))
-            assert digest(prepared(paths, engine), name) == wanted[name], name
-    finally:
-        over.set()
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(killer)
+        try:
+            while not killing.done():
+                name = str(random.choice(list(FITS)))
+                assert digest(prepared(paths, engine), name) == wanted[name], name
+        finally:
+            over.set()
+    killing.result()

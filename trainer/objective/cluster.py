@@ -79,8 +79,10 @@ def _connected(settings: Dask) -> "Cluster":
     log.setLevel(logging.CRITICAL)
     at: Any = settings.address
     if at is None:
-        # Or the scheduler, which is in this process, calls a worker that was killed for half a minute.
-        import_module("dask").config.set({"distributed.comm.timeouts.connect": ANSWER})
+        # Or the scheduler, which is in this process, calls a worker that was killed for half a minute; and one that is
+        # being started again just when that is asked, 15 s after it was killed before, is given up for good.
+        timeouts = {"distributed.comm.timeouts.connect": ANSWER, "distributed.deploy.lost-worker-timeout": "1000 days"}
+        import_module("dask").config.set(timeouts)
         alone = not current_process().daemon
         require(alone, "A job of a sweep starts no workers. Start some by dask worker, and give engine.address.")
         quiet = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # the port of its health check, then
