@@ -142,12 +142,12 @@ def against(x: Array, q: Array) -> Array:
 
 def side_by_side(v: Array) -> Array:
     """A stack (M,D,K) as the columns of one matrix (D,M K)."""
-    return np.moveaxis(v, 0, 1).reshape(v.shape[1], -1)
+    return v.swapaxes(0, 1).reshape(v.shape[1], -1)
 
 
 def apart(v: Array, number: int) -> Array:
     """Columns (D,M K) as a stack (M,D,K)."""
-    return np.moveaxis(v.reshape(len(v), number, -1), 1, 0)
+    return v.reshape(len(v), number, -1).swapaxes(0, 1)
 
 
 def predict(activation: Activation, w: Array, x: Array, threads: int = 1) -> Array:

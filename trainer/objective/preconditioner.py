@@ -239,7 +239,7 @@ class Whole:
 
     def __call__(self, g: Array) -> Array:
         g = g - g.mean(axis=-1, keepdims=True)  # the direction of all classes means nothing
-        columns = np.moveaxis(g, -1, -2).reshape(-1, g.shape[-1] * g.shape[-2]).T  # (K (D+1), M)
+        columns = g.mT.reshape(-1, g.shape[-1] * g.shape[-2]).T  # (K (D+1), M)
         d: Array = self.solve(columns).T.reshape(*g.shape[:-2], g.shape[-1], g.shape[-2]).mT
         d -= d.mean(axis=-1, keepdims=True)
         return d
