@@ -26,7 +26,6 @@ from trainer.data.columns import Columns
 from trainer.data.features import Features
 from trainer.data.places import Place, Places, find, is_pattern, natural
 from trainer.data.reading import (
-    GROUP,
     IN_PLACE,
     TEXTS,
     Classes,
@@ -34,6 +33,7 @@ from trainer.data.reading import (
     array_labels,
     check,
     check_finite,
+    check_groups,
     check_table,
     damage,
     opened,
@@ -68,10 +68,7 @@ class Layer:
 
     def left(self, dtype: Any) -> Features:
         """The same in their files, after a pass in search of such numbers."""
-        grain, most = self.file.grain, max(1, GROUP // self.file.shape[1])
-        if grain > most:
-            why = f"has {grain:,} rows in one group, too many to be read in blocks; write at most {most:,} together"
-            raise DataError(f"{shown(self.path)} {why}.")
+        check_groups(self.file, shown(self.path))
         check_finite(Features(self.file), self.file.place)
         return Features(self.file, dtype=dtype)
 

@@ -174,12 +174,18 @@ def taken(file: File, in_memory: bool | None, name: str, fillable: bool = False,
         shape = str(file.shape)[:60]
         raise DataError(f"{name} has the shape {shape}, as float64 more than {MAX_BYTES:,} bytes; {way}.")
     whole = whole or size == 0
-    if not whole and file.grain > (rows := max(1, GROUP // file.shape[1])):
-        way = f"write at most {rows:,} together, or set data.in_memory=true if the memory can hold them all"
-        raise DataError(f"{name} has {file.grain:,} rows in one group, too many to be read in blocks; {way}.")
+    if not whole:
+        check_groups(file, name, ", or set data.in_memory=true if the memory can hold them all")
     x = file.whole() if whole else Features(file)
     check_finite(x, file.place, fillable, filled)
     return x
+
+
+def check_groups(file: File, name: str, way: str = "") -> None:
+    """DataError where rows (N,D) that stay in their file can only be read too many at a time."""
+    if file.grain > (rows := max(1, GROUP // file.shape[1])):
+        why = f"has {file.grain:,} rows in one group, too many to be read in blocks; write at most {rows:,} together"
+        raise DataError(f"{name} {why}{way}.")
 
 
 def check_finite(x: Any, place: Callable[[int, int], str], fillable: bool = False, filled: bool = False) -> None:
