@@ -7,6 +7,7 @@ of the command line can do without.
 
 import math
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -305,9 +306,12 @@ def _generated(x: Any, y: Any, classes: int) -> Data:
     return Data(np.ascontiguousarray(x, np.float64), y.astype(np.intp), tuple(range(classes)), Numbered(x.shape[1]))
 
 
+@cache
 def _bundled(module: str, name: str) -> Data:
-    """A data set of a module's, under its own names."""
+    """A data set of a module's, under its own names; it is read once, since that takes longer than many a training."""
     bunch = getattr(import_module(module), name)()
     classes = tuple(name if isinstance(name, str) else int(name) for name in bunch.target_names.tolist())
-    x = np.ascontiguousarray(bunch.data, np.float64)
-    return Data(x, bunch.target.astype(np.intp), classes, tuple(map(str, bunch.feature_names)))
+    x, y = np.ascontiguousarray(bunch.data, np.float64), bunch.target.astype(np.intp)
+    for array in (x, y):  # which all that train on them share
+        array.setflags(write=False)
+    return Data(x, y, classes, tuple(map(str, bunch.feature_names)))
