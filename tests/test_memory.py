@@ -18,7 +18,7 @@ from trainer.chain.losses import CrossEntropy
 from trainer.chain.strategies import auto
 from trainer.commands.predict import predict
 from trainer.data.rows import Data, Numbered
-from trainer.data.sources import Blobs, Digits
+from trainer.data.sources import Blobs
 from trainer.errors import DataError, FileError
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2
@@ -190,7 +190,7 @@ def test_without_proc_it_is_what_is_built_in(tmp_path, monkeypatch):
     assert memory.available(tmp_path) == 8 * 4096
 
 
-@pytest.mark.parametrize(("source", "kept"), [(Digits(), False), (Blobs(), True)], ids=["digits", "blobs"])
+@pytest.mark.parametrize(("source", "kept"), [(Blobs(features=3), False), (Blobs(), True)], ids=["space", "plane"])
 def test_features_as_they_came_are_let_go_where_no_picture_needs_them(source, kept):
     seen = []
 
