@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -13,6 +14,7 @@ from trainer.chain.activations import Softmax
 from trainer.chain.losses import CrossEntropy, FenchelYoung
 from trainer.chain.strategies import auto
 from trainer.data.rows import Data, for_training
+from trainer.objective.conjugate_gradients import conjugate_gradients_of_each
 from trainer.objective.metrics import METRICS
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2, ElasticNet
@@ -182,6 +184,40 @@ def test_iterations_are_bounded_and_a_cell_that_needs_more_says_so():
     assert max(cell.iterations for cell in few.values()) == 1
     assert not all(cell.certified for cell in few.values())
     assert all(cell.certified for cell in cells_of(data, folds_of(data), by_c).values())
+
+
+def test_where_single_precision_says_no_more_a_stack_goes_on_in_double():
+    """Nearly separable classes with next to no penalty, whose E falls below the rounding long before its bound does."""
+    data = some_data(n=5000, features=30, seed=0, spread=0.0, offset=0.0, sharp=50.0)
+    path = [L2(strength) for strength in np.logspace(0, -8, 10)]
+    cells = cells_of(data, folds_of(data, 5), lambda total: path)
+    assert all(cell.certified for cell in cells.values())
+    assert max(cell.iterations for cell in cells.values()) <= 9
+
+
+def test_of_a_stack_only_what_is_not_done_is_multiplied():
+    random = np.random.default_rng(0)
+    roots = random.normal(size=(4, 12, 12))
+    hessians, g = roots @ roots.mT + np.eye(12), random.normal(size=(4, 12, 1))
+    eta, widths = np.array([0.9, 1e-10, 0.5, 0.9]), []
+
+    def hessian(models):
+        def product(d):
+            widths.append(len(d))
+            return hessians[models] @ d
+
+        return product
+
+    d, number = conjugate_gradients_of_each(hessian, lambda r: r, g, eta, 100)
+    assert number == len(widths) >= 12
+    assert widths == sorted(widths, reverse=True)
+    assert (widths[0], widths[-1]) == (4, 1)
+    for m in range(4):
+        alone, _ = conjugate_gradients_of_each(
+            lambda models, m=m: lambda d: hessians[m] @ d, lambda r: r, g[[m]], eta[[m]], 100
+        )
+        assert_allclose(d[m], alone[0], rtol=1e-9)
+        assert np.linalg.norm(hessians[m] @ d[m] + g[m]) <= 1.001 * eta[m] * np.linalg.norm(g[m])
 
 
 def test_folds_are_cut_into_stacks_that_fit(monkeypatch):

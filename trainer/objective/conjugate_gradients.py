@@ -43,30 +43,36 @@ def conjugate_gradients(
 
 
 def conjugate_gradients_of_each(
-    hessian: Callable[[Array], Array], precondition: Callable[[Array], Array], g: Array, eta: Array, most: int
+    hessian: Callable[[Array], Callable[[Array], Array]],
+    precondition: Callable[[Array], Array],
+    g: Array,
+    eta: Array,
+    most: int,
 ) -> tuple[Array, int]:
     """d (M,D+1,K) of a stack of convex problems, each to its own eta (M,) or after so many products; their number.
 
-    Those that are done wait for the others.
+    hessian(models) is the product for these of the stack, as numbers: once half of them are done, only the others are
+    multiplied.
     """
-    d, r, y = np.zeros_like(g), -g, precondition(g)
-    p = -y
-    gamma = first = dots(g, y)
-    on = first > 0
-    number = 0
-    while number < most:
+    d, y = np.zeros_like(g), precondition(g)
+    r, p, gamma = -g, -y, dots(g, y)
+    enough, number = eta**2 * gamma, 0
+    models, on = np.arange(len(g)), gamma > 0
+    product = hessian(models)
+    while on.any() and number < most:
+        if 2 * on.sum() <= len(on):
+            models, r, p, gamma, enough = (part[on] for part in (models, r, p, gamma, enough))
+            product, on = hessian(models), on[on]
         number += 1
-        hp = hessian(p)
+        hp = product(p)
         bend = dots(p, hp)
         on &= bend > 0
         step = np.where(on, gamma / np.where(on, bend, 1.0), 0.0)[:, None, None]
-        d += step * p
+        d[models] += step * p
         r = r - step * hp
         y = precondition(r)
         before, gamma = gamma, dots(r, y)
-        on &= gamma > eta**2 * first
-        if not on.any():
-            break
+        on &= gamma > enough
         p = y + (gamma / np.where(on, before, 1.0))[:, None, None] * p
     return d, number
 

@@ -9,7 +9,7 @@ leads down; what does not get on is left to the solvers of one model.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -159,8 +159,9 @@ def _approach(
             break
         eta = np.maximum(_eta(of_weights, aim.gap * here.value), np.minimum(away**0.4, ROUGHEST))
         d, number = _newton(stack, models, here, metric, np.where(on, eta, 1.0))
-        here, low = _lower(stack, models, here, np.where(on[:, None, None], d, 0.0))
-        able &= low
+        before, (here, low) = here, _lower(stack, models, here, np.where(on[:, None, None], d, 0.0))
+        fell = before.value - here.value > noise(1.0, np.float32) * here.value
+        able &= low & (fell | (stack.bounds(models, here, metric.mean)[0] < of_weights / 2))
         iterations += on
         products += number
     return here, iterations, products
@@ -175,7 +176,11 @@ def _eta(bound: Array, wanted: Array) -> Array:
 
 def _newton(stack: Stack, models: Models, here: Stacked, metric: Inverse, eta: Array) -> tuple[Array, int]:
     """d (M,D+1,K) that leaves the share eta (M,) of each gradient, zero where that overflows, and products it took."""
-    d, number = conjugate_gradients_of_each(stack.hessian(models, here), metric, here.g, eta, PRODUCTS)
+
+    def hessian(some: Array) -> Callable[[Array], Array]:
+        return stack.hessian(models.some(some), here.some(some))
+
+    d, number = conjugate_gradients_of_each(hessian, metric, here.g, eta, PRODUCTS)
     return np.where(np.isfinite(dots(d, d))[:, None, None], d, 0.0), number
 
 
