@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
 from trainer.errors import ConfigError, choose, listed, require, suggest
+from trainer.runs.text import grammar
 
 T = TypeVar("T")
 
@@ -45,10 +46,15 @@ def structured(path: str, cls: type[T], node: Mapping[str, Any]) -> T:
             value = float(value)
         # Stricter than OmegaConf's own rule, which reads '0.1' as a number and true as 1.
         if not isinstance(value, classes) or (isinstance(value, bool) and bool not in classes):
-            wanted = kind.__name__ if isinstance(kind, type) else str(kind)
-            hint = f" Write {inside}{key}=[{value}]." if list in classes else ""
-            got = f"{value!r} of type {type(value).__name__}"
-            raise ConfigError(f"{inside}{key} must be of type {wanted}, got {got}.{hint}")
+            wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+            got, default = f"{value!r} of type {type(value).__name__}", known[key].default
+            way = "" if default is MISSING else f" Leave it out for {grammar(default)}."
+            way = (
+                f" Write {inside}{key}=[{value}]."
+                if list in classes and value and not isinstance(value, Mapping)
+                else way
+            )
+            raise ConfigError(f"{inside}{key} must be of type {wanted}, got {got}.{way}")
         values[key] = value
     return cls(**values)
 
