@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -99,3 +100,10 @@ def test_a_run_on_blobs_loads_neither_scikit_learn_nor_what_draws():
     code = f"import trainer.commands.train as train; train.main([{words}])"
     with tempfile.TemporaryDirectory() as folder:
         assert not {"scipy", "sklearn", "matplotlib"} & loaded(code, folder)
+
+
+def test_the_mutation_run_names_what_is_there():
+    given = tomllib.loads((ROOT.parent / "tests" / "mutation.toml").read_text())["cosmic-ray"]
+    named = [*given["module-path"], *(word for word in given["test-command"].split() if "/" in word)]
+    assert len(named) > 1
+    assert not [name for name in named if not (ROOT.parent / name).exists()]
