@@ -19,6 +19,7 @@ from trainer.objective.metrics import METRICS
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2, ElasticNet
 from trainer.objective.problem import Problem
+from trainer.objective.stack import Models, Stack
 from trainer.optimizers import Auto, Newton
 from trainer.optimizers.cross_validation import Fold, _Search, cross_validate, training_rows
 from trainer.optimizers.stacked import along
@@ -122,7 +123,28 @@ def test_no_cell_is_further_from_its_minimum_than_it_says(case, pair, intercept)
         problem = Problem(replace(objective, penalty=cell.penalty), training_rows(data, folds[f]))
         value = problem.certify(cell.w).value
         assert cell.certified
+        assert cell.proof.value == pytest.approx(value, rel=1e-12)
         assert value - minimum(problem, cell.w) <= cell.proof.gap * value + 1e-13 * value
+
+
+@pytest.mark.parametrize("case", ["plain", "far from zero", "rare class", "sparse"])
+def test_what_is_settled_is_said_of_the_biases_that_are_given(case):
+    data = some_data(seed=4, **CASES[case])
+    objective, random = Objective(Softmax(), CrossEntropy(), auto, L2(1.0)), np.random.default_rng(0)
+    weights = random.integers(0, 3, size=(2, len(data))).astype(float)
+    stack = Stack(objective, data, weights, weights.sum(axis=1), most=2)
+    models = Models(np.array([0, 1]), np.array([0.1, 0.01]))
+    v = random.normal(size=(2, data.x.shape[1] + 1, 3))
+    near, centre = stack.at(models, v), np.zeros(data.x.shape[1])
+    here = stack.settled(models, near, enough=1e-9)
+    of_weights, of_biases = stack.bounds(models, here, centre)
+    assert (here.v[:, :-1] == v[:, :-1]).all()
+    assert (of_biases <= stack.bounds(models, near, centre)[1] / 10).all()
+    for m, strength in enumerate(models.strength):
+        problem = Problem(replace(objective, penalty=L2(strength)), replace(data, weight=weights[m]))
+        proof = problem.certify(stack.exact.leave(here.v[m]))
+        assert here.value[m] == pytest.approx(proof.value, rel=1e-12)
+        assert of_weights[m] + of_biases[m] >= 0.99 * (here.value[m] - minimum(problem, stack.exact.leave(here.v[m])))
 
 
 @pytest.mark.parametrize("kind", [L1, lambda strength: ElasticNet(strength, 0.3)])

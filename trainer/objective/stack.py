@@ -24,7 +24,7 @@ from trainer.objective.row_hessian import prediction_of_slope, row_hessian_of_sl
 from trainer.objective.view import Sample, View
 
 ALONE = 1 << 18  # scores of a step that are not worth a second thread: half of it is numpy's own
-STEPS = 6  # to the best biases
+STEPS = 5  # to the best biases
 
 
 class Models(NamedTuple):
@@ -120,10 +120,11 @@ class Stack:
             return (view.against(block, _columns(weight[..., None] * rows[block.number].dl_dz)),)
 
         with np.errstate(all="ignore"):
-            for _ in range(STEPS):
+            for step in range(1 + STEPS):
                 loss, slope, rows = sums.map_sum(of_block)
                 slope *= view.intercept / total[:, None]
-                if not (np.abs(slope).sum(axis=1) * _way(v[:, -1]) > enough * loss / total).any():
+                far = np.abs(slope).sum(axis=1) * _way(v[:, -1]) > enough * loss / total
+                if step == STEPS or not far.any():
                     break
                 shift = _shift(curvature, slope)
                 v[:, -1] += shift
