@@ -1,11 +1,8 @@
-"""Sparse output activations: sparsemax and entmax, whose rows sum to one and may hold exact zeros.
-
-Both are a = argmax over the simplex of <a, z> - Omega(a) and differ in Omega; alpha = 1 would be softmax.
-"""
+"""Sparse output activations: entmax, and sparsemax, which is entmax of alpha = 2; rows may hold exact zeros."""
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from trainer.arrays import Array, namespace
 from trainer.chain.activations.base import diagonal
@@ -13,20 +10,6 @@ from trainer.chain.activations.softmax import Softmax
 from trainer.errors import require
 
 HALVINGS = 60  # of a bracket of width one at most: the threshold is then exact to rounding
-
-
-def _thresholded(z: Array, alpha: float) -> Array:
-    """[(alpha-1) z - tau]_+ ^ (1/(alpha-1)) with row sums one (N,K), tau by sorting (alpha 1.5, 2) or by bisection."""
-    xp = namespace(z)
-    u = (alpha - 1) * (z - xp.max(z, axis=-1, keepdims=True))  # <= 0; nothing changes, and tau lies in [-1, 0)
-    if alpha == 2:
-        tau = _sparsemax_threshold(u)
-    elif alpha == 1.5:
-        tau = _entmax15_threshold(u)
-    else:
-        tau = _bisected_threshold(u, 1 / (alpha - 1))
-    a = xp.where(u > tau, u - tau, 0.0) ** (1 / (alpha - 1))
-    return a / xp.sum(a, axis=-1, keepdims=True)  # takes away what rounding left in the sum
 
 
 def _descending(u: Array) -> tuple[Array, Array]:
@@ -75,21 +58,62 @@ def _bisected_threshold(u: Array, power: float) -> Array:
     return low
 
 
-def _sparse_vjp(q: Array, dl_da: Array) -> Array:
-    """(diag q - q q^T / sum q) g, which is symmetric."""
-    xp = namespace(q)
-    mean = xp.sum(q * dl_da, axis=-1, keepdims=True) / xp.sum(q, axis=-1, keepdims=True)
-    return q * (dl_da - mean)
+class _Entmax(Protocol):
+    """a = argmax over the simplex of <a, z> - Omega(a), Omega(a) = (sum a^alpha - 1) / (alpha (alpha-1)).
 
+    Omega is Tsallis' entropy with its sign turned. With q = a^(2-alpha) on the support, da_dz = diag q - q q^T / sum q,
+    which is symmetric.
+    """
 
-def _sparse_jacobian(q: Array) -> Array:
-    """diag q - q q^T / sum q  (N,K,K)."""
-    share = q / namespace(q).sum(q, axis=-1, keepdims=True)
-    return diagonal(q) - q[..., :, None] * share[..., None, :]
+    range: ClassVar[str] = "sparse_simplex"
+    shift_invariant: ClassVar[bool] = True
+    saturates: ClassVar[bool] = True
+
+    @property
+    def alpha(self) -> float:
+        """At least one, where a is softmax(z)."""
+
+    @property
+    def kinked(self) -> bool:
+        """Whether da_dz jumps: from alpha = 2 on, which is sparsemax."""
+        return self.alpha >= 2
+
+    def __call__(self, z: Array) -> Array:
+        if self.alpha == 1:
+            return Softmax()(z)
+        xp, power = namespace(z), 1 / (self.alpha - 1)
+        u = (self.alpha - 1) * (z - xp.max(z, axis=-1, keepdims=True))  # <= 0; nothing changes, and tau lies in [-1, 0)
+        if self.alpha == 2:
+            tau = _sparsemax_threshold(u)
+        elif self.alpha == 1.5:
+            tau = _entmax15_threshold(u)
+        else:
+            tau = _bisected_threshold(u, power)
+        a = xp.where(u > tau, u - tau, 0.0) ** power
+        return a / xp.sum(a, axis=-1, keepdims=True)  # takes away what rounding left in the sum
+
+    def _q(self, a: Array) -> tuple[Array, Array]:
+        """q (N,K) and its sum (N,1)."""
+        xp = namespace(a)
+        q = xp.where(a > 0, xp.where(a > 0, a, 1.0) ** (2 - self.alpha), 0.0)
+        return q, xp.sum(q, axis=-1, keepdims=True)
+
+    def jacobian(self, z: Array, a: Array) -> Array:
+        q, total = self._q(a)
+        return diagonal(q) - q[..., :, None] * (q / total)[..., None, :]
+
+    def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
+        q, total = self._q(a)
+        return q * (dl_da - namespace(a).sum(q * dl_da, axis=-1, keepdims=True) / total)
+
+    def omega(self, a: Array) -> Array:
+        if self.alpha == 1:
+            return Softmax().omega(a)
+        return (namespace(a).sum(a**self.alpha, axis=-1) - 1) / (self.alpha * (self.alpha - 1))
 
 
 @dataclass(frozen=True)
-class Sparsemax:
+class Sparsemax(_Entmax):
     """The Euclidean projection of z onto the simplex, a = (z - tau)_+  (Martins & Astudillo 2016).
 
     da_dz = diag b - b b^T / |S| with b = [a > 0]; at a kink, where a score meets tau, that is the derivative towards
@@ -100,65 +124,22 @@ class Sparsemax:
     """
 
     name: ClassVar[str] = "sparsemax"
-    range: ClassVar[str] = "sparse_simplex"
-    shift_invariant: ClassVar[bool] = True
-    saturates: ClassVar[bool] = True
-    kinked: ClassVar[bool] = True
-
-    def __call__(self, z: Array) -> Array:
-        return _thresholded(z, 2.0)
-
-    def jacobian(self, z: Array, a: Array) -> Array:
-        return _sparse_jacobian(namespace(a).astype(a > 0, a.dtype))
-
-    def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
-        return _sparse_vjp(namespace(a).astype(a > 0, a.dtype), dl_da)
-
-    def omega(self, a: Array) -> Array:
-        return (namespace(a).sum(a * a, axis=-1) - 1) / 2
+    alpha: ClassVar[float] = 2.0
 
 
 @dataclass(frozen=True)
-class Entmax:
+class Entmax(_Entmax):
     """a = [(alpha-1) z - tau]_+ ^ (1/(alpha-1)); alpha = 1 is softmax, 2 sparsemax  (Peters et al. 2019).
 
-    Omega(a) = (sum a^alpha - 1) / (alpha (alpha-1)), Tsallis' entropy with its sign turned; with q = a^(2-alpha) on the
-    support, da_dz = diag q - q q^T / sum q.  alpha >= 1.
+    tau makes the sum of a row one.  alpha >= 1.
 
     >>> Entmax()(np.array([2.0, 1.0, -1.0])).round(3)
     array([0.831, 0.169, 0.   ])
     """
 
     name: ClassVar[str] = "entmax"
-    range: ClassVar[str] = "sparse_simplex"
-    shift_invariant: ClassVar[bool] = True
-    saturates: ClassVar[bool] = True
     alpha: float = 1.5
 
     def __post_init__(self) -> None:
         ok = 1 <= self.alpha < math.inf
         require(ok, f"activation.alpha must be finite and at least 1, got {self.alpha}.")
-
-    @property
-    def kinked(self) -> bool:
-        """Whether da_dz jumps: from alpha = 2 on, which is sparsemax."""
-        return self.alpha >= 2
-
-    def __call__(self, z: Array) -> Array:
-        return Softmax()(z) if self.alpha == 1 else _thresholded(z, self.alpha)
-
-    def _q(self, a: Array) -> Array:
-        xp = namespace(a)
-        return xp.where(a > 0, xp.where(a > 0, a, 1.0) ** (2 - self.alpha), 0.0)
-
-    def jacobian(self, z: Array, a: Array) -> Array:
-        return _sparse_jacobian(self._q(a))
-
-    def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
-        return _sparse_vjp(self._q(a), dl_da)
-
-    def omega(self, a: Array) -> Array:
-        if self.alpha == 1:
-            return Softmax().omega(a)
-        power = namespace(a).sum(a**self.alpha, axis=-1)
-        return (power - 1) / (self.alpha * (self.alpha - 1))
