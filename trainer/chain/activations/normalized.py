@@ -13,6 +13,8 @@ from trainer.errors import require
 class _Normalized(Protocol):
     """softmax(u) at u = log f(z), for whatever f > 0: so the methods are those of softmax at u, times (log f)'(z)."""
 
+    range: ClassVar[str] = "simplex"
+
     def log_f(self, z: Array) -> Array:
         """log f(z) (N,K)."""
 
@@ -46,7 +48,6 @@ class Taylor(_Normalized):
     """
 
     name: ClassVar[str] = "taylor"
-    range: ClassVar[str] = "simplex"
 
     def log_f(self, z: Array) -> Array:
         return namespace(z).log1p(z * (1 + z / 2))
@@ -66,7 +67,6 @@ class Spherical(_Normalized):
     """
 
     name: ClassVar[str] = "spherical"
-    range: ClassVar[str] = "simplex"
     saturates: ClassVar[bool] = True
     start_scale: ClassVar[float] = 0.1  # at zero its derivative is zero, and no training would leave it
     epsilon: float = 0.01
@@ -91,7 +91,6 @@ class NormalizedSigmoid(_Normalized):
     """
 
     name: ClassVar[str] = "normalized_sigmoid"
-    range: ClassVar[str] = "simplex"
 
     def log_f(self, z: Array) -> Array:
         xp = namespace(z)

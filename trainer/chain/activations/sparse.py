@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from trainer.arrays import Array, namespace
-from trainer.chain.activations.base import diagonal
+from trainer.chain.activations.elementwise import diagonal
 from trainer.chain.activations.softmax import Softmax
 from trainer.errors import require
 
