@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from tests.conftest import PAIRS, pair_id
 from trainer.chain.activations import Identity, Softmax
 from trainer.chain.losses import CrossEntropy, SquaredError
-from trainer.chain.pairs import check_smooth
+from trainer.chain.pairs import check_solver
 from trainer.chain.strategies import auto
 from trainer.data.rows import Data
 from trainer.errors import ConfigError
@@ -115,7 +115,7 @@ def test_the_objective_never_rises_and_the_end_says_why():
 
 def smooth(pair):
     try:
-        check_smooth("fista", *pair)
+        check_solver("fista", *pair, "auto")
     except ConfigError:
         return False
     return True

@@ -319,4 +319,3 @@ FUSED |= {
 }
 
 LABELLED = (_softmax_ce, _log_softmax_nll)  # which also take the labels (N,) of one-hot rows
-PRECISE: dict[tuple[type[Activation], type[Loss]], GradientStrategy] = {(Softmax, CrossEntropy): precise}

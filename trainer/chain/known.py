@@ -75,18 +75,6 @@ def parts(*modules: ModuleType) -> dict[str, Any]:
     }
 
 
-def borrowed(part: Any) -> list[str]:
-    """The methods that a part must have and takes from a class that computes another function.
-
-    >>> class Half(Identity):
-    ...     __call__ = lambda self, z: z / 2
-    >>> borrowed(Half())
-    ['jacobian', 'vjp']
-    """
-    needed = ("jacobian", "vjp", "grad", "direct")
-    return [name for name in needed if hasattr(part, name) and not _own(part, name)]
-
-
 def _own(part: Any, name: str) -> bool:
     """Whether the name is defined in no class above the one that defines the function."""
     lineage = (part if isinstance(part, type) else type(part)).__mro__

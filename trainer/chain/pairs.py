@@ -7,15 +7,14 @@ Every conclusion is measured by tests/test_registry.py over the whole registry.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from trainer.arrays import Array
-from trainer.chain.activations import ACTIVATIONS, RANGES, Activation
-from trainer.chain.fused import PRECISE, GradientStrategy
-from trainer.chain.known import borrowed, has, known
-from trainer.chain.losses import LOSSES, TARGETS, Loss
+from trainer.chain.activations import ACTIVATIONS, RANGES, Activation, Softmax
+from trainer.chain.fused import GradientStrategy, precise
+from trainer.chain.known import has, known
+from trainer.chain.losses import LOSSES, TARGETS, CrossEntropy, Loss
 from trainer.chain.strategies import GRADIENTS, GradientChoice, fastest, has_strategy
 from trainer.errors import DataError, Incompatible, choose
 
@@ -29,57 +28,30 @@ PROPERTIES = {
 }
 
 
-@dataclass(frozen=True)
-class Pair:
-    """What is claimed of an allowed pair, with the default settings of both.
+def properties(activation: Activation, loss: Loss) -> list[str]:
+    """The names of what holds of an allowed pair, among PROPERTIES.
 
-    >>> pair = describe(Sigmoid(), MeanAbsoluteError())
-    >>> pair.strategies, pair.dead, pair.convex
-    (('fused', 'vjp', 'jacobian', 'loop', 'numeric'), False, False)
-    """
-
-    activation: str
-    loss: str
-    strategies: tuple[str, ...]
-    proper: bool
-    convex: bool
-    shift_invariant: bool
-    canonical: bool
-    dead: bool
-    kinked: bool
-
-    def properties(self) -> list[str]:
-        """The names of the properties that it has."""
-        return [name for name in PROPERTIES if getattr(self, name)]
-
-
-def describe(activation: Activation, loss: Loss) -> Pair:
-    """The registry's entry of an allowed pair.
-
-    >>> describe(Softmax(), CrossEntropy()).properties()
+    >>> properties(Softmax(), CrossEntropy())
     ['proper', 'convex', 'shift_invariant', 'canonical']
     """
-    return Pair(
-        activation.name,
-        loss.name,
-        tuple(name for name in GRADIENTS if name != "auto" and has_strategy(name, activation, loss)),
-        proper=known(loss, "proper"),  # behind whatever activation can reach the distribution
-        convex=convex(activation, loss),
-        shift_invariant=shift_invariant(activation, loss),
-        canonical=canonical(activation, loss),
-        dead=known(activation, "saturates") and known(loss, "bounded"),
-        kinked=kinked(activation, loss),
-    )
+    holds = {
+        "proper": known(loss, "proper"),  # behind whatever activation can reach the distribution
+        "convex": convex(activation, loss),
+        "shift_invariant": shift_invariant(activation, loss),
+        "canonical": canonical(activation, loss),
+        "dead": known(activation, "saturates") and known(loss, "bounded"),
+        "kinked": kinked(activation, loss),
+    }
+    return [name for name in PROPERTIES if holds[name]]
 
 
-def registry() -> list[Pair]:
-    """Every allowed pair, by activation.
+def registry() -> list[tuple[Activation, Loss]]:
+    """Every allowed pair, by activation, with the default settings of both.
 
-    >>> [pair.loss for pair in registry() if pair.activation == "log_softmax"]
+    >>> [loss.name for activation, loss in registry() if activation.name == "log_softmax"]
     ['nll']
     """
-    pairs = [(a, loss) for a in ACTIVATIONS.values() for loss in LOSSES.values() if allowed(a, loss)]
-    return [describe(activation(), loss()) for activation, loss in pairs]
+    return [(a(), loss()) for a in ACTIVATIONS.values() for loss in LOSSES.values() if allowed(a, loss)]
 
 
 def allowed(activation: type[Activation], loss: type[Loss]) -> bool:
@@ -213,21 +185,23 @@ def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
             f"Take loss={' or '.join(losses)}, or activation={' or '.join(activations)}."
         )
     if not has_strategy(gradient, activation, loss):
+        having = [f"{pair[0].name}+{pair[1].name}" for pair in registry() if has_strategy(gradient, *pair)]
         raise Incompatible(
             f"gradient={gradient} has no formula for activation={_called(activation, ACTIVATIONS)} with "
-            f"loss={_called(loss, LOSSES)}; "
-            f"it has one for: {', '.join(pairs_with(gradient))}. Use gradient={fastest(activation, loss)}."
+            f"loss={_called(loss, LOSSES)}; it has one for: {', '.join(having)}. "
+            f"Use gradient={fastest(activation, loss)}."
         )
     return fastest(activation, loss) if gradient == "auto" else gradient
 
 
 def _check_own(part: Activation | Loss) -> None:
     """Incompatible where a class computes a function of its own and takes the derivative of another one."""
-    methods = borrowed(part)
-    if methods:
-        of = next(cls.__name__ for cls in type(part).__mro__ if has(cls, methods[0]))
+    needed = ("jacobian", "vjp", "grad", "direct")
+    borrowed = [name for name in needed if hasattr(part, name) and not has(part, name)]
+    if borrowed:
+        of = next(cls.__name__ for cls in type(part).__mro__ if has(cls, borrowed[0]))
         raise Incompatible(
-            f"{type(part).__name__} computes another function than {of} and takes {' and '.join(methods)} from it, "
+            f"{type(part).__name__} computes another function than {of} and takes {' and '.join(borrowed)} from it, "
             f"which belong to the function of {of}. Define them in {type(part).__name__}, too."
         )
 
@@ -245,19 +219,20 @@ def strategy_of(activation: Activation, loss: Loss, choice: GradientChoice) -> t
     'fused'
     """
     strategy = check_pair(activation, loss, choose("gradient", GRADIENTS, choice.name))
-    types = type(activation), type(loss)
-    if choice.precise and not (strategy == "fused" and types in PRECISE):
+    if not choice.precise:
+        return strategy, GRADIENTS[strategy]
+    if strategy != "fused" or (type(activation), type(loss)) != (Softmax, CrossEntropy):
         raise Incompatible(
             f"gradient.precise=true is a form of fused for activation=softmax with loss=ce, not of {strategy} for "
             f"{activation.name} with {loss.name}. Leave it out; gradient=log is as precise wherever there is one."
         )
-    return strategy, PRECISE[types] if choice.precise else GRADIENTS[strategy]
+    return strategy, precise
 
 
-def check_smooth(optimizer: str, activation: Activation, loss: Loss, soft: bool = False) -> None:
-    """Incompatible where a solver, by its name, is to follow a gradient that jumps; on soft targets where they are.
+def check_solver(optimizer: str, activation: Activation, loss: Loss, gradient: str, soft: bool = False) -> None:
+    """Incompatible where the gradient that a solver, by its name, is to follow jumps (on soft targets) or is not exact.
 
-    >>> check_smooth("newton", Identity(), CrammerSinger())
+    >>> check_solver("newton", Identity(), CrammerSinger(), "auto")
     Traceback (most recent call last):
     trainer.errors.Incompatible: optimizer=newton needs a smooth loss, and the gradient of activation=identity ...
     """
@@ -267,15 +242,6 @@ def check_smooth(optimizer: str, activation: Activation, loss: Loss, soft: bool 
             f"optimizer={optimizer} needs a smooth loss, and the gradient of activation={activation.name} with "
             f"loss={loss.name} jumps{where}. Use optimizer=adam, or another pair: python -m trainer.pairs lists them."
         )
-
-
-def check_exact(optimizer: str, gradient: str) -> None:
-    """Incompatible where a solver, by its name, is to follow slopes that are known in part.
-
-    >>> check_exact("newton", "numeric")
-    Traceback (most recent call last):
-    trainer.errors.Incompatible: gradient=numeric is known to about 1e-10, and optimizer=newton needs exact slopes. ...
-    """
     if gradient == "numeric":
         raise Incompatible(
             f"gradient=numeric is known to about 1e-10, and optimizer={optimizer} needs exact slopes. "
@@ -304,12 +270,3 @@ def check_targets(loss: Loss, y: Array, smoothing: float = 0.0) -> None:
             f"loss={loss.name} is stated on {TARGETS[stated]}, which {what} are not. "
             f"Take labels without smoothing, or a loss for any rows: {others}."
         )
-
-
-def pairs_with(gradient: str) -> list[str]:
-    """The allowed pairs that have the strategy, as 'activation+loss'.
-
-    >>> pairs_with('log')[:3]
-    ['softmax+ce', 'softmax+kl', 'softmax+bce']
-    """
-    return [f"{pair.activation}+{pair.loss}" for pair in registry() if gradient in ("auto", *pair.strategies)]
