@@ -12,9 +12,8 @@ import numpy as np
 from trainer.arrays import Array, are_labels, as_type, namespace, others
 from trainer.chain.activations import Activation
 from trainer.chain.activations.elementwise import Identity, Sigmoid, Tanh
-from trainer.chain.activations.normalized import NormalizedSigmoid, Spherical, Taylor
+from trainer.chain.activations.simplex import Entmax, NormalizedSigmoid, Sparsemax, Spherical, Taylor
 from trainer.chain.activations.softmax import LogSoftmax, Softmax, shifted_exp, softmax_three_ways
-from trainer.chain.activations.sparse import Entmax, Sparsemax
 from trainer.chain.losses import Loss
 from trainer.chain.losses.distances import Brier, MeanAbsoluteError, SquaredError, residual
 from trainer.chain.losses.likelihoods import BinaryCrossEntropy, CrossEntropy, KullbackLeibler, NegativeLogLikelihood

@@ -63,9 +63,9 @@ def known(part: Any, claim: str) -> Any:
 def parts(*modules: ModuleType) -> dict[str, Any]:
     """The classes with a name that the modules define, in their order, by that name.
 
-    >>> import trainer.chain.activations.sparse
-    >>> list(parts(trainer.chain.activations.sparse))
-    ['sparsemax', 'entmax']
+    >>> import trainer.chain.activations.softmax
+    >>> list(parts(trainer.chain.activations.softmax))
+    ['softmax', 'log_softmax']
     """
     return {
         vars(cls)["name"]: cls

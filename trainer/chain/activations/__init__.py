@@ -8,18 +8,16 @@ A class with a ``name`` in one of these modules is in ACTIVATIONS.
 from typing import ClassVar, Protocol
 
 from trainer.arrays import Array
-from trainer.chain.activations import elementwise, normalized, softmax, sparse
+from trainer.chain.activations import elementwise, simplex, softmax
 from trainer.chain.activations.elementwise import Identity, Sigmoid, Tanh
-from trainer.chain.activations.normalized import NormalizedSigmoid, Spherical, Taylor
+from trainer.chain.activations.simplex import Entmax, NormalizedSigmoid, Sparsemax, Spherical, Taylor
 from trainer.chain.activations.softmax import LogSoftmax, Softmax
-from trainer.chain.activations.sparse import Entmax, Sparsemax
 from trainer.chain.known import parts
 
 __all__ = ["ACTIVATIONS", "RANGES", "Activation"]
 __all__ += ["Identity", "Sigmoid", "Tanh"]
-__all__ += ["NormalizedSigmoid", "Spherical", "Taylor"]
 __all__ += ["LogSoftmax", "Softmax"]
-__all__ += ["Entmax", "Sparsemax"]
+__all__ += ["Entmax", "NormalizedSigmoid", "Sparsemax", "Spherical", "Taylor"]
 
 RANGES = {
     "simplex": "rows of positive numbers that sum to one",
@@ -55,4 +53,4 @@ class Activation(Protocol):
         """dl_dz (N,K) with dl_dz[n,k] = sum_j dl_da[n,j] da_dz[n,j,k], without the tensor."""
 
 
-ACTIVATIONS: dict[str, type[Activation]] = parts(softmax, elementwise, sparse, normalized)
+ACTIVATIONS: dict[str, type[Activation]] = parts(softmax, elementwise, simplex)
