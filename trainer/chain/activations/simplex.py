@@ -12,37 +12,24 @@ from trainer.errors import require
 HALVINGS = 60  # of a bracket of width one at most: the threshold is then exact to rounding
 
 
-def _descending(u: Array) -> tuple[Array, Array]:
-    """u sorted from the largest (N,K), and the ranks 1..K (K,)."""
+def _sorted_threshold(u: Array, alpha: float) -> Array:
+    """tau (N,1) with sum (u - tau)_+^(1/(alpha-1)) = 1, from a threshold for each size that the support may have.
+
+    alpha = 2: a linear equation  (Martins & Astudillo 2016, alg. 1); 1.5: a quadratic one  (Peters et al. 2019).
+    """
     xp = namespace(u)
-    ranks = xp.arange(1, u.shape[-1] + 1, dtype=u.dtype, device=u.device)
-    return xp.flip(xp.sort(u, axis=-1), axis=-1), ranks
-
-
-def _at_last(values: Array, holds: Array) -> Array:
-    """The value (N,1) at the last rank for which the condition holds; it holds from the first rank to that one."""
-    xp = namespace(values)
-    last = xp.sum(xp.astype(holds, xp.int64), axis=-1, keepdims=True) - 1
-    return xp.take_along_axis(values, last, axis=-1)
-
-
-def _sparsemax_threshold(u: Array) -> Array:
-    """tau (N,1) with sum (u - tau)_+ = 1  (Martins & Astudillo 2016, alg. 1)."""
-    xp = namespace(u)
-    top, rank = _descending(u)
+    top = xp.flip(xp.sort(u, axis=-1), axis=-1)  # (N,K), from the largest
+    size = xp.arange(1, u.shape[-1] + 1, dtype=u.dtype, device=u.device)  # (K,)
     total = xp.cumulative_sum(top, axis=-1)
-    return _at_last((total - 1) / rank, rank * top > total - 1)
-
-
-def _entmax15_threshold(u: Array) -> Array:
-    """tau (N,1) with sum (u - tau)_+^2 = 1: a quadratic equation for each size of the support  (Peters et al. 2019)."""
-    xp = namespace(u)
-    top, rank = _descending(u)
-    mean = xp.cumulative_sum(top, axis=-1) / rank
-    spread = xp.cumulative_sum(top * top, axis=-1) - rank * mean * mean
-    inside = (1 - spread) / rank
-    tau = mean - xp.sqrt(xp.where(inside > 0, inside, 0.0))
-    return _at_last(tau, (inside > 0) & (tau <= top))
+    if alpha == 2:
+        tau, fits = (total - 1) / size, size * top > total - 1
+    else:
+        mean = total / size
+        inside = (1 - (xp.cumulative_sum(top * top, axis=-1) - size * mean * mean)) / size
+        tau = mean - xp.sqrt(xp.where(inside > 0, inside, 0.0))
+        fits = (inside > 0) & (tau <= top)
+    last = xp.sum(xp.astype(fits, xp.int64), axis=-1, keepdims=True) - 1  # all sizes up to that one fit
+    return xp.take_along_axis(tau, last, axis=-1)
 
 
 def _bisected_threshold(u: Array, power: float) -> Array:
@@ -83,12 +70,7 @@ class _Entmax(Protocol):
             return Softmax()(z)
         xp, power = namespace(z), 1 / (self.alpha - 1)
         u = (self.alpha - 1) * (z - xp.max(z, axis=-1, keepdims=True))  # <= 0; nothing changes, and tau lies in [-1, 0)
-        if self.alpha == 2:
-            tau = _sparsemax_threshold(u)
-        elif self.alpha == 1.5:
-            tau = _entmax15_threshold(u)
-        else:
-            tau = _bisected_threshold(u, power)
+        tau = _sorted_threshold(u, self.alpha) if self.alpha in (1.5, 2) else _bisected_threshold(u, power)
         a = xp.where(u > tau, u - tau, 0.0) ** power
         return a / xp.sum(a, axis=-1, keepdims=True)  # takes away what rounding left in the sum
 
