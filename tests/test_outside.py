@@ -19,9 +19,10 @@ from trainer import SoftmaxRegression
 from trainer.arrays import namespace
 from trainer.chain.activations import ACTIVATIONS, Sigmoid
 from trainer.chain.losses import LOSSES, CrossEntropy
-from trainer.chain.pairs import PROPERTIES, allowed, check_pair, properties
+from trainer.chain.pairs import PROPERTIES, allowed, properties
 from trainer.commands.check import check
 from trainer.errors import ConfigError
+from trainer.objective.refusals import check_pair
 from trainer.optimizers import OPTIMIZERS, Step
 from trainer.runs import checkpoint
 from trainer.runs.model import Model

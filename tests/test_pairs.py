@@ -10,17 +10,10 @@ from trainer.chain.activations import RANGES, Identity, LogSoftmax, Sigmoid, Sof
 from trainer.chain.fused import FUSED
 from trainer.chain.losses import LOSSES as LOSS_NAMES
 from trainer.chain.losses import CrossEntropy, FenchelYoung, NegativeLogLikelihood
-from trainer.chain.pairs import (
-    allowed,
-    canonical,
-    check_pair,
-    check_targets,
-    convex,
-    properties,
-    strategy_of,
-)
+from trainer.chain.pairs import allowed, canonical, convex, properties
 from trainer.chain.strategies import GradientChoice, auto, has_strategy, numeric
 from trainer.errors import ConfigError, DataError
+from trainer.objective.refusals import check_pair, check_targets, strategy_of
 
 
 def test_every_registered_part_is_in_the_lists_of_the_tests():

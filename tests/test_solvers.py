@@ -21,7 +21,7 @@ from trainer.chain.activations import ACTIVATIONS as ACTIVATION_NAMES
 from trainer.chain.activations import Softmax
 from trainer.chain.losses import LOSSES as LOSS_NAMES
 from trainer.chain.losses import Brier, CrossEntropy, MeanAbsoluteError
-from trainer.chain.pairs import allowed, check_solver, kinked, registry
+from trainer.chain.pairs import allowed, kinked, registry
 from trainer.chain.strategies import GRADIENTS, auto, fused
 from trainer.data.rows import Data, for_training
 from trainer.errors import ConfigError, Diverged
@@ -34,6 +34,7 @@ from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2, NoPenalty
 from trainer.objective.preconditioner import preconditioner
 from trainer.objective.problem import Problem
+from trainer.objective.refusals import check_solver
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.auto import Auto

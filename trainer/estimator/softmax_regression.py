@@ -23,7 +23,7 @@ from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, RANGES, Activation, NormalizedSigmoid
 from trainer.chain.known import has, known
 from trainer.chain.losses import LOSSES, Loss
-from trainer.chain.pairs import check_solver, check_targets, is_soft, shift_invariant, strategy_of
+from trainer.chain.pairs import shift_invariant
 from trainer.chain.strategies import GradientChoice
 from trainer.data.features import is_sparse
 from trainer.data.rows import Data, Numbered, Standardizer, for_training, split
@@ -51,6 +51,7 @@ from trainer.objective.device import device_of
 from trainer.objective.metrics import DISTRIBUTIONS, PROBABILITIES
 from trainer.objective.objective import Objective
 from trainer.objective.problem import Problem
+from trainer.objective.refusals import check_solver, check_targets, is_soft, strategy_of
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS, Optimizer
 from trainer.optimizers.fit import TrainState, proved, samples_a_step

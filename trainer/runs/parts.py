@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from trainer.chain.activations import ACTIVATIONS
 from trainer.chain.losses import LOSSES
-from trainer.chain.pairs import check_solver, strategy_of
 from trainer.chain.strategies import GradientChoice
 from trainer.data.rows import Source
 from trainer.data.sources import SOURCES
@@ -15,6 +14,7 @@ from trainer.objective.device import device_of
 from trainer.objective.metrics import Metric, choose_metrics
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import PENALTIES, Penalty, expand, strengths
+from trainer.objective.refusals import check_solver, strategy_of
 from trainer.objective.threads import available_cores
 from trainer.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from trainer.optimizers.choosing import check_cells
