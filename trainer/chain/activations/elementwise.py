@@ -3,28 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trainer.arrays import Array, namespace
-
-
-def diagonal(d: Array) -> Array:
-    """diag(d_n) for every row: (N,K) to (N,K,K).
-
-    >>> diagonal(np.array([[2.0, 3.0]]))
-    array([[[2., 0.],
-            [0., 3.]]])
-    """
-    xp = namespace(d)
-    return d[..., :, None] * xp.eye(d.shape[-1], dtype=d.dtype, device=d.device)
-
-
-def x_log_x(a: Array) -> Array:
-    """a log a, zero at zero.
-
-    >>> x_log_x(np.array([0.0, 1.0, np.e]))
-    array([0.        , 0.        , 2.71828183])
-    """
-    xp = namespace(a)
-    return xp.where(a > 0, a * xp.log(xp.where(a > 0, a, 1.0)), 0.0)
+from trainer.arrays import Array, diagonal, namespace, x_log_x
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from trainer.arrays import Array, namespace
-from trainer.chain.activations.elementwise import Sigmoid, diagonal
+from trainer.arrays import Array, diagonal, namespace
+from trainer.chain.activations.elementwise import Sigmoid
 from trainer.chain.activations.softmax import Softmax
 from trainer.errors import require
 

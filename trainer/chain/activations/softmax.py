@@ -5,8 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trainer.arrays import Array, are_ones, namespace, others
-from trainer.chain.activations.elementwise import diagonal, x_log_x
+from trainer.arrays import Array, are_ones, diagonal, namespace, others, x_log_x
 from trainer.errors import require
 
 

@@ -3,25 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from trainer.arrays import Array, namespace
-
-
-def row_sum(terms: Array) -> Array:
-    """The sum over the classes: (N,K) to (N,).
-
-    >>> row_sum(z)
-    array([2.])
-    """
-    return namespace(terms).sum(terms, axis=-1)
-
-
-def where(condition: Array, then: Array) -> Array:
-    """``then`` where the condition holds, else an exact zero.
-
-    >>> where(y > 0, y * z)
-    array([[2., 0., 0.]])
-    """
-    return namespace(then).where(condition, then, 0.0)
+from trainer.arrays import Array, namespace, row_sum
 
 
 def residual(a: Array, one_minus_a: Array, y: Array) -> Array:

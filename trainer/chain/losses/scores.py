@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from trainer.arrays import Array, namespace
-from trainer.chain.losses.distances import residual_log, row_sum, where
+from trainer.arrays import Array, namespace, row_sum, where
+from trainer.chain.losses.distances import residual_log
 from trainer.chain.losses.likelihoods import CrossEntropy
 from trainer.errors import require
 
