@@ -3,7 +3,6 @@
 A loss names the ranges that it is defined on and what it needs of an activation; a pair is allowed where both are met.
 What else is known of a pair follows from the claims that its parts make of themselves (see known.py).
 ``python -m trainer.pairs`` prints the table, with ``--markdown`` as docs/pairs.md has it.
-Every conclusion is measured by tests/test_registry.py over the whole registry.
 """
 
 from trainer.chain.activations import ACTIVATIONS, RANGES, Activation

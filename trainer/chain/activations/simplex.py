@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from trainer.arrays import Array, diagonal, namespace
+from trainer.arrays import Array, diagonal, namespace, row_sum, where
 from trainer.chain.activations.elementwise import Sigmoid
 from trainer.chain.activations.softmax import Softmax
 from trainer.errors import require
@@ -26,7 +26,7 @@ def _sorted_threshold(u: Array, alpha: float) -> Array:
     else:
         mean = total / size
         inside = (1 - (xp.cumulative_sum(top * top, axis=-1) - size * mean * mean)) / size
-        tau = mean - xp.sqrt(xp.where(inside > 0, inside, 0.0))
+        tau = mean - xp.sqrt(where(inside > 0, inside))
         fits = (inside > 0) & (tau <= top)
     last = xp.sum(xp.astype(fits, xp.int64), axis=-1, keepdims=True) - 1  # all sizes up to that one fit
     return xp.take_along_axis(tau, last, axis=-1)
@@ -40,7 +40,7 @@ def _bisected_threshold(u: Array, power: float) -> Array:
     for _ in range(HALVINGS):
         width /= 2
         middle = low + width
-        total = xp.sum(xp.where(u > middle, u - middle, 0.0) ** power, axis=-1, keepdims=True)
+        total = xp.sum(where(u > middle, u - middle) ** power, axis=-1, keepdims=True)
         low = xp.where(total >= 1, middle, low)
     return low
 
@@ -71,13 +71,13 @@ class _Entmax(Protocol):
         xp, power = namespace(z), 1 / (self.alpha - 1)
         u = (self.alpha - 1) * (z - xp.max(z, axis=-1, keepdims=True))  # <= 0; nothing changes, and tau lies in [-1, 0)
         tau = _sorted_threshold(u, self.alpha) if self.alpha in (1.5, 2) else _bisected_threshold(u, power)
-        a = xp.where(u > tau, u - tau, 0.0) ** power
+        a = where(u > tau, u - tau) ** power
         return a / xp.sum(a, axis=-1, keepdims=True)  # takes away what rounding left in the sum
 
     def _q(self, a: Array) -> tuple[Array, Array]:
         """q (N,K) and its sum (N,1)."""
         xp = namespace(a)
-        q = xp.where(a > 0, xp.where(a > 0, a, 1.0) ** (2 - self.alpha), 0.0)
+        q = where(a > 0, xp.where(a > 0, a, 1.0) ** (2 - self.alpha))
         return q, xp.sum(q, axis=-1, keepdims=True)
 
     def jacobian(self, z: Array, a: Array) -> Array:
@@ -91,7 +91,7 @@ class _Entmax(Protocol):
     def omega(self, a: Array) -> Array:
         if self.alpha == 1:
             return Softmax().omega(a)
-        return (namespace(a).sum(a**self.alpha, axis=-1) - 1) / (self.alpha * (self.alpha - 1))
+        return (row_sum(a**self.alpha) - 1) / (self.alpha * (self.alpha - 1))
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class NormalizedSigmoid(_Normalized):
 
     def log_f(self, z: Array) -> Array:
         xp = namespace(z)
-        return xp.where(z < 0, z, 0.0) - xp.log1p(xp.exp(-xp.abs(z)))
+        return where(z < 0, z) - xp.log1p(xp.exp(-xp.abs(z)))
 
     def slope(self, z: Array) -> Array:
         return Sigmoid()(-z)

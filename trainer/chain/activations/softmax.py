@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trainer.arrays import Array, are_ones, diagonal, namespace, others, x_log_x
+from trainer.arrays import Array, are_ones, diagonal, namespace, others, row_sum, x_log_x
 from trainer.errors import require
 
 
@@ -98,7 +98,7 @@ class Softmax:
         return top + xp.log1p(_shifted(z / self.temperature)[2][..., 0])
 
     def omega(self, a: Array) -> Array:
-        return self.temperature * namespace(a).sum(x_log_x(a), axis=-1)
+        return self.temperature * row_sum(x_log_x(a))
 
     def start(self, mean: Array) -> Array:
         """The scores (...,K), of the sum zero, whose prediction is the mean of the targets (...,K), up to its sum."""

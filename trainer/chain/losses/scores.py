@@ -32,7 +32,7 @@ class Focal:
         """rest^gamma (gamma a log a / rest - 1), where log a / rest tends to -1 as the rest 1 - a vanishes."""
         xp = namespace(a)
         ratio = xp.where(rest > 0, log_a / xp.where(rest > 0, rest, 1.0), -1.0)
-        log_times_a = xp.where(a > 0, a * ratio, 0.0)
+        log_times_a = where(a > 0, a * ratio)
         return rest**self.gamma * (self.gamma * log_times_a - 1)
 
     def value(self, a: Array, y: Array) -> Array:
