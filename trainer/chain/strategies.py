@@ -115,11 +115,11 @@ def around(activation: Activation, loss: Loss, z: Array, y: Array) -> tuple[Arra
     xp = namespace(z)
     size = xp.abs(z)
     step = STEP * xp.where(size > 1, size, 1.0)
-    columns = xp.arange(z.shape[-1], device=z.device)
-    shifts = [xp.where(columns == k, step, 0.0) for k in range(z.shape[-1])]
-    up, down = (
-        xp.stack([value(activation, loss, z + sign * shift, y) for shift in shifts], axis=-1) for sign in (1, -1)
-    )
+    ends = []
+    for k in range(z.shape[-1]):  # one at a time, as all at once are N K^2 numbers
+        shift = xp.where(xp.arange(z.shape[-1], device=z.device) == k, step, 0.0)
+        ends.append([value(activation, loss, z + sign * shift, y) for sign in (1, -1)])
+    up, down = (xp.stack(side, axis=-1) for side in zip(*ends, strict=True))
     return up, down, step
 
 
