@@ -78,8 +78,5 @@ def parts(*modules: ModuleType) -> dict[str, Any]:
 def _own(part: Any, name: str) -> bool:
     """Whether the name is defined in no class above the one that defines the function."""
     lineage = (part if isinstance(part, type) else type(part)).__mro__
-
-    def height(name: str) -> int:
-        return next((n for n, cls in enumerate(lineage) if name in vars(cls)), len(lineage))
-
-    return height(name) <= min(height("__call__"), height("value"), len(lineage) - 1)
+    defines = (n for n, cls in enumerate(lineage) if {"__call__", "value"} & vars(cls).keys())
+    return any(name in vars(cls) for cls in lineage[: next(defines, len(lineage)) + 1])
