@@ -106,7 +106,7 @@ class Softmax:
         z = self.temperature * xp.log(mean)
         return z - xp.mean(z, axis=-1, keepdims=True)
 
-    def row_hessian(self, a: Array, factor: Array | float = 1.0) -> Callable[[Array], Array]:
+    def row_hessian(self, a: Array, factor: Array | float) -> Callable[[Array], Array]:
         """u -> factor da_dz u (...,N,K) from the prediction alone, for a factor (...,N,1) or a number.
 
         With factor = s / T that is the Hessian of ce by the scores, whose dl_dz is (s a - y) / T.
