@@ -43,8 +43,7 @@ from threadpoolctl import threadpool_limits
 from trainer import SoftmaxRegression
 from trainer.chain.activations import Softmax
 from trainer.chain.losses import CrossEntropy
-from trainer.chain.pairs import strategy_of
-from trainer.chain.strategies import GradientChoice
+from trainer.chain.strategies import GradientChoice, fused
 from trainer.data.rows import Data
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L2
@@ -222,9 +221,7 @@ def work(connection: Connection, name: str) -> None:
     """Answers questions about a problem, in a process that may be ended while it is at one."""
     data = data_of(name)
     penalty = L2(strength=1 / (C * len(data)))
-    problem = Problem(
-        Objective(Softmax(), CrossEntropy(), strategy_of(Softmax(), CrossEntropy(), GRADIENT)[1], penalty, CORES), data
-    )
+    problem = Problem(Objective(Softmax(), CrossEntropy(), fused, penalty, CORES), data)
     connection.send(value(problem, np.zeros((data.x.shape[1] + 1, len(data.classes)))))
     while (question := connection.recv()) is not None:
         function, *arguments = question

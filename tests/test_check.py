@@ -5,13 +5,13 @@ import pytest
 
 from tests.conftest import PAIRS, targets
 from trainer.chain.activations import ACTIVATIONS, Identity, LogSoftmax, Softmax
-from trainer.chain.check import STRATEGIES, TOLERANCE, deviations, witnesses
 from trainer.chain.fused import LossGrad
 from trainer.chain.losses import LOSSES, CrossEntropy, NegativeLogLikelihood
 from trainer.chain.pairs import allowed
 from trainer.chain.strategies import GRADIENTS, has_strategy, jacobian, log, numeric, vjp
 from trainer.commands.check import batch, cells, check, main, table
 from trainer.errors import ConfigError
+from trainer.runs.callbacks.gradient_check import STRATEGIES, TOLERANCE, deviations, witnesses
 
 ALLOWED = [
     f"{activation.name}+{loss.name}"

@@ -35,7 +35,7 @@ from trainer import SoftmaxRegression
 from trainer.chain.activations import ACTIVATIONS as ACTIVATION_NAMES
 from trainer.chain.activations import NormalizedSigmoid, Softmax
 from trainer.chain.losses import LOSSES
-from trainer.chain.pairs import describe, registry
+from trainer.chain.pairs import canonical, convex, kinked, registry
 from trainer.chain.strategies import GradientChoice
 from trainer.data.rows import Standardizer
 from trainer.errors import ConfigError, DataError
@@ -76,10 +76,10 @@ def checked(activation="softmax", loss="ce", optimizer="auto", batch_size=None, 
 
 
 EVERY_PAIR = [
-    checked(pair.activation, pair.loss, optimizer)
+    checked(*(part.name for part in pair), optimizer)
     for pair in registry()
     for optimizer, cls in OPTIMIZERS.items()
-    if not (pair.kinked and cls.full_batch)
+    if not (kinked(*pair) and cls.full_batch)
 ]
 ONE_OF_A_KIND = [
     SoftmaxRegression(),
@@ -95,14 +95,14 @@ def excused(estimator):
     reached = ["check_classifiers_train", "check_class_weight_classifiers"]
     if estimator.batch_size == "auto" and not OPTIMIZERS[estimator.optimizer].full_batch:
         return dict.fromkeys(repeated, "repeated rows make other mini-batches")
-    pair = describe(ACTIVATION_NAMES[estimator.activation](), LOSSES[estimator.loss]())
-    if not pair.convex:
+    pair = ACTIVATION_NAMES[estimator.activation](), LOSSES[estimator.loss]()
+    if not convex(*pair):
         excuses = dict.fromkeys(repeated + reached, "there is more than one minimum, and some are poor")
         saturated = {"check_classifiers_multilabel_output_format_predict_proba": "scores run away, to sigmoids of one"}
         return excuses | (saturated if estimator.loss == "mae" else {})
     if isinstance(estimator.optimizer, Sgd):
         return dict.fromkeys(reached, "a step that is small enough for features of 100 does not get there")
-    if estimator.optimizer in ("lbfgs", "fista") or (estimator.optimizer == "auto" and not pair.canonical):
+    if estimator.optimizer in ("lbfgs", "fista") or (estimator.optimizer == "auto" and not canonical(*pair)):
         return dict.fromkeys(repeated, "it ends where E is that of the minimum to rounding: half of the digits of w")
     return {}
 

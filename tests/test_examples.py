@@ -16,6 +16,7 @@ def modules_of(room):
 
 
 MODULES = {name: room for room in ("chain", "optimizers", "estimator") for name in modules_of(f"trainer.{room}")}
+MODULES |= dict.fromkeys(("trainer.objective.refusals", "trainer.runs.callbacks.gradient_check"), "chain")  # its parts
 
 
 def run(name, known):

@@ -16,7 +16,6 @@ from trainer.chain.losses import (
     NegativeLogLikelihood,
     SquaredError,
 )
-from trainer.chain.pairs import check_pair
 from trainer.chain.strategies import (
     GRADIENTS,
     auto,
@@ -31,6 +30,7 @@ from trainer.chain.strategies import (
     vjp,
 )
 from trainer.errors import ConfigError
+from trainer.objective.refusals import check_pair
 
 ELSEWHERE = array_api_strict.Device("device1")  # what is made on another device cannot be combined with it
 CE, BCE, NLL, SQUARES = CrossEntropy(), BinaryCrossEntropy(), NegativeLogLikelihood(), SquaredError()

@@ -10,9 +10,10 @@ from trainer.chain.activations import RANGES, Identity, LogSoftmax, Sigmoid, Sof
 from trainer.chain.fused import FUSED
 from trainer.chain.losses import LOSSES as LOSS_NAMES
 from trainer.chain.losses import CrossEntropy, FenchelYoung, NegativeLogLikelihood
-from trainer.chain.pairs import allowed, canonical, check_pair, check_targets, convex, describe, pairs_with, strategy_of
-from trainer.chain.strategies import GRADIENTS, GradientChoice, auto, has_strategy, numeric
+from trainer.chain.pairs import allowed, canonical, convex, properties
+from trainer.chain.strategies import GradientChoice, auto, has_strategy, numeric
 from trainer.errors import ConfigError, DataError
+from trainer.objective.refusals import check_pair, check_targets, strategy_of
 
 
 def test_every_registered_part_is_in_the_lists_of_the_tests():
@@ -59,13 +60,6 @@ def test_sigmoid_with_ce_is_refused_because_its_rows_do_not_sum_to_one():
 def test_a_strategy_without_a_formula_names_the_pairs_that_have_one():
     with pytest.raises(ConfigError, match=r"gradient=log has no formula .* softmax\+ce.*Use gradient=fused"):
         check_pair(LogSoftmax(), NegativeLogLikelihood(), "log")
-
-
-@pytest.mark.parametrize("gradient", GRADIENTS)
-def test_the_pairs_named_for_a_strategy_have_it(gradient):
-    for text in pairs_with(gradient):
-        activation, loss = text.split("+")
-        assert has_strategy(gradient, ACTIVATION_NAMES[activation](), LOSS_NAMES[loss]())
 
 
 def test_auto_is_resolved_to_the_strategy_that_runs():
@@ -192,5 +186,5 @@ def test_of_a_part_that_claims_nothing_nothing_is_known():
     class Plain:
         name, range = "plain", "simplex"
 
-    assert describe(Plain(), CrossEntropy()).properties() == ["proper"]  # which ce is behind whatever activation
-    assert describe(Plain(), FenchelYoung()).properties() == ["proper", "convex", "canonical"]
+    assert properties(Plain(), CrossEntropy()) == ["proper"]  # which ce is behind whatever activation
+    assert properties(Plain(), FenchelYoung()) == ["proper", "convex", "canonical"]

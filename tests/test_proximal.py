@@ -10,13 +10,13 @@ from sklearn.linear_model import LogisticRegression
 from tests.conftest import PAIRS, pair_id
 from trainer.chain.activations import Identity, Softmax
 from trainer.chain.losses import CrossEntropy, SquaredError
-from trainer.chain.pairs import check_smooth
 from trainer.chain.strategies import auto
 from trainer.data.rows import Data
 from trainer.errors import ConfigError
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2, ElasticNet, NoPenalty, subgradient
 from trainer.objective.problem import Problem
+from trainer.objective.refusals import check_solver
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.fit import TrainState, fit
@@ -115,7 +115,7 @@ def test_the_objective_never_rises_and_the_end_says_why():
 
 def smooth(pair):
     try:
-        check_smooth("fista", *pair)
+        check_solver("fista", *pair, "auto")
     except ConfigError:
         return False
     return True

@@ -13,7 +13,6 @@ from numpy.testing import assert_array_equal
 from tests.conftest import PAIRS
 from trainer.chain.activations import Softmax
 from trainer.chain.losses import CrossEntropy
-from trainer.chain.pairs import strategy_of
 from trainer.chain.strategies import GradientChoice
 from trainer.data.features import Features
 from trainer.data.rows import Data
@@ -22,6 +21,7 @@ from trainer.objective import own_rows
 from trainer.objective.metrics import METRICS
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L2, NoPenalty
+from trainer.objective.refusals import strategy_of
 from trainer.optimizers import Adam, AdamW, Sgd, together
 from trainer.optimizers.fit import Report, TrainState, fit
 from trainer.optimizers.schedules import Constant, Cosine, StepDecay

@@ -105,3 +105,42 @@ def others(h: Array) -> Array:
     before = xp.concat([zero, xp.cumulative_sum(h[..., :-1], axis=-1)], axis=-1)
     after = xp.flip(xp.cumulative_sum(xp.flip(h[..., 1:], axis=-1), axis=-1), axis=-1)
     return before + xp.concat([after, zero], axis=-1)
+
+
+def row_sum(terms: Array) -> Array:
+    """The sum over the classes: (N,K) to (N,).
+
+    >>> row_sum(np.array([[2.0, 1.0, -1.0]]))
+    array([2.])
+    """
+    return namespace(terms).sum(terms, axis=-1)
+
+
+def where(condition: Array, then: Array) -> Array:
+    """``then`` where the condition holds, else an exact zero.
+
+    >>> where(np.array([True, False]), np.array([2.0, np.nan]))
+    array([2., 0.])
+    """
+    return namespace(then).where(condition, then, 0.0)
+
+
+def x_log_x(a: Array) -> Array:
+    """a log a, zero at zero.
+
+    >>> x_log_x(np.array([0.0, 1.0, np.e]))
+    array([0.        , 0.        , 2.71828183])
+    """
+    xp = namespace(a)
+    return xp.where(a > 0, a * xp.log(xp.where(a > 0, a, 1.0)), 0.0)
+
+
+def diagonal(d: Array) -> Array:
+    """diag(d_n) for every row: (N,K) to (N,K,K).
+
+    >>> diagonal(np.array([[2.0, 3.0]]))
+    array([[[2., 0.],
+            [0., 3.]]])
+    """
+    xp = namespace(d)
+    return d[..., :, None] * xp.eye(d.shape[-1], dtype=d.dtype, device=d.device)

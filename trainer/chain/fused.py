@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer.arrays import Array, are_labels, as_type, namespace, others
-from trainer.chain.activations.base import Activation
+from trainer.chain.activations import Activation
 from trainer.chain.activations.elementwise import Identity, Sigmoid, Tanh
-from trainer.chain.activations.normalized import NormalizedSigmoid, Spherical, Taylor
+from trainer.chain.activations.simplex import Entmax, NormalizedSigmoid, Sparsemax, Spherical, Taylor
 from trainer.chain.activations.softmax import LogSoftmax, Softmax, shifted_exp, softmax_three_ways
-from trainer.chain.activations.sparse import Entmax, Sparsemax
-from trainer.chain.losses.base import Loss, residual
-from trainer.chain.losses.distances import Brier, MeanAbsoluteError, SquaredError
+from trainer.chain.losses import Loss
+from trainer.chain.losses.distances import Brier, MeanAbsoluteError, SquaredError, residual
 from trainer.chain.losses.likelihoods import BinaryCrossEntropy, CrossEntropy, KullbackLeibler, NegativeLogLikelihood
 from trainer.chain.losses.margins import FenchelYoung
 from trainer.chain.losses.scores import Focal, GeneralizedCrossEntropy, Poly1, SphericalScore, Tsallis, ZLoss
@@ -319,4 +318,3 @@ FUSED |= {
 }
 
 LABELLED = (_softmax_ce, _log_softmax_nll)  # which also take the labels (N,) of one-hot rows
-PRECISE: dict[tuple[type[Activation], type[Loss]], GradientStrategy] = {(Softmax, CrossEntropy): precise}

@@ -63,9 +63,9 @@ def known(part: Any, claim: str) -> Any:
 def parts(*modules: ModuleType) -> dict[str, Any]:
     """The classes with a name that the modules define, in their order, by that name.
 
-    >>> import trainer.chain.activations.sparse
-    >>> list(parts(trainer.chain.activations.sparse))
-    ['sparsemax', 'entmax']
+    >>> import trainer.chain.activations.softmax
+    >>> list(parts(trainer.chain.activations.softmax))
+    ['softmax', 'log_softmax']
     """
     return {
         vars(cls)["name"]: cls
@@ -75,23 +75,8 @@ def parts(*modules: ModuleType) -> dict[str, Any]:
     }
 
 
-def borrowed(part: Any) -> list[str]:
-    """The methods that a part must have and takes from a class that computes another function.
-
-    >>> class Half(Identity):
-    ...     __call__ = lambda self, z: z / 2
-    >>> borrowed(Half())
-    ['jacobian', 'vjp']
-    """
-    needed = ("jacobian", "vjp", "grad", "direct")
-    return [name for name in needed if hasattr(part, name) and not _own(part, name)]
-
-
 def _own(part: Any, name: str) -> bool:
     """Whether the name is defined in no class above the one that defines the function."""
     lineage = (part if isinstance(part, type) else type(part)).__mro__
-
-    def height(name: str) -> int:
-        return next((n for n, cls in enumerate(lineage) if name in vars(cls)), len(lineage))
-
-    return height(name) <= min(height("__call__"), height("value"), len(lineage) - 1)
+    defines = (n for n, cls in enumerate(lineage) if {"__call__", "value"} & vars(cls).keys())
+    return any(name in vars(cls) for cls in lineage[: next(defines, len(lineage)) + 1])

@@ -1,23 +1,13 @@
-"""Rules of pairs: which activation goes with which loss, why not if not, the strategies, and what is known.
+"""Rules of pairs: which activation goes with which loss, why not if not, and what is known of the two.
 
 A loss names the ranges that it is defined on and what it needs of an activation; a pair is allowed where both are met.
 What else is known of a pair follows from the claims that its parts make of themselves (see known.py).
 ``python -m trainer.pairs`` prints the table, with ``--markdown`` as docs/pairs.md has it.
-Every conclusion is measured by tests/test_registry.py over the whole registry.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-import numpy as np
-
-from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, RANGES, Activation
-from trainer.chain.fused import PRECISE, GradientStrategy
-from trainer.chain.known import borrowed, has, known
-from trainer.chain.losses import LOSSES, TARGETS, Loss
-from trainer.chain.strategies import GRADIENTS, GradientChoice, fastest, has_strategy
-from trainer.errors import DataError, Incompatible, choose
+from trainer.chain.known import has, known
+from trainer.chain.losses import LOSSES, Loss
 
 PROPERTIES = {
     "proper": "the expected loss is smallest where a is the distribution that labels are drawn from",
@@ -29,57 +19,30 @@ PROPERTIES = {
 }
 
 
-@dataclass(frozen=True)
-class Pair:
-    """What is claimed of an allowed pair, with the default settings of both.
+def properties(activation: Activation, loss: Loss) -> list[str]:
+    """The names of what holds of an allowed pair, among PROPERTIES.
 
-    >>> pair = describe(Sigmoid(), MeanAbsoluteError())
-    >>> pair.strategies, pair.dead, pair.convex
-    (('fused', 'vjp', 'jacobian', 'loop', 'numeric'), False, False)
-    """
-
-    activation: str
-    loss: str
-    strategies: tuple[str, ...]
-    proper: bool
-    convex: bool
-    shift_invariant: bool
-    canonical: bool
-    dead: bool
-    kinked: bool
-
-    def properties(self) -> list[str]:
-        """The names of the properties that it has."""
-        return [name for name in PROPERTIES if getattr(self, name)]
-
-
-def describe(activation: Activation, loss: Loss) -> Pair:
-    """The registry's entry of an allowed pair.
-
-    >>> describe(Softmax(), CrossEntropy()).properties()
+    >>> properties(Softmax(), CrossEntropy())
     ['proper', 'convex', 'shift_invariant', 'canonical']
     """
-    return Pair(
-        activation.name,
-        loss.name,
-        tuple(name for name in GRADIENTS if name != "auto" and has_strategy(name, activation, loss)),
-        proper=known(loss, "proper"),  # behind whatever activation can reach the distribution
-        convex=convex(activation, loss),
-        shift_invariant=shift_invariant(activation, loss),
-        canonical=canonical(activation, loss),
-        dead=known(activation, "saturates") and known(loss, "bounded"),
-        kinked=kinked(activation, loss),
-    )
+    holds = {
+        "proper": known(loss, "proper"),  # behind whatever activation can reach the distribution
+        "convex": convex(activation, loss),
+        "shift_invariant": shift_invariant(activation, loss),
+        "canonical": canonical(activation, loss),
+        "dead": known(activation, "saturates") and known(loss, "bounded"),
+        "kinked": kinked(activation, loss),
+    }
+    return [name for name in PROPERTIES if holds[name]]
 
 
-def registry() -> list[Pair]:
-    """Every allowed pair, by activation.
+def registry() -> list[tuple[Activation, Loss]]:
+    """Every allowed pair, by activation, with the default settings of both.
 
-    >>> [pair.loss for pair in registry() if pair.activation == "log_softmax"]
+    >>> [loss.name for activation, loss in registry() if activation.name == "log_softmax"]
     ['nll']
     """
-    pairs = [(a, loss) for a in ACTIVATIONS.values() for loss in LOSSES.values() if allowed(a, loss)]
-    return [describe(activation(), loss()) for activation, loss in pairs]
+    return [(a(), loss()) for a in ACTIVATIONS.values() for loss in LOSSES.values() if allowed(a, loss)]
 
 
 def allowed(activation: type[Activation], loss: type[Loss]) -> bool:
@@ -162,15 +125,6 @@ def target_share(activation: Activation, loss: Loss) -> float:
     return 1.0 if known(loss, "entropy") == "own" else 1 / known(activation, "temperature")
 
 
-def is_soft(y: Array) -> bool:
-    """Whether target rows (N,K) hold numbers between zero and one; labels (N,) do not.
-
-    >>> is_soft(np.array([[0.9, 0.1]])), is_soft(np.eye(2)), is_soft(np.array([0, 1]))
-    (True, False, False)
-    """
-    return y.ndim == 2 and bool(((y > 0) & (y < 1)).any())
-
-
 def reason(activation: type[Activation], loss: type[Loss]) -> str:
     """Why a pair is not allowed; empty where it is.
 
@@ -192,124 +146,3 @@ def accepted(loss: type[Loss]) -> str:
     'rows of positive numbers that sum to one'
     """
     return " or ".join(RANGES[name] for name in RANGES if name in loss.accepts)
-
-
-def check_pair(activation: Activation, loss: Loss, gradient: str) -> str:
-    """The name of the strategy that will run (auto is resolved), or a ConfigError that says what to take instead.
-
-    >>> check_pair(Softmax(), CrossEntropy(), 'auto')
-    'fused'
-    """
-    for part in (activation, loss):
-        _check_own(part)
-    why = reason(type(activation), type(loss))
-    if why:
-        losses = [name for name, cls in LOSSES.items() if allowed(type(activation), cls)]
-        if activation.range == "sparse_simplex":
-            losses.sort(key=lambda name: known(LOSSES[name], "entropy") != "own")  # in the place of ce
-        activations = [name for name, cls in ACTIVATIONS.items() if allowed(cls, type(loss))]
-        raise Incompatible(
-            f"activation={activation.name} with loss={loss.name} makes no sense: {why}. "
-            f"Take loss={' or '.join(losses)}, or activation={' or '.join(activations)}."
-        )
-    if not has_strategy(gradient, activation, loss):
-        raise Incompatible(
-            f"gradient={gradient} has no formula for activation={_called(activation, ACTIVATIONS)} with "
-            f"loss={_called(loss, LOSSES)}; "
-            f"it has one for: {', '.join(pairs_with(gradient))}. Use gradient={fastest(activation, loss)}."
-        )
-    return fastest(activation, loss) if gradient == "auto" else gradient
-
-
-def _check_own(part: Activation | Loss) -> None:
-    """Incompatible where a class computes a function of its own and takes the derivative of another one."""
-    methods = borrowed(part)
-    if methods:
-        of = next(cls.__name__ for cls in type(part).__mro__ if has(cls, methods[0]))
-        raise Incompatible(
-            f"{type(part).__name__} computes another function than {of} and takes {' and '.join(methods)} from it, "
-            f"which belong to the function of {of}. Define them in {type(part).__name__}, too."
-        )
-
-
-def _called(part: Activation | Loss, registered: Mapping[str, type]) -> str:
-    """The name of a part, with that of its class where the name is known for another one."""
-    cls = type(part)
-    return part.name if registered.get(part.name, cls) is cls else f"{part.name} (of the class {cls.__name__})"
-
-
-def strategy_of(activation: Activation, loss: Loss, choice: GradientChoice) -> tuple[str, GradientStrategy]:
-    """The name of the strategy that will run and its function, in the form of the choice; ConfigError as check_pair.
-
-    >>> strategy_of(Softmax(), CrossEntropy(), GradientChoice("auto", precise=True))[0]
-    'fused'
-    """
-    strategy = check_pair(activation, loss, choose("gradient", GRADIENTS, choice.name))
-    types = type(activation), type(loss)
-    if choice.precise and not (strategy == "fused" and types in PRECISE):
-        raise Incompatible(
-            f"gradient.precise=true is a form of fused for activation=softmax with loss=ce, not of {strategy} for "
-            f"{activation.name} with {loss.name}. Leave it out; gradient=log is as precise wherever there is one."
-        )
-    return strategy, PRECISE[types] if choice.precise else GRADIENTS[strategy]
-
-
-def check_smooth(optimizer: str, activation: Activation, loss: Loss, soft: bool = False) -> None:
-    """Incompatible where a solver, by its name, is to follow a gradient that jumps; on soft targets where they are.
-
-    >>> check_smooth("newton", Identity(), CrammerSinger())
-    Traceback (most recent call last):
-    trainer.errors.Incompatible: optimizer=newton needs a smooth loss, and the gradient of activation=identity ...
-    """
-    if kinked(activation, loss, soft):
-        where = "" if kinked(activation, loss) else " on targets between zero and one, which smoothing makes"
-        raise Incompatible(
-            f"optimizer={optimizer} needs a smooth loss, and the gradient of activation={activation.name} with "
-            f"loss={loss.name} jumps{where}. Use optimizer=adam, or another pair: python -m trainer.pairs lists them."
-        )
-
-
-def check_exact(optimizer: str, gradient: str) -> None:
-    """Incompatible where a solver, by its name, is to follow slopes that are known in part.
-
-    >>> check_exact("newton", "numeric")
-    Traceback (most recent call last):
-    trainer.errors.Incompatible: gradient=numeric is known to about 1e-10, and optimizer=newton needs exact slopes. ...
-    """
-    if gradient == "numeric":
-        raise Incompatible(
-            f"gradient=numeric is known to about 1e-10, and optimizer={optimizer} needs exact slopes. "
-            "Use gradient=auto, or optimizer=sgd."
-        )
-
-
-def check_targets(loss: Loss, y: Array, smoothing: float = 0.0) -> None:
-    """DataError where labels (N,) or target rows (N,K), smoothed by epsilon, are not what the loss is stated on.
-
-    >>> check_targets(CrammerSinger(), np.array([[0.5, 0.5]]))
-    Traceback (most recent call last):
-    trainer.errors.DataError: loss=crammer_singer is stated on one-hot rows, which the target rows of the data are ...
-    """
-    rows, stated = y.ndim == 2, known(loss, "targets")
-    fits = {
-        "any": True,
-        "unit": not rows or bool((y <= 1).all()),
-        "simplex": not rows or bool(np.allclose(y.sum(axis=1), 1)),
-        "one_hot": smoothing == 0 and (not rows or bool((((y == 0) | (y == 1)).all(1) & (y.sum(axis=1) == 1)).all())),
-    }
-    if not fits[stated]:
-        others = ", ".join(name for name, cls in LOSSES.items() if known(cls, "targets") == "any")
-        what = f"label_smoothing={smoothing}" if smoothing else "the target rows of the data"
-        raise DataError(
-            f"loss={loss.name} is stated on {TARGETS[stated]}, which {what} are not. "
-            f"Take labels without smoothing, or a loss for any rows: {others}."
-        )
-
-
-def pairs_with(gradient: str) -> list[str]:
-    """The allowed pairs that have the strategy, as 'activation+loss'.
-
-    >>> pairs_with('log')[:3]
-    ['softmax+ce', 'softmax+kl', 'softmax+bce']
-    """
-    return [f"{pair.activation}+{pair.loss}" for pair in registry() if gradient in ("auto", *pair.strategies)]

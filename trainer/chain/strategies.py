@@ -101,16 +101,26 @@ def numeric(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:
     array([[ 0.5, -0.5]])
     """
     xp = namespace(z)
-    z64, y64 = xp.astype(z, xp.float64), xp.astype(y, xp.float64)
-    columns = []
-    for k in range(z.shape[-1]):
-        size = xp.abs(z64[..., k])
-        step = STEP * xp.where(size > 1, size, 1.0)  # (N,)
-        shift = xp.where(xp.arange(z.shape[-1], device=z.device) == k, step[..., None], 0.0)
-        up, down = (value(activation, loss, z64 + sign * shift, y64) for sign in (1, -1))
-        columns.append((up - down) / (2 * step))
-    dl_dz = xp.astype(xp.stack(columns, axis=-1), z.dtype)
-    return LossGrad(value(activation, loss, z, y), dl_dz)
+    up, down, step = around(activation, loss, xp.astype(z, xp.float64), xp.astype(y, xp.float64))
+    return LossGrad(value(activation, loss, z, y), xp.astype((up - down) / (2 * step), z.dtype))
+
+
+def around(activation: Activation, loss: Loss, z: Array, y: Array) -> tuple[Array, Array, Array]:
+    """The loss of each row after a step up and a step down along each score, and the step, (N,K) each.
+
+    >>> up, down, step = around(Identity(), SquaredError(), z, y)
+    >>> ((up - down) / (2 * step)).round(6)
+    array([[ 1.,  1., -1.]])
+    """
+    xp = namespace(z)
+    size = xp.abs(z)
+    step = STEP * xp.where(size > 1, size, 1.0)
+    ends = []
+    for k in range(z.shape[-1]):  # one at a time, as all at once are N K^2 numbers
+        shift = xp.where(xp.arange(z.shape[-1], device=z.device) == k, step, 0.0)
+        ends.append([value(activation, loss, z + sign * shift, y) for sign in (1, -1)])
+    up, down = (xp.stack(side, axis=-1) for side in zip(*ends, strict=True))
+    return up, down, step
 
 
 def fused(activation: Activation, loss: Loss, z: Array, y: Array) -> LossGrad:

@@ -10,12 +10,12 @@ import numpy as np
 
 from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, Activation
-from trainer.chain.check import FROM_A, STRATEGIES, TOLERANCE, deviation, reach_of
 from trainer.chain.known import known
 from trainer.chain.losses import LOSSES, Loss
 from trainer.chain.pairs import allowed
 from trainer.chain.strategies import GRADIENTS, has_strategy
 from trainer.errors import ConfigError
+from trainer.runs.callbacks.gradient_check import FROM_A, STRATEGIES, TOLERANCE, compare
 from trainer.runs.text import aligned
 
 APART = 1e-9  # two strategies from each other, at most
@@ -112,12 +112,10 @@ def check(pairs: list[tuple[Activation, Loss]], seed: int) -> Row:
     for activation, loss in pairs:
         z, y, extreme = batch(known(loss, "targets"), np.random.default_rng(seed))
         names = [name for name in STRATEGIES if has_strategy(name, activation, loss)]
-        with np.errstate(all="ignore"):
-            grads = {name: GRADIENTS[name](activation, loss, z, y).dl_dz for name in (*names, "numeric")}
-            reach = reach_of(activation, loss, z, y)
-            from_numeric = {name: deviation(grads, name, "numeric", reach) for name in names}
-            apart = {both: deviation(grads, *both, reach) for both in combinations(names, 2)}
-        lost = {name: ~np.isfinite(grads[name]).all(axis=1) for name in names}  # (N,) each
+        found = compare(activation, loss, z, y, {name: GRADIENTS[name] for name in (*names, "numeric")})
+        from_numeric = {name: found.deviation(name, "numeric") for name in names}
+        apart = {both: found.deviation(*both) for both in combinations(names, 2)}
+        lost = {name: ~np.isfinite(found.dl_dz[name]).all(axis=1) for name in names}  # (N,) each
         for name in names:
             row.from_numeric[name] = _worst(row.from_numeric.get(name, 0.0), from_numeric[name])
             row.lost[name] = row.lost.get(name, 0) + int((lost[name] & extreme).sum())
@@ -127,14 +125,14 @@ def check(pairs: list[tuple[Activation, Loss]], seed: int) -> Row:
         def fail(sentence: str, where: str = f"{activation!r} with {loss!r}") -> None:
             row.failures.append(f"{where}: {sentence}")
 
-        if reach.numeric[~extreme].mean() < 0.5:
+        if found.numeric[~extreme].mean() < 0.5:
             fail("central differences can be trusted on less than half of the ordinary rows.")
         wrong = {name: value for name, value in from_numeric.items() if not value <= TOLERANCE}
-        for name, found in wrong.items():
-            fail(f"{name} is {found:.0e} from central differences.")
-        for (one, other), found in apart.items():
-            if not (found <= APART or {one, other} & wrong.keys()):
-                fail(f"{one} is {found:.0e} from {other}.")
+        for name, off in wrong.items():
+            fail(f"{name} is {off:.0e} from central differences.")
+        for (one, other), off in apart.items():
+            if not (off <= APART or {one, other} & wrong.keys()):
+                fail(f"{one} is {off:.0e} from {other}.")
         for name in names:
             bad = lost[name] & ~_excused(name, activation, loss, z) if name not in FROM_A else lost[name] & ~extreme
             if bad.any():

@@ -19,10 +19,10 @@ from trainer.arrays import Array, one_hot
 from trainer.chain.activations import ACTIVATIONS, Activation
 from trainer.chain.fused import FUSED
 from trainer.chain.losses import LOSSES, Loss
-from trainer.chain.pairs import check_pair
 from trainer.chain.strategies import GRADIENTS, fastest
 from trainer.commands.composing import perform
 from trainer.errors import require
+from trainer.objective.refusals import check_pair
 from trainer.runs.config import read_settings
 from trainer.runs.outputs import shorter, write_whole, writing
 from trainer.runs.schema import build

@@ -23,7 +23,7 @@ from trainer.arrays import Array
 from trainer.chain.activations import ACTIVATIONS, RANGES, Activation, NormalizedSigmoid
 from trainer.chain.known import has, known
 from trainer.chain.losses import LOSSES, Loss
-from trainer.chain.pairs import check_exact, check_smooth, check_targets, is_soft, shift_invariant, strategy_of
+from trainer.chain.pairs import shift_invariant
 from trainer.chain.strategies import GradientChoice
 from trainer.data.features import is_sparse
 from trainer.data.rows import Data, Numbered, Standardizer, for_training, split
@@ -51,6 +51,7 @@ from trainer.objective.device import device_of
 from trainer.objective.metrics import DISTRIBUTIONS, PROBABILITIES
 from trainer.objective.objective import Objective
 from trainer.objective.problem import Problem
+from trainer.objective.refusals import check_solver, check_targets, is_soft, strategy_of
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS, Optimizer
 from trainer.optimizers.fit import TrainState, proved, samples_a_step
@@ -178,13 +179,13 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tol = max(self.tol, 16 * float(np.finfo(X.dtype).eps))  # no gradient is known more precisely than that
         optimizer = component("optimizer", OPTIMIZERS, self.optimizer, tol=tol)
         if optimizer.full_batch:
-            check_smooth(
+            check_solver(
                 optimizer.name,
                 component("activation", ACTIVATIONS, self.activation),
                 component("loss", LOSSES, self.loss),
+                self.gradient if isinstance(self.gradient, str) else self.gradient.name,
                 self.label_smoothing > 0 or is_soft(targets),
             )
-            check_exact(optimizer.name, self.gradient if isinstance(self.gradient, str) else self.gradient.name)
         data = data_of(X, targets, classes, self._names(X), sample_weight)
         alone = columns is not None and self._answers_alone()
         return _Given(data, classes, alone, optimizer, 1 if alone else 2)

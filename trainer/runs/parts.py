@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from trainer.chain.activations import ACTIVATIONS
 from trainer.chain.losses import LOSSES
-from trainer.chain.pairs import check_exact, check_smooth, strategy_of
 from trainer.chain.strategies import GradientChoice
 from trainer.data.rows import Source
 from trainer.data.sources import SOURCES
@@ -15,6 +14,7 @@ from trainer.objective.device import device_of
 from trainer.objective.metrics import Metric, choose_metrics
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import PENALTIES, Penalty, expand, strengths
+from trainer.objective.refusals import check_solver, strategy_of
 from trainer.objective.threads import available_cores
 from trainer.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from trainer.optimizers.choosing import check_cells
@@ -68,8 +68,7 @@ def assemble(settings: Settings) -> Parts:
     if asked is not None:
         check_cells(optimizer, activation, loss)
     if optimizer.full_batch:
-        check_smooth(optimizer.name, activation, loss, settings.label_smoothing > 0)
-        check_exact(optimizer.name, strategy)
+        check_solver(optimizer.name, activation, loss, strategy, settings.label_smoothing > 0)
     engine = build("engine", ENGINES, settings.engine)
     if isinstance(engine, Dask):
         named = settings.data["name"]

@@ -16,7 +16,6 @@ import numpy as np
 from trainer import __version__
 from trainer.arrays import Array
 from trainer.chain.known import known
-from trainer.chain.pairs import check_smooth, check_targets, is_soft
 from trainer.data.features import Features, living_on
 from trainer.data.places import name_of
 from trainer.data.remote import is_remote
@@ -27,6 +26,7 @@ from trainer.objective.blocks import predict
 from trainer.objective.certificate import Certificate
 from trainer.objective.cluster import Dask
 from trainer.objective.problem import Problem
+from trainer.objective.refusals import check_solver, check_targets, is_soft
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers.choosing import STEPS
 from trainer.optimizers.fit import TrainState, columns
@@ -252,7 +252,7 @@ def prepared(
         if part is not None:
             check_targets(parts.objective.loss, part.y, part.smoothing)
     if parts.optimizer.full_batch:
-        check_smooth(parts.optimizer.name, parts.objective.activation, parts.objective.loss, is_soft(data.train.y))
+        check_solver(parts.optimizer.name, *parts.objective.pair, parts.strategy, is_soft(data.train.y))
     if parts.batch_size is not None and parts.batch_size > len(data.train):
         warnings.warn(
             f"batch_size={parts.batch_size} is more than the {len(data.train)} training samples; all are used.",

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trainer.arrays import Array, namespace
-from trainer.chain.activations.base import diagonal, x_log_x
+from trainer.arrays import Array, diagonal, namespace, row_sum, x_log_x
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Sigmoid:
         return self._slope(z) * dl_da
 
     def omega(self, a: Array) -> Array:
-        return namespace(a).sum(x_log_x(a) + x_log_x(1 - a), axis=-1)
+        return row_sum(x_log_x(a) + x_log_x(1 - a))
 
 
 @dataclass(frozen=True)
@@ -85,4 +84,4 @@ class Identity:
         return dl_da
 
     def omega(self, a: Array) -> Array:
-        return namespace(a).sum(a * a, axis=-1) / 2
+        return row_sum(a * a) / 2

@@ -5,20 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trainer.arrays import Array, are_ones, namespace, others
-from trainer.chain.activations.base import diagonal, x_log_x
+from trainer.arrays import Array, are_ones, diagonal, namespace, others, row_sum, x_log_x
 from trainer.errors import require
-
-
-def _log_softmax(z: Array) -> Array:
-    """z_k - log sum_j exp z_j (N,K), exact also where the largest score stands far above the others.
-
-    With m = max z and R the sum of exp(z_j - m) over all j but one maximum, it is (z_k - m) - log1p(R): two numbers
-    of one sign, so nothing cancels, and R keeps what ``1 + R`` would round away.
-    """
-    xp = namespace(z)
-    d, _, rest = _shifted(z)
-    return d - xp.log1p(rest)
 
 
 def softmax_three_ways(z: Array) -> tuple[Array, Array, Array]:
@@ -34,7 +22,11 @@ def softmax_three_ways(z: Array) -> tuple[Array, Array, Array]:
 
 
 def _shifted(z: Array) -> tuple[Array, Array, Array]:
-    """d = z - max z and exp d, both (N,K), and the sum (N,1) of exp d over all classes but one maximum."""
+    """d = z - max z and exp d, both (N,K), and R (N,1), the sum of exp d over all classes but one maximum.
+
+    log softmax(z) is then d - log1p(R): two numbers of one sign, so nothing cancels, also where the largest score
+    stands far above the others, and R keeps what ``1 + R`` would round away.
+    """
     xp = namespace(z)
     top = xp.max(z, axis=-1, keepdims=True)  # the row's own maximum: exp never overflows, softmax is unchanged
     d, e = shifted_exp(z, top)
@@ -57,12 +49,6 @@ def shifted_exp(z: Array, top: Array) -> tuple[Array, Array]:
     lost = (z - (d + back)) + (back - top)
     e = xp.exp(d)
     return d, xp.where(e > 0, e * (1 + lost), 0.0)  # where a score is -inf, nothing of it is left to correct
-
-
-def _log_pull_back(z: Array, h: Array) -> Array:
-    """h - a * sum h (N,K) for a = softmax(z), as h_k (1 - a_k) - a_k sum_{j != k} h_j: confident rows do not cancel."""
-    _, a, rest = softmax_three_ways(z)
-    return h * rest - a * others(h)
 
 
 @dataclass(frozen=True)
@@ -97,10 +83,13 @@ class Softmax:
         return a * inside * (1 / self.temperature)
 
     def log(self, z: Array) -> Array:
-        return _log_softmax(z / self.temperature)
+        d, _, rest = _shifted(z / self.temperature)
+        return d - namespace(z).log1p(rest)
 
     def log_vjp(self, z: Array, h: Array) -> Array:
-        return _log_pull_back(z / self.temperature, h) / self.temperature
+        """(h - a sum h) / T, as h_k (1 - a_k) - a_k sum_{j != k} h_j: confident rows do not cancel."""
+        _, a, rest = softmax_three_ways(z / self.temperature)
+        return (h * rest - a * others(h)) / self.temperature
 
     def log_normalizer(self, z: Array) -> Array:
         """log sum_j exp(z_j / T)  (N,)."""
@@ -109,7 +98,7 @@ class Softmax:
         return top + xp.log1p(_shifted(z / self.temperature)[2][..., 0])
 
     def omega(self, a: Array) -> Array:
-        return self.temperature * namespace(a).sum(x_log_x(a), axis=-1)
+        return self.temperature * row_sum(x_log_x(a))
 
     def start(self, mean: Array) -> Array:
         """The scores (...,K), of the sum zero, whose prediction is the mean of the targets (...,K), up to its sum."""
@@ -117,7 +106,7 @@ class Softmax:
         z = self.temperature * xp.log(mean)
         return z - xp.mean(z, axis=-1, keepdims=True)
 
-    def row_hessian(self, a: Array, factor: Array | float = 1.0) -> Callable[[Array], Array]:
+    def row_hessian(self, a: Array, factor: Array | float) -> Callable[[Array], Array]:
         """u -> factor da_dz u (...,N,K) from the prediction alone, for a factor (...,N,1) or a number.
 
         With factor = s / T that is the Hessian of ce by the scores, whose dl_dz is (s a - y) / T.
@@ -149,11 +138,11 @@ class LogSoftmax:
     logarithm_of: ClassVar[Softmax] = Softmax()
 
     def __call__(self, z: Array) -> Array:
-        return _log_softmax(z)
+        return Softmax().log(z)
 
     def jacobian(self, z: Array, a: Array) -> Array:
         xp = namespace(z)
         return xp.eye(z.shape[-1], dtype=z.dtype, device=z.device) - xp.exp(a)[..., None, :]
 
     def vjp(self, z: Array, a: Array, dl_da: Array) -> Array:
-        return _log_pull_back(z, dl_da)  # it is softmax in logarithms
+        return Softmax().log_vjp(z, dl_da)  # it is softmax in logarithms

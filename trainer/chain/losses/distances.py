@@ -3,8 +3,26 @@
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from trainer.arrays import Array, namespace
-from trainer.chain.losses.base import residual_log, row_sum
+from trainer.arrays import Array, namespace, row_sum
+
+
+def residual(a: Array, one_minus_a: Array, y: Array) -> Array:
+    """a - y (N,K) as a (1 - y) - y (1 - a): on 0/1 targets nothing cancels.
+
+    >>> residual(np.array([1.0, 1e-20]), np.array([1e-20, 1.0]), np.array([1.0, 0.0]))
+    array([-1.e-20,  1.e-20])
+    """
+    return a * (1 - y) - y * one_minus_a
+
+
+def residual_log(log_a: Array, y: Array) -> Array:
+    """a - y (N,K) from log a, as exact as log a is.
+
+    >>> residual_log(np.array([-1e-20, -46.0]), np.array([1.0, 0.0]))
+    array([-1.00000000e-20,  1.05306174e-20])
+    """
+    xp = namespace(log_a)
+    return residual(xp.exp(log_a), -xp.expm1(log_a), y)
 
 
 class _Distance(Protocol):

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from trainer.arrays import Array, namespace
-from trainer.chain.losses.base import row_sum, where
+from trainer.arrays import Array, namespace, row_sum, where
 
 
 class _OfLogA(Protocol):

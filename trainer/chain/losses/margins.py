@@ -1,10 +1,9 @@
 """Losses on the scores: the Fenchel-Young loss of an activation, and the multi-class and one-versus-rest hinges."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-from trainer.arrays import Array, namespace
-from trainer.chain.losses.base import row_sum
+from trainer.arrays import Array, namespace, row_sum, where
 
 
 @dataclass(frozen=True)
@@ -88,15 +87,33 @@ class WestonWatkins:
 
     def value(self, a: Array, y: Array) -> Array:
         margins = self._margins(a, y)
-        return row_sum((1 - y) * namespace(a).where(margins > 0, margins, 0.0))
+        return row_sum((1 - y) * where(margins > 0, margins))
 
     def grad(self, a: Array, y: Array) -> Array:
         violated = namespace(a).astype(self._margins(a, y) > 0, a.dtype) * (1 - y)
         return violated - y * row_sum(violated)[..., None]
 
 
+class _OneVersusRest(Protocol):
+    """A loss of the margins m = t z alone, with t = 2 y - 1.  a = z (N,K), y (N,K) 0 or 1."""
+
+    accepts: ClassVar[frozenset[str]] = frozenset({"real"})
+    targets: ClassVar[str] = "unit"
+    convex_with: ClassVar[frozenset[str]] = frozenset({"squares"})
+
+    def of_margin(self, m: Array) -> tuple[Array, Array]:
+        """The loss of each margin m (N,K), and its derivative by m (N,K)."""
+
+    def value(self, a: Array, y: Array) -> Array:
+        return row_sum(self.of_margin((2 * y - 1) * a)[0])
+
+    def grad(self, a: Array, y: Array) -> Array:
+        t = 2 * y - 1
+        return t * self.of_margin(t * a)[1]
+
+
 @dataclass(frozen=True)
-class SquaredHinge:
+class SquaredHinge(_OneVersusRest):
     """sum_k max(0, 1 - t_k z_k)^2 with t = 2 y - 1 for each row, one class against the rest.  a = z, y (N,K) 0 or 1.
 
     >>> SquaredHinge().value(np.array([1.0, 0.5]), np.array([0.0, 1.0])).round(3)
@@ -104,22 +121,14 @@ class SquaredHinge:
     """
 
     name: ClassVar[str] = "squared_hinge"
-    accepts: ClassVar[frozenset[str]] = frozenset({"real"})
-    targets: ClassVar[str] = "unit"
-    convex_with: ClassVar[frozenset[str]] = frozenset({"squares"})
 
-    def value(self, a: Array, y: Array) -> Array:
-        missing = 1 - (2 * y - 1) * a
-        return row_sum(namespace(a).where(missing > 0, missing, 0.0) ** 2)
-
-    def grad(self, a: Array, y: Array) -> Array:
-        t = 2 * y - 1
-        missing = 1 - t * a
-        return -2 * t * namespace(a).where(missing > 0, missing, 0.0)
+    def of_margin(self, m: Array) -> tuple[Array, Array]:
+        missing = where(m < 1, 1 - m)
+        return missing**2, -2 * missing
 
 
 @dataclass(frozen=True)
-class ModifiedHuber:
+class ModifiedHuber(_OneVersusRest):
     """sum_k max(0, 1 - m)^2 where m = (2 y_k - 1) z_k >= -1, and -4 m below  (Zhang 2004).  a = z, y (N,K) 0 or 1.
 
     >>> ModifiedHuber().value(np.array([1.0, 0.5]), np.array([0.0, 1.0])).round(3)
@@ -127,19 +136,7 @@ class ModifiedHuber:
     """
 
     name: ClassVar[str] = "modified_huber"
-    accepts: ClassVar[frozenset[str]] = frozenset({"real"})
-    targets: ClassVar[str] = "unit"
-    convex_with: ClassVar[frozenset[str]] = frozenset({"squares"})
 
-    def value(self, a: Array, y: Array) -> Array:
-        xp = namespace(a)
-        m = (2 * y - 1) * a
-        missing = xp.where(m < 1, 1 - m, 0.0)
-        return row_sum(xp.where(m >= -1, missing**2, -4 * m))
-
-    def grad(self, a: Array, y: Array) -> Array:
-        xp = namespace(a)
-        t = 2 * y - 1
-        m = t * a
-        missing = xp.where(m < 1, 1 - m, 0.0)
-        return xp.where(m >= -1, -2 * t * missing, -4 * t)
+    def of_margin(self, m: Array) -> tuple[Array, Array]:
+        xp, missing = namespace(m), where(m < 1, 1 - m)
+        return xp.where(m >= -1, missing**2, -4 * m), xp.where(m >= -1, -2 * missing, -4.0)

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from trainer.arrays import Array, namespace
-from trainer.chain.losses.base import residual_log, row_sum, where
+from trainer.arrays import Array, namespace, row_sum, where
+from trainer.chain.losses.distances import residual_log
 from trainer.chain.losses.likelihoods import CrossEntropy
 from trainer.errors import require
 
@@ -32,7 +32,7 @@ class Focal:
         """rest^gamma (gamma a log a / rest - 1), where log a / rest tends to -1 as the rest 1 - a vanishes."""
         xp = namespace(a)
         ratio = xp.where(rest > 0, log_a / xp.where(rest > 0, rest, 1.0), -1.0)
-        log_times_a = xp.where(a > 0, a * ratio, 0.0)
+        log_times_a = where(a > 0, a * ratio)
         return rest**self.gamma * (self.gamma * log_times_a - 1)
 
     def value(self, a: Array, y: Array) -> Array:
@@ -183,7 +183,7 @@ class SphericalScore:
 
 
 @dataclass(frozen=True)
-class ZLoss:
+class ZLoss(CrossEntropy):
     """ce + weight * (log sum_k exp z_k / T)^2 for each row, which keeps the scores from drifting  (PaLM 2022, sec. 5).
 
     The second term is stated on the scores and does not pass through a (N,K).
@@ -193,27 +193,13 @@ class ZLoss:
     """
 
     name: ClassVar[str] = "z_loss"
-    accepts: ClassVar[frozenset[str]] = frozenset({"simplex"})
     needs: ClassVar[str] = "log_normalizer"
-    targets: ClassVar[str] = "any"
-    proper: ClassVar[bool] = True
+    entropy: ClassVar[str] = ""  # of which the second term is not made
     convex_with: ClassVar[frozenset[str]] = frozenset({"shannon"})
     weight: float = 1e-4
 
     def __post_init__(self) -> None:
         require(0 <= self.weight < math.inf, f"loss.weight must be finite and at least 0, got {self.weight}.")
-
-    def value(self, a: Array, y: Array) -> Array:
-        return CrossEntropy().value(a, y)
-
-    def grad(self, a: Array, y: Array) -> Array:
-        return CrossEntropy().grad(a, y)
-
-    def value_log(self, log_a: Array, y: Array) -> Array:
-        return CrossEntropy().value_log(log_a, y)
-
-    def grad_log(self, log_a: Array, y: Array) -> Array:
-        return -y
 
     def direct(self, activation: Any, z: Array, y: Array) -> tuple[Array, Array]:
         lse = activation.log_normalizer(z)  # (N,)
