@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -22,7 +22,7 @@ from trainer.objective.problem import Problem
 from trainer.objective.stack import Models, Stack
 from trainer.optimizers import Auto, Newton
 from trainer.optimizers.cross_validation import Fold, _Search, cross_validate, training_rows
-from trainer.optimizers.stacked import along
+from trainer.optimizers.stacked import _lower, along
 
 CS = [1e-3, 0.1, 10.0, 1e3]
 
@@ -215,6 +215,24 @@ def test_where_single_precision_says_no_more_a_stack_goes_on_in_double():
     cells = cells_of(data, folds_of(data, 5), lambda total: path)
     assert all(cell.certified for cell in cells.values())
     assert max(cell.iterations for cell in cells.values()) <= 9
+
+
+def test_a_model_that_finds_no_lower_point_stays_and_costs_the_others_nothing():
+    data = some_data(seed=9)
+    objective, random = Objective(Softmax(), CrossEntropy(), auto, L2(1.0)), np.random.default_rng(0)
+    stack = Stack(objective, data, np.ones((3, len(data))), np.full(3, float(len(data))), most=3)
+    models = Models(np.arange(3), np.full(3, 0.1))
+    here = stack.at(models, random.normal(size=(3, data.x.shape[1] + 1, 3)))
+    d = here.g * np.array([-0.1, 0.1, -30.0])[:, None, None]  # down, up, and down but much too far
+    found, low = _lower(stack, models, here, d)
+    assert low.tolist() == [True, False, True]
+    assert_array_equal(found.v[0], here.v[0] + d[0])
+    assert_array_equal(found.v[1], here.v[1])
+    assert (found.value[[0, 2]] < here.value[[0, 2]]).all()
+    assert found.value[1] == here.value[1]
+    share = (found.v[2] - here.v[2]) / d[2]
+    assert_allclose(share, share.flat[0], rtol=1e-9)
+    assert np.log2(share.flat[0]) == pytest.approx(round(np.log2(share.flat[0])))
 
 
 def test_of_a_stack_only_what_is_not_done_is_multiplied():
