@@ -73,8 +73,9 @@ def certify(view: View, w: Array, wanted: float = math.inf, at: Evaluated | None
     some of Newton's steps go on from w in double precision, and what is proved of E there is true of w, too.
     """
     objective = view.sums.objective
+    if (unproved := no_proof(view.sums)) is not None:
+        return unproved
     try:
-        check_provable(view.sums)
         here = _Scores(view, view.enter(w), at.rows if at is not None and at.dtype == np.float64 else None)
         if isinstance(objective.loss, ZLoss) and not here.z_loss_is_convex():
             raise Unproved("ce with z_loss is not convex at scores as low as these.")
@@ -119,19 +120,22 @@ def _newton(view: View, v: Array, eta: float) -> Array:
     return here.v + conjugate_gradients(view.hessian(here), p, here.g, p(here.g), eta)
 
 
-def check_provable(sums: BlockSum) -> None:
-    """Unproved where nothing can be proved, whatever w is."""
+def no_proof(sums: BlockSum) -> Certificate | None:
+    """The certificate where nothing can be proved, whatever w is."""
     objective = sums.objective
     activation, loss, penalty = objective.activation, objective.loss, objective.penalty
     pair = f"activation={activation.name} with loss={loss.name}"
     if not convex(activation, loss):
-        raise Unproved(f"{pair} is not convex, where a point can be stationary and no more.")
-    if kinked(activation, loss):
-        raise Unproved(f"the gradient of {pair} jumps.")
-    if penalty.ridge == 0 and penalty.lasso == 0:
-        raise Unproved("without a penalty no gradient tells how far the minimum is.")
-    if penalty.ridge == 0 and not sums.canonical:
-        raise Unproved(f"penalty={penalty.name} needs a canonical pair for it, or a share of l2.")
+        why = f"{pair} is not convex, where a point can be stationary and no more."
+    elif kinked(activation, loss):
+        why = f"the gradient of {pair} jumps."
+    elif penalty.ridge == 0 and penalty.lasso == 0:
+        why = "without a penalty no gradient tells how far the minimum is."
+    elif penalty.ridge == 0 and not sums.canonical:
+        why = f"penalty={penalty.name} needs a canonical pair for it, or a share of l2."
+    else:
+        return None
+    return Certificate(None, f"no proof: {why}")
 
 
 def _conjugates(w: Array, v: Array, ridge: float, lasso: float) -> float:

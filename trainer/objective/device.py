@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,35 +24,9 @@ HERE = (np.ndarray, np.generic)
 LARGER = 64  # times: a block of a device with memory of its own, beside one of the host that is to stay in the cache
 
 
-class Device(Protocol):
-    """A place of rows.
-
-    name    as the setting has it
-    memory  its bytes, or 0 where it has none beside the host's
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def memory(self) -> int: ...
-
-    def check(self, data: Data) -> None:
-        """DataError for rows that it cannot take."""
-
-    def rows(self, data: Data) -> Data:
-        """The rows there; features too large for it, or in a file, go there block by block."""
-
-    def put(self, array: Array) -> Array:
-        """The array there."""
-
-    def fetch(self, sums: Sequence[Any]) -> list[Any]:
-        """Arrays and numbers from there, in their shapes and dtypes, after a single wait for all of them."""
-
-
 @dataclass(frozen=True)
 class Host:
-    """The arrays of numpy, which are where they are to be."""
+    """The arrays of numpy, which are where they are to be: what Elsewhere does is done."""
 
     name: ClassVar[str] = "cpu"
     memory: ClassVar[int] = 0
@@ -67,14 +41,16 @@ class Host:
         return array
 
     def fetch(self, sums: Sequence[Any]) -> list[Any]:
-        return list(sums)  # which are at home
+        return list(sums)
 
 
 @dataclass(frozen=True, eq=False)
 class Elsewhere:
     """The arrays of another namespace on a device of its, of which home makes numpy's.
 
-    stage is ``put`` for block after block; on cuda by way of memory from which the device copies by itself.
+    name    as the setting has it
+    memory  its bytes, or 0 where it has none beside the host's
+    stage   put for block after block; on cuda by way of memory from which the device copies by itself
     """
 
     name: str
@@ -85,12 +61,14 @@ class Elsewhere:
     stage: Callable[[Array], Array] | None = None
 
     def check(self, data: Data) -> None:
+        """DataError for rows that it cannot take."""
         if is_sparse(data.x):
             raise DataError(
                 f"The features are sparse, and device={self.name} takes dense ones. Use device=cpu, or make them dense."
             )
 
     def rows(self, data: Data) -> Data:
+        """The rows there; features too large for it, or in a file, go there block by block."""
         if not isinstance(data.y, np.ndarray):
             return data
         fits = isinstance(data.x, np.ndarray) and not (self.memory and data.x.nbytes > self.memory // 4)
@@ -98,6 +76,7 @@ class Elsewhere:
         return replace(data, x=x, y=self.put(data.y), weight=None if data.weight is None else self.put(data.weight))
 
     def put(self, array: Array) -> Array:
+        """The array there."""
         if not isinstance(array, np.ndarray):
             return array
         plain = array.astype(np.int64) if array.dtype.kind == "u" else np.ascontiguousarray(array)
@@ -105,6 +84,7 @@ class Elsewhere:
         return result
 
     def fetch(self, sums: Sequence[Any]) -> list[Any]:
+        """Arrays and numbers from there, in their shapes and dtypes, after a single wait for all of them."""
         found = list(sums)
         there = [n for n, part in enumerate(sums) if hasattr(part, "dtype") and not isinstance(part, HERE)]
         if not there:
@@ -115,6 +95,10 @@ class Elsewhere:
             part, flat = np.split(flat, [math.prod(shape)])
             found[n] = part.reshape(shape).astype(dtype) if shape else part[0]
         return found
+
+
+Device = Host | Elsewhere  # a place of rows
+HOST = Host()
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,9 +120,6 @@ class Streamed:
 
     def __getitem__(self, rows: slice) -> Array:
         return self.put(self.source[rows])
-
-
-HOST = Host()
 
 
 def each(function: Callable[[Any], Any], state: Any) -> Any:
@@ -169,17 +150,12 @@ def device_of(name: str) -> Device:
             "use device=cpu."
         ) from error
     _, _, place = name.partition(":")
-
-    def home(tensor: Any) -> Array:
-        array: Array = tensor.cpu().numpy()
-        return array
-
     if place == "mps":
         raise ConfigError(
             f"device={name} has no float64, in which sums are made and the optimum is certified. Use device=cpu."
         )
     if not place.startswith("cuda"):
-        return Elsewhere(name, xp, torch.device("cpu"), home)
+        return Elsewhere(name, xp, torch.device("cpu"), _home)
     number, there = int(place.partition(":")[2] or 0), torch.cuda.device_count()
     if number >= there:
         raise ConfigError(
@@ -188,7 +164,12 @@ def device_of(name: str) -> Device:
         )
     device = torch.device("cuda", number)
     memory = torch.cuda.get_device_properties(device).total_memory
-    return Elsewhere(name, xp, device, home, memory, _Pinned(torch, device))
+    return Elsewhere(name, xp, device, _home, memory, _Pinned(torch, device))
+
+
+def _home(tensor: Any) -> Array:
+    array: Array = tensor.cpu().numpy()
+    return array
 
 
 class _Pinned:

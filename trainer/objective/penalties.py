@@ -47,14 +47,8 @@ class NoPenalty:
     """Zero."""
 
     name: ClassVar[str] = "none"
-
-    @property
-    def ridge(self) -> float:
-        return 0.0
-
-    @property
-    def lasso(self) -> float:
-        return 0.0
+    ridge: ClassVar[float] = 0.0
+    lasso: ClassVar[float] = 0.0
 
     def value(self, w: Array) -> Any:
         return 0.0
@@ -64,70 +58,14 @@ class NoPenalty:
 
 
 @dataclass(frozen=True)
-class L2:
-    """strength/2 * sum of the squared weights; scikit-learn's C is 1 / (strength * sum of the sample weights)."""
+class _WithStrength:
+    """strength * (l1_ratio |w|_1 + (1 - l1_ratio)/2 |w|_2^2); C is 1 / (strength * sum of the sample weights)."""
 
-    name: ClassVar[str] = "l2"
     strength: float | list[float] = 1e-3
+    l1_ratio: ClassVar[float]
 
     def __post_init__(self) -> None:
         _check_strength(self.strength)
-
-    @property
-    def ridge(self) -> float:
-        return _single(self.strength)
-
-    @property
-    def lasso(self) -> float:
-        return 0.0
-
-    def value(self, w: Array) -> Any:
-        return _value(self, w)
-
-    def grad(self, w: Array) -> Array:
-        return _grad(self, w)
-
-
-@dataclass(frozen=True)
-class L1:
-    """strength * sum of the absolute weights; scikit-learn's C is 1 / (strength * sum of the sample weights)."""
-
-    name: ClassVar[str] = "l1"
-    strength: float | list[float] = 1e-3
-
-    def __post_init__(self) -> None:
-        _check_strength(self.strength)
-
-    @property
-    def ridge(self) -> float:
-        return 0.0
-
-    @property
-    def lasso(self) -> float:
-        return _single(self.strength)
-
-    def value(self, w: Array) -> Any:
-        return _value(self, w)
-
-    def grad(self, w: Array) -> Array:
-        return _grad(self, w)
-
-
-@dataclass(frozen=True)
-class ElasticNet:
-    """strength * (l1_ratio |w|_1 + (1 - l1_ratio)/2 |w|_2^2): l1_ratio 0 is l2 and 1 is l1, as in scikit-learn.
-
-    Zou & Hastie 2005; scikit-learn's C is 1 / (strength * sum of the sample weights).
-    """
-
-    name: ClassVar[str] = "elastic_net"
-    strength: float | list[float] = 1e-3
-    l1_ratio: float = 0.5
-
-    def __post_init__(self) -> None:
-        _check_strength(self.strength)
-        ok = 0 <= self.l1_ratio <= 1
-        require(ok, f"penalty.l1_ratio must be at least 0 (all l2) and at most 1 (all l1), got {self.l1_ratio}.")
 
     @property
     def ridge(self) -> float:
@@ -138,10 +76,44 @@ class ElasticNet:
         return _single(self.strength) * self.l1_ratio
 
     def value(self, w: Array) -> Any:
-        return _value(self, w)
+        xp, weights = namespace(w), as_type(w[..., :-1, :], np.float64)
+        value = self.ridge / 2 * xp.sum(weights**2, axis=(-2, -1)) if self.ridge else 0.0
+        return value + self.lasso * xp.sum(xp.abs(weights), axis=(-2, -1)) if self.lasso else value
 
     def grad(self, w: Array) -> Array:
-        return _grad(self, w)
+        return ridge_slope(self.ridge, w)
+
+
+@dataclass(frozen=True)
+class L2(_WithStrength):
+    """strength/2 * sum of the squared weights; scikit-learn's C is 1 / (strength * sum of the sample weights)."""
+
+    name: ClassVar[str] = "l2"
+    l1_ratio: ClassVar[float] = 0.0
+
+
+@dataclass(frozen=True)
+class L1(_WithStrength):
+    """strength * sum of the absolute weights; scikit-learn's C is 1 / (strength * sum of the sample weights)."""
+
+    name: ClassVar[str] = "l1"
+    l1_ratio: ClassVar[float] = 1.0
+
+
+@dataclass(frozen=True)
+class ElasticNet(_WithStrength):
+    """strength * (l1_ratio |w|_1 + (1 - l1_ratio)/2 |w|_2^2): l1_ratio 0 is l2 and 1 is l1, as in scikit-learn.
+
+    Zou & Hastie 2005; scikit-learn's C is 1 / (strength * sum of the sample weights).
+    """
+
+    name: ClassVar[str] = "elastic_net"
+    l1_ratio: float = 0.5  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        _WithStrength.__post_init__(self)
+        ok = 0 <= self.l1_ratio <= 1
+        require(ok, f"penalty.l1_ratio must be at least 0 (all l2) and at most 1 (all l1), got {self.l1_ratio}.")
 
 
 PENALTIES: dict[str, type[Penalty]] = {cls.name: cls for cls in (NoPenalty, L1, L2, ElasticNet)}
@@ -196,19 +168,6 @@ def _single(strength: float | list[float]) -> float:
     if isinstance(strength, list):  # a mistake of the program, never of its user
         raise TypeError(f"A penalty of the path {strength} is no part of an objective; take one of expand(penalty).")
     return strength
-
-
-def _value(penalty: Penalty, w: Array) -> Any:
-    """Both shares (...), in float64."""
-    xp, weights = namespace(w), as_type(w[..., :-1, :], np.float64)
-    ridge, lasso = penalty.ridge, penalty.lasso
-    value = ridge / 2 * xp.sum(weights**2, axis=(-2, -1)) if ridge else 0.0
-    return value + lasso * xp.sum(xp.abs(weights), axis=(-2, -1)) if lasso else value
-
-
-def _grad(penalty: Penalty, w: Array) -> Array:
-    """The derivative of the smooth share."""
-    return ridge_slope(penalty.ridge, w)
 
 
 def ridge_slope(ridge: Any, w: Array) -> Array:

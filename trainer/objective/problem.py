@@ -1,7 +1,6 @@
 """What a solver asks: an objective on data in either precision, where to start from, and how far the minimum is."""
 
 import math
-from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +11,7 @@ from trainer.chain.fused import precise
 from trainer.chain.pairs import entropic
 from trainer.chain.strategies import auto, fused, log
 from trainer.data.rows import Data
-from trainer.objective.certificate import Certificate, Unproved, certify, check_provable
+from trainer.objective.certificate import Certificate, certify, no_proof
 from trainer.objective.device import Streamed
 from trainer.objective.objective import BlockSum, Objective
 from trainer.objective.penalties import Penalty
@@ -51,10 +50,7 @@ class Problem:
     @cached_property
     def provable(self) -> bool:
         """Whether there can be a certificate."""
-        with suppress(Unproved):
-            check_provable(self.sums)
-            return True
-        return False
+        return no_proof(self.sums) is None
 
     def start(self, w: Array) -> Array:
         """w, or where it is all zero the best prediction without features, if that is known in closed form.
@@ -94,4 +90,5 @@ class Problem:
 
         A bound above what is wanted is worth some work; here is what was evaluated at w, where that is known.
         """
-        return certify(self._double, w, wanted, here)
+        # Rows are not brought to the coordinates of a proof that cannot be.
+        return no_proof(self.sums) or certify(self._double, w, wanted, here)

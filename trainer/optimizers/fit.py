@@ -11,7 +11,7 @@ import numpy as np
 from trainer.arrays import Array, namespace
 from trainer.data.rows import Data, batches
 from trainer.errors import Diverged, Incompatible
-from trainer.objective.certificate import Certificate, Unproved, certify, check_provable
+from trainer.objective.certificate import Certificate, certify
 from trainer.objective.device import HOST, each
 from trainer.objective.metrics import ACCURACY, Metric
 from trainer.objective.objective import Objective
@@ -82,12 +82,7 @@ def proved(
     with _for_blocks(objective), np.errstate(all="ignore"):
         if after is not None:
             return certify(after.view.exact, w, wanted, after.here)
-        problem = Problem(objective, train)
-        try:
-            check_provable(problem.sums)  # before rows are brought to the coordinates of a proof that cannot be
-        except Unproved as reason:
-            return Certificate(None, f"no proof: {reason}")
-        return problem.certify(w, wanted)
+        return Problem(objective, train).certify(w, wanted)
 
 
 def _for_blocks(objective: Objective) -> AbstractContextManager[None]:

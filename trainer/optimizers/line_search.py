@@ -86,49 +86,28 @@ def armijo(line: Line, start: Trial, rounding: float) -> Evaluated | None:
 def wolfe(line: Line, start: Trial, rounding: float) -> Evaluated | None:
     """A t that falls as for armijo and leaves at most 9/10 of the slope, so that a secant along the line is positive.
 
-    The strong Wolfe conditions  (Nocedal & Wright 2006, alg. 3.5). From t = 1 the step doubles until the minimum along
-    the line is bracketed; then ``_zoom`` looks inside.
+    The strong Wolfe conditions  (Nocedal & Wright 2006, alg. 3.5 and 3.6). From t = 1 the step doubles until the
+    minimum along the line is bracketed: low is where E falls on, and high where it has not fallen enough, or rises.
+    Then trials are minimisers of cubics in between; low itself will do when they run out.
 
     >>> line = lambda t: Trial(t, (t - 30) ** 2, 2 * (t - 30), t)  # the point is t itself
     >>> wolfe(line, line(0.0), rounding=0.0)
     4.0
     """
-    low, t = start, 1.0
-    for made in range(1, TRIALS + 1):
+    low, high, t = start, None, 1.0
+    for _ in range(TRIALS):
         found = line(t)
-        if _will_do(found, start, rounding):
+        falls = _falls(found, start, rounding)
+        if falls and abs(found.slope) <= -LEFT * start.slope:
             return found.point
-        if _overshoots(found, start, rounding):
-            return _zoom(line, start, low, found, TRIALS - made, rounding)
-        low, t = found, 2 * t
-    return low.point
-
-
-def _zoom(line: Line, start: Trial, low: Trial, high: Trial, trials: int, rounding: float) -> Evaluated | None:
-    """The same between low, where E falls on, and high, which overshoots; low itself when the trials run out.
-
-    Nocedal & Wright 2006, alg. 3.6, with low always before high, and the minimiser of the cubic through both as trial.
-    """
-    while trials and not _hopeless(high, start, rounding):
-        trials -= 1
-        found = line(_between(low, high))
-        if _will_do(found, start, rounding):
-            return found.point
-        if _overshoots(found, start, rounding):
-            high = found
-        else:
+        if falls and found.slope <= 0:
             low = found
-    return low.point if low.t and not _hopeless(high, start, rounding) else None
-
-
-def _will_do(trial: Trial, start: Trial, rounding: float) -> bool:
-    """The strong Wolfe conditions: E has fallen enough, and little of the slope is left."""
-    return _falls(trial, start, rounding) and abs(trial.slope) <= -LEFT * start.slope
-
-
-def _overshoots(trial: Trial, start: Trial, rounding: float) -> bool:
-    """Whether a minimum along the line lies before the trial: E has not fallen enough there, or rises."""
-    return not _falls(trial, start, rounding) or trial.slope > 0
+        else:
+            high = found
+        if high is not None and _hopeless(high, start, rounding):
+            return None
+        t = 2 * t if high is None else _between(low, high)
+    return low.point if high is None or low.t else None
 
 
 def _hopeless(trial: Trial, start: Trial, rounding: float) -> bool:
@@ -146,20 +125,18 @@ def _falls(trial: Trial, start: Trial, rounding: float) -> bool:
 
 
 def _between(low: Trial, high: Trial) -> float:
-    """The minimiser of the cubic through both, kept inside the middle four fifths; the middle where it has none."""
+    """The minimiser of the cubic with the values and slopes of both  (Nocedal & Wright 2006, eq. 3.59).
+
+    It is kept inside the middle four fifths; the middle where there is none.
+    """
     length = high.t - low.t
-    t = _minimiser(low, high)
-    return low.t + length / 2 if t is None else float(min(max(t, low.t + 0.1 * length), low.t + 0.9 * length))
-
-
-def _minimiser(low: Trial, high: Trial) -> float | None:
-    """That of the cubic with the values and slopes of both, if there is one  (Nocedal & Wright 2006, eq. 3.59)."""
-    if not (math.isfinite(high.value) and math.isfinite(high.slope)):
-        return None
     d1 = low.slope + high.slope - 3 * (low.value - high.value) / (low.t - high.t)
     square = d1 * d1 - low.slope * high.slope
-    if not square >= 0:
-        return None
+    if not (math.isfinite(high.value) and math.isfinite(high.slope) and square >= 0):
+        return low.t + length / 2
     d2 = math.sqrt(square)
     bottom = high.slope - low.slope + 2 * d2
-    return high.t - (high.t - low.t) * (high.slope + d2 - d1) / bottom if bottom != 0 else None
+    if bottom == 0:
+        return low.t + length / 2
+    t = high.t - length * (high.slope + d2 - d1) / bottom
+    return float(min(max(t, low.t + 0.1 * length), low.t + 0.9 * length))
