@@ -113,14 +113,11 @@ class Clip:
     """
 
     name: ClassVar[str] = "clip"
+    most: ClassVar[int] = 7 + 2 * 4
     held_out: float = 0.1
 
     def __post_init__(self) -> None:
         _check_held_out(self.held_out)
-
-    @property
-    def most(self) -> int:
-        return 7 + 2 * 4
 
     def splits(self, labels: Array, seed: int) -> list[Fold]:
         return [_hold_out(labels, self.held_out, seed)]
@@ -132,7 +129,7 @@ class Clip:
         if not known:
             return [every[step] for step in range(-end, end + 1, COARSE)]
         half = min(after - before for before, after in pairwise(known)) // 2
-        peak = next(step for step in known if every[step] == best(scores))
+        peak = max(known, key=lambda step: (scores[every[step]], -step))
         return [every[step] for step in (peak - half, peak + half) if step in every and half]
 
 
@@ -152,6 +149,7 @@ class Mteb:
     """
 
     name: ClassVar[str] = "mteb"
+    most: ClassVar[int] = 1
     samples: int = 8
     draws: int = 10
     C: float = 1.0
@@ -160,10 +158,6 @@ class Mteb:
         require(self.samples >= 1, f"protocol.samples must be at least 1, got {self.samples}.")
         require(self.draws >= 1, f"protocol.draws must be at least 1, got {self.draws}.")
         require(0 < self.C < np.inf, f"protocol.C must be finite and greater than 0, got {self.C}.")
-
-    @property
-    def most(self) -> int:
-        return 1
 
     def splits(self, labels: Array, seed: int) -> list[Fold]:
         random = np.random.default_rng(seed)
@@ -256,28 +250,6 @@ def _fold(labels: Array, held_out: Array, setting: str) -> Fold:
     return Fold(np.flatnonzero(~held_out), np.flatnonzero(held_out))
 
 
-class By(NamedTuple):
-    """The metric that chooses, and whether the lower is the better.
-
-    >>> By("loss", lower=True).metric
-    'loss'
-    """
-
-    metric: str
-    lower: bool
-
-
-class Fit(NamedTuple):
-    """A C on a fold, and what came of it; see probe.
-
-    >>> Fit(1.0, refit(objective, data, 1.0)).cell.proof.proves(CERTIFIED)
-    True
-    """
-
-    c: float
-    cell: Cell
-
-
 @dataclass(frozen=True)
 class Tried:
     """What came of a C on all folds.
@@ -322,6 +294,26 @@ class Tried:
         return all(cell.proof.proves(CERTIFIED) for cell in self.cells)
 
 
+class By(NamedTuple):
+    """The metric that chooses, and whether the lower is the better.
+
+    >>> every = [Tried(c, (refit(objective, data, c),)) for c in (0.1, 1.0)]
+    >>> By("loss", lower=True).choice(every).c
+    1.0
+    """
+
+    metric: str
+    lower: bool
+
+    def score(self, one: Tried) -> float:
+        """What a C is worth, the higher the better."""
+        return (-1 if self.lower else 1) * one.mean(self.metric)
+
+    def choice(self, every: Sequence[Tried]) -> Tried:
+        """The best one; of equal ones the smallest C, which is the strongest penalty."""
+        return max(every, key=lambda one: (self.score(one), -one.c))
+
+
 def probe(
     protocol: ProbeProtocol,
     objective: Objective,
@@ -329,22 +321,22 @@ def probe(
     folds: Sequence[Fold],
     metrics: Mapping[str, Metric],
     by: By,
-) -> Iterator[Fit]:
-    """Each fit of a protocol as it comes; what a later round tries depends on those before it.
+) -> Iterator[tuple[float, Cell]]:
+    """Each C on a fold as it comes, and what came of it; what a later round tries depends on those before it.
 
     The parameters are let go of: those of 45 strengths of many features and classes would fill the memory.
 
     >>> folds = [Fold(np.array([0, 1]), np.array([2, 3])), Fold(np.array([2, 3]), np.array([0, 1]))]
     >>> fits = list(probe(Mteb(), objective, data, folds, {}, By("loss", lower=True)))
-    >>> [(fit.c, fit.cell.fold, round(fit.cell.metrics["loss"], 2)) for fit in fits]
+    >>> [(c, cell.fold, round(cell.metrics["loss"], 2)) for c, cell in fits]
     [(1.0, 0, 0.79), (1.0, 1, 0.79)]
     """
-    fits: list[Fit] = []
-    while wanted := protocol.wanted({one.c: score(one, by) for one in tried(fits)}):
+    fits: list[tuple[float, Cell]] = []
+    while wanted := protocol.wanted({one.c: by.score(one) for one in tried(fits)}):
         path = penalties(wanted, len(data.classes))
         optimizer = solver(data)
         for cell in cross_validate(objective, optimizer, data, folds, path, epochs=ITERATIONS, metrics=metrics):
-            fits.append(Fit(wanted[cell.place], cell._replace(w=np.empty((0, 0)))))
+            fits.append((wanted[cell.place], cell._replace(w=np.empty((0, 0)))))
             yield fits[-1]
 
 
@@ -381,44 +373,14 @@ def penalties(cs: Sequence[float], classes: int) -> Callable[[float], list[Penal
     return lambda total: [L2((2 if classes == 2 else 1) / (c * total)) for c in cs]
 
 
-def tried(fits: Iterable[Fit]) -> list[Tried]:
+def tried(fits: Iterable[tuple[float, Cell]]) -> list[Tried]:
     """The fits by their C, which rise.
 
     >>> cell = refit(objective, data, 1.0)
-    >>> [(one.c, len(one.cells)) for one in tried([Fit(1.0, cell), Fit(0.1, cell), Fit(1.0, cell)])]
+    >>> [(one.c, len(one.cells)) for one in tried([(1.0, cell), (0.1, cell), (1.0, cell)])]
     [(0.1, 1), (1.0, 2)]
     """
     found: dict[float, list[Cell]] = {}
     for c, cell in fits:
         found.setdefault(c, []).append(cell)
     return [Tried(c, tuple(found[c])) for c in sorted(found)]
-
-
-def score(one: Tried, by: By) -> float:
-    """What a C is worth, the higher the better.
-
-    >>> one = Tried(1.0, (refit(objective, data, 1.0),))
-    >>> score(one, By("loss", lower=True)) == -one.mean("loss")
-    True
-    """
-    return (-1 if by.lower else 1) * one.mean(by.metric)
-
-
-def best(scores: Mapping[float, float]) -> float:
-    """The C of the highest score; of equal ones the smallest, which is the strongest penalty.
-
-    >>> best({10.0: 0.9, 0.1: 0.9, 1.0: 0.8})
-    0.1
-    """
-    return max(scores, key=lambda c: (scores[c], -c))
-
-
-def choose(every: Sequence[Tried], by: By) -> Tried:
-    """The one that a protocol chooses.
-
-    >>> every = [Tried(c, (refit(objective, data, c),)) for c in (0.1, 1.0)]
-    >>> choose(every, By("loss", lower=True)).c
-    1.0
-    """
-    c = best({one.c: score(one, by) for one in every})
-    return next(one for one in every if one.c == c)

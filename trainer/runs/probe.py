@@ -14,7 +14,7 @@ from trainer.chain.activations import Softmax
 from trainer.data.rows import Data, Standardizer
 from trainer.objective.certificate import Certificate
 from trainer.optimizers.cross_validation import Cell
-from trainer.optimizers.probing import CERTIFIED, By, Tried, choose
+from trainer.optimizers.probing import CERTIFIED, By, Tried
 from trainer.runs.model import Model
 from trainer.runs.outputs import MODEL, write_whole, writing
 
@@ -42,7 +42,7 @@ class Probed:
     @classmethod
     def of(cls, layer: str, features: int, tried: Sequence[Tried], by: By) -> "Probed":
         """With what the metric chooses."""
-        return cls(layer, features, tried, choose(tried, by))
+        return cls(layer, features, tried, by.choice(tried))
 
     @property
     def end(self) -> str:
