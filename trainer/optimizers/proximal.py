@@ -42,7 +42,6 @@ SOLVED = 600  # unknowns at most of a dense solution
 FORCING = 0.05  # the share of the residual that the model's minimisation may leave
 SUFFICIENT = 1e-4  # Armijo's share of the predicted decrease
 HALVINGS = 30
-PATIENCE = 5  # looks at the certificate that may bring nothing
 
 
 def check_penalty(optimizer: str, penalty: Penalty) -> None:
@@ -65,8 +64,6 @@ class Memory(NamedTuple):
     scale   (K,), the mean curvature c of each class
     steps   (m,D+1,K), differences s of v
     changes (m,D+1,K), the differences y of the gradient that belong to them, without the ridge's
-    gap     the best certificate so far, and how many since brought none that is half of it
-    looks
     here    what was evaluated at w, which can be computed again
 
     >>> state = Fista().step(problem, w, Fista().init(w)).state
@@ -77,8 +74,6 @@ class Memory(NamedTuple):
     scale: Array
     steps: Array
     changes: Array
-    gap: float = math.inf
-    looks: int = 0
     here: Evaluated | None = None
 
 
@@ -114,33 +109,27 @@ class Fista:
     def step(self, problem: Problem, w: Array, state: Memory) -> Step:
         view = problem.view(np.float64)
         here = state.here or view.at(w)
+        stay = Step(w, state, here.value, after=After(view, here))
         if not math.isfinite(here.value):
-            return Step(w, state, here.value)
-        moments = second_moment(view)
-        model = _Model(view, moments, state)
+            return stay
+        model = _Model(view, state)
         left = model.residual(here)
-        if left <= self.tol or state.looks:
-            proof = problem.certify(w, self.gap, here)
+        if left <= self.tol:
             why = f"the optimality conditions hold to {left:.1e} in relative terms, tol is {self.tol:.1e}"
-            if proof.proves(self.gap) or (proof.gap is None and left <= self.tol and self._near(view, here)):
-                return Step(w, state, here.value, told(why, proof), "", proof, After(view, here))
-            if proof.gap is not None:
-                better = proof.gap < state.gap / 2
-                state = state._replace(gap=min(state.gap, proof.gap), looks=1 if better else state.looks + 1)
-            if state.looks > PATIENCE:
-                return Step(w, state, here.value, "", unproved(proof, self.gap), proof, After(view, here))
-        found = model.search(here)
-        if found is None:
-            if len(state.steps):  # the memory is of another place; start again from the features' moments
-                again = self.init(w)._replace(gap=state.gap, looks=state.looks, here=here)
-                return Step(w, again, here.value, after=After(view, here))
             proof = problem.certify(w, self.gap, here)
-            if proof.proves(self.gap) or (proof.gap is None and left <= 1e-4 and self._near(view, here)):
-                why = f"the objective's rounding hides any further decrease; the conditions hold to {left:.1e}"
-                return Step(w, state, here.value, told(why, proof), "", proof, After(view, here))
-            return Step(w, state, here.value, "", unproved(proof, self.gap), proof, After(view, here))
-        s, y = found.v - here.v, found.g - here.g - view.ridge * (found.v - here.v)
-        return Step(found.w, model.learnt(s, y)._replace(here=found), here.value, after=After(view, found))
+            if proof.proves(self.gap) or (proof.gap is None and self._near(view, here)):
+                return stay._replace(converged=told(why, proof), proof=proof)
+        found = model.search(here)
+        if found is not None:
+            s, y = found.v - here.v, found.g - here.g - view.ridge * (found.v - here.v)
+            return Step(found.w, model.learnt(s, y)._replace(here=found), here.value, after=After(view, found))
+        if len(state.steps):  # the memory is of another place; start again from the features' moments
+            return stay._replace(state=self.init(w)._replace(here=here))
+        proof = problem.certify(w, self.gap, here)
+        if proof.proves(self.gap) or (proof.gap is None and left <= 1e-4 and self._near(view, here)):
+            why = f"the objective's rounding hides any further decrease; the conditions hold to {left:.1e}"
+            return stay._replace(converged=told(why, proof), proof=proof)
+        return stay._replace(stalled=unproved(proof, self.gap), proof=proof)
 
     def _near(self, view: View, here: Evaluated) -> bool:
         """Whether half of Newton's decrement is small enough, which sees what the diagonal of the model does not.
@@ -157,17 +146,27 @@ class Fista:
         return bool(solved) and -float(np.vdot(g, d)) / 2 <= self.gap * abs(here.value)
 
 
-class SecondMoment(NamedTuple):
+class _SecondMoment(NamedTuple):
     """The second moment M of the sample's u (D+1,D+1), or its diagonal (D+1,), and its inverse.
 
     In units of the diagonal, M's directions without any data count as 1e-8 instead of nothing.
-
-    >>> SecondMoment(np.array([2.0]), np.array([0.5])).over(np.array([[4.0]]))
-    array([[2.]])
     """
 
     moment: Array
     inverse: Array
+
+    @classmethod
+    def of(cls, u: Any, weight: Array) -> "_SecondMoment":
+        if not isinstance(u, np.ndarray) or u.shape[1] > DENSE:
+            square = u.multiply(u) if hasattr(u, "multiply") else np.square(u)
+            moment = np.asarray(square.T @ weight).ravel().astype(np.float64)
+            return cls(moment, 1 / np.where(moment > 0, moment, 1.0))
+        rows = u * np.sqrt(weight)[:, None]
+        moment = rows.T @ rows
+        unit = np.sqrt(np.diag(moment))
+        unit = np.where(unit > 0, unit, 1.0)
+        units = unit[:, None] * unit
+        return cls(moment, np.linalg.inv(moment / units + 1e-8 * np.eye(len(unit))) / units)
 
     def times(self, v: Array) -> Array:
         """M v for v (...,D+1,K)."""
@@ -178,44 +177,6 @@ class SecondMoment(NamedTuple):
         """M^-1 v (D+1,K)."""
         return self.inverse[:, None] * v if self.inverse.ndim == 1 else self.inverse @ v
 
-    @property
-    def diagonal(self) -> Array:
-        return self.moment if self.moment.ndim == 1 else np.diag(self.moment)
-
-
-def second_moment(view: View) -> SecondMoment:
-    """That of a view's problem, which is the same at every step.
-
-    >>> second_moment(problem.view(np.float64)).diagonal.round(3)
-    array([1., 1.])
-    """
-    found: SecondMoment = view.moments(_moments)
-    return found
-
-
-def _moments(u: Any, weight: Array) -> SecondMoment:
-    if not isinstance(u, np.ndarray) or u.shape[1] > DENSE:
-        square = u.multiply(u) if hasattr(u, "multiply") else np.square(u)
-        moment = np.asarray(square.T @ weight).ravel().astype(np.float64)
-        return SecondMoment(moment, 1 / np.where(moment > 0, moment, 1.0))
-    rows = u * np.sqrt(weight)[:, None]
-    moment = rows.T @ rows
-    unit = np.sqrt(np.diag(moment))
-    unit = np.where(unit > 0, unit, 1.0)
-    units = unit[:, None] * unit
-    return SecondMoment(moment, np.linalg.inv(moment / units + 1e-8 * np.eye(len(unit))) / units)
-
-
-class _Inner(NamedTuple):
-    """FISTA's state on a model: u, the extrapolated point, the model's gradients at both, momentum t and 1/step."""
-
-    u: Array
-    ahead: Array
-    g_u: Array
-    g_ahead: Array
-    t: float
-    size: float
-
 
 class _Model:
     """E around a point: ``E + <g, d> + <d, B d>/2 + |lasso (v + d)|_1``, B = M x diag(c) + ridge - basis^T left.
@@ -224,9 +185,11 @@ class _Model:
     h            (D+1,K), the diagonal of M x diag(c) + ridge, positive
     """
 
-    def __init__(self, view: View, moments: SecondMoment, state: Memory) -> None:
-        self.view, self.moments, self.state = view, moments, state
-        h = moments.diagonal[:, None] * state.scale + view.ridge
+    def __init__(self, view: View, state: Memory) -> None:
+        self.view, self.state = view, state
+        self.moments: _SecondMoment = view.moments(_SecondMoment.of)
+        moment = self.moments.moment
+        h = (moment if moment.ndim == 1 else np.diag(moment))[:, None] * state.scale + view.ridge
         # A feature that is always zero has no curvature and no gradient either; any positive number will do.
         self.h = np.maximum(h, np.finfo(np.float64).tiny ** 0.5)
         m, rows, classes = state.steps.shape
@@ -307,9 +270,10 @@ class _Model:
         solved for.
         """
         enough = FORCING**2 * self.distance(v, g)
-        at = _Inner(v, v, g, g, 1.0, 1.0)
+        # The model's gradient stands beside each point; t is the momentum.
+        u, g_u, ahead, g_ahead, t, size = v, g, v, g, 1.0, 1.0
         for count in range(1, INNER_STEPS + 1):
-            new, g_new, size = self._forward_backward(v, g, at)
+            new, g_new, size = self._forward_backward(v, g, ahead, g_ahead, size)
             if self.distance(new, g_new) <= enough:
                 return new
             if count % SOLVE_EVERY == 0:
@@ -318,26 +282,28 @@ class _Model:
                 if self._value(v, g, solved, g_solved) < self._value(v, g, new, g_new):
                     if self.distance(solved, g_solved) <= enough:
                         return solved
-                    at = _Inner(solved, solved, g_solved, g_solved, 1.0, size)
+                    u, g_u, ahead, g_ahead, t = solved, g_solved, solved, g_solved, 1.0
                     continue
-                if (new == at.u).all() and (new == at.ahead).all():  # too short for rounding, as all others will be
+                if (new == u).all() and (new == ahead).all():  # too short for rounding, as all others will be
                     return new
-            t = 1.0 if float(np.sum(self.h * (new - at.ahead) * (new - at.u))) < 0 else at.t
+            t = 1.0 if float(np.sum(self.h * (new - ahead) * (new - u))) < 0 else t
             following = (1 + math.sqrt(1 + 4 * t**2)) / 2
             weight = (t - 1) / following
-            at = _Inner(new, new + weight * (new - at.u), g_new, g_new + weight * (g_new - at.g_u), following, size)
-        return at.u
+            ahead, g_ahead = new + weight * (new - u), g_new + weight * (g_new - g_u)
+            u, g_u, t = new, g_new, following
+        return u
 
-    def _forward_backward(self, v: Array, g: Array, at: _Inner) -> tuple[Array, Array, float]:
+    def _forward_backward(
+        self, v: Array, g: Array, ahead: Array, g_ahead: Array, size: float
+    ) -> tuple[Array, Array, float]:
         """A gradient step and the soft threshold, with the model's gradient there and the size that it needed."""
-        size = at.size
         while True:
             step = 1 / (size * self.h)
-            new = _soft(at.ahead - step * at.g_ahead, self.view.lasso * step)
-            move = new - at.ahead
+            new = _soft(ahead - step * g_ahead, self.view.lasso * step)
+            move = new - ahead
             g_new = g + self(new - v)
             length = float(np.sum(self.h * move * move))
-            bend = float(np.sum(move * (g_new - at.g_ahead)))
+            bend = float(np.sum(move * (g_new - g_ahead)))
             if length == 0 or not bend > size * length * (1 + 1e-9):
                 return new, g_new, size
             size = max(1.1 * bend / length, 1.3 * size)
@@ -397,9 +363,7 @@ class _Model:
             return self.state.scale
         mean = math.sqrt(high.sum() / low.sum())
         with np.errstate(divide="ignore", invalid="ignore"):
-            scale = np.where(
-                low > 0, np.sqrt(high / low), mean
-            )  # a class whose weights stand still has none of its own
+            scale = np.where(low > 0, np.sqrt(high / low), mean)  # one that stands still has none
         clipped: Array = np.clip(scale, 0.1 * mean, 10 * mean)
         return clipped
 
