@@ -5,8 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from trainer.arrays import Array
 from trainer.objective.problem import Problem
-from trainer.optimizers.lbfgs import Lbfgs
-from trainer.optimizers.newton import Newton
+from trainer.optimizers.descent import Lbfgs, Newton
 from trainer.optimizers.protocols import Optimizer, Step
 from trainer.optimizers.proximal import Fista
 from trainer.optimizers.stopping import check_tol

@@ -18,8 +18,8 @@ from trainer.objective.objective import Objective
 from trainer.objective.penalties import subgradient
 from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
+from trainer.objective.view import Evaluated, View
 from trainer.optimizers import Optimizer, Schedule
-from trainer.optimizers.protocols import After
 from trainer.optimizers.schedules import Constant
 
 
@@ -64,11 +64,16 @@ class Report:
     converged: str = ""
     stalled: str = ""
     proof: Certificate | None = None  # where a solver has looked
-    after: After | None = None
+    after: tuple[View, Evaluated] | None = None
 
 
 def proved(
-    objective: Objective, optimizer: Optimizer, train: Data, w: Array, converged: object, after: After | None = None
+    objective: Objective,
+    optimizer: Optimizer,
+    train: Data,
+    w: Array,
+    converged: object,
+    after: tuple[View, Evaluated] | None = None,
 ) -> Certificate:
     """How far w (D+1,K) is from the minimum of the objective on these data, at most.
 
@@ -81,7 +86,8 @@ def proved(
     wanted = getattr(optimizer, "gap", math.inf) if converged else math.inf
     with _for_blocks(objective), np.errstate(all="ignore"):
         if after is not None:
-            return certify(after.view.exact, w, wanted, after.here)
+            view, here = after
+            return certify(view.exact, w, wanted, here)
         return Problem(objective, train).certify(w, wanted)
 
 
@@ -182,7 +188,7 @@ def fit(
             w, memory = each(lambda part: place.fetch([part])[0], (w, memory))
             state = TrainState(epoch + 1, w, memory)
             row: dict[str, float] = {"epoch": epoch + 1}
-            known = None if step.after is None else step.after.view.known(step.after.here)
+            known = None if step.after is None else View.known(*step.after)
             if metrics is None:
                 value, g = known or whole.value_and_grad(w)
                 row["loss"] = value - objective.penalty.value(w)

@@ -11,18 +11,6 @@ from trainer.objective.problem import Problem
 from trainer.objective.view import Evaluated, View
 
 
-class After(NamedTuple):
-    """E and its derivative at the new w, in the view that a step took.
-
-    >>> step = Newton().step(problem, w, Newton().init(w))
-    >>> f"{step.after.here.value:.3f}, and it was {step.value:.3f}"
-    '0.646, and it was 0.693'
-    """
-
-    view: View
-    here: Evaluated
-
-
 class Step(NamedTuple):
     """What came of a step.
 
@@ -30,10 +18,11 @@ class Step(NamedTuple):
     value              E before the step
     converged, stalled why no more steps are needed, or can be made; at most one is not empty
     proof              how far w is from the minimum, where a solver has looked
-    after              what it knows of the new w
+    after              the view that it took, and E and its derivative at the new w there
 
-    >>> Step(w, state=None, value=0.7, converged="the gradient is zero").converged
-    'the gradient is zero'
+    >>> step = Newton().step(problem, w, Newton().init(w))
+    >>> f"{step.after[1].value:.3f}, and it was {step.value:.3f}"
+    '0.646, and it was 0.693'
     """
 
     w: Array
@@ -42,7 +31,7 @@ class Step(NamedTuple):
     converged: str = ""
     stalled: str = ""
     proof: Certificate | None = None
-    after: After | None = None
+    after: tuple[View, Evaluated] | None = None
 
 
 class Optimizer(Protocol):

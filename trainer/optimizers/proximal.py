@@ -32,7 +32,7 @@ from trainer.objective.penalties import Penalty, subgradient
 from trainer.objective.preconditioner import DENSE, preconditioner
 from trainer.objective.problem import Problem
 from trainer.objective.view import Evaluated, View
-from trainer.optimizers.protocols import After, Step
+from trainer.optimizers.protocols import Step
 from trainer.optimizers.stopping import check_tol, told, unproved
 
 PAIRS = 20  # pairs of steps and gradient differences that are kept
@@ -109,7 +109,7 @@ class Fista:
     def step(self, problem: Problem, w: Array, state: Memory) -> Step:
         view = problem.view(np.float64)
         here = state.here or view.at(w)
-        stay = Step(w, state, here.value, after=After(view, here))
+        stay = Step(w, state, here.value, after=(view, here))
         if not math.isfinite(here.value):
             return stay
         model = _Model(view, state)
@@ -122,7 +122,7 @@ class Fista:
         found = model.search(here)
         if found is not None:
             s, y = found.v - here.v, found.g - here.g - view.ridge * (found.v - here.v)
-            return Step(found.w, model.learnt(s, y)._replace(here=found), here.value, after=After(view, found))
+            return Step(found.w, model.learnt(s, y)._replace(here=found), here.value, after=(view, found))
         if len(state.steps):  # the memory is of another place; start again from the features' moments
             return stay._replace(state=self.init(w)._replace(here=here))
         proof = problem.certify(w, self.gap, here)
