@@ -40,7 +40,7 @@ def measured(view: View, v: Array) -> tuple[Array, Array]:
     rows = sample.data
     weight = np.ones(len(rows)) if rows.weight is None else rows.weight.astype(np.float64)
     share = weight[:, None] * (len(sums.data) / sums.total)  # (n,1)
-    y = rows.targets(np.float64)
+    y, many = rows.targets(np.float64), classes > MANY
     if sums.softmax_like:
         temperature = known(objective.activation, "temperature")
         few = slice(None, None, max(1, len(y) * classes // EXPONENTIALS))
@@ -48,33 +48,35 @@ def measured(view: View, v: Array) -> tuple[Array, Array]:
         e = np.exp(z - z.max(axis=1, keepdims=True))
         a = (e / e.sum(axis=1, keepdims=True)).astype(np.float64)
         s = share[few] * row_factor(objective.activation, objective.loss, y[few]) / temperature
-        traces = s[:, 0] * (a * (1 - a)).sum(axis=1)
-        t = traces if len(traces) == len(y) else np.full(len(y), traces.mean())
-        if classes > MANY:
-            return (s * a * (1 - a)).mean(axis=0), t
-        moment = a.T @ (s * a) / len(a)
-        # diag(sum s a) - moment, whose rows have the sum zero, which here they have to the last digit.
-        return np.diag(moment.sum(axis=1)) - moment, t
-    z = times(sample.u.astype(np.float64), v)
-    few = slice(None, None, -(-len(z) * classes**2 // PROBED))  # R e_k for each class k, on fewer rows if many
-    product = row_hessian(objective.activation, objective.loss, z[few], y[few], np.float64)
-    probes = [share[few] * product(np.tile(e, (len(z[few]), 1))) for e in np.eye(classes)]
-    c = np.stack([probe.mean(axis=0) for probe in probes], axis=1)
-    trace = np.abs(sum(probe[:, k] for k, probe in enumerate(probes)))
-    t = trace if len(trace) == len(z) else np.full(len(z), trace.mean())
-    if classes > MANY:
-        return np.diag(c), t
-    return (c + c.T) / 2, t
+        t = s[:, 0] * (a * (1 - a)).sum(axis=1)
+        if many:
+            c = (s * a * (1 - a)).mean(axis=0)
+        else:
+            moment = a.T @ (s * a) / len(a)
+            # diag(sum s a) - moment, whose rows have the sum zero, which here they have to the last digit.
+            c = np.diag(moment.sum(axis=1)) - moment
+    else:
+        z = times(sample.u.astype(np.float64), v)
+        few = slice(None, None, -(-len(z) * classes**2 // PROBED))  # R e_k for each class k, on fewer rows if many
+        product = row_hessian(objective.activation, objective.loss, z[few], y[few], np.float64)
+        probes = [share[few] * product(np.tile(e, (len(z[few]), 1))) for e in np.eye(classes)]
+        t = np.abs(sum(probe[:, k] for k, probe in enumerate(probes)))
+        c = np.stack([probe.mean(axis=0) for probe in probes], axis=1)
+        c = np.diag(c) if many else (c + c.T) / 2
+    return c, t if len(t) == len(y) else np.full(len(y), t.mean())
 
 
 @dataclass(frozen=True, eq=False)
 class SecondMoment:
-    """What _moment makes of the sample's rows by their curvatures, the mean of which is the level."""
+    """That of the sample's rows by their curvatures, the mean of which is the level.
 
+    mean (D,) by curvature, or zero; matrix about it (D,D), or its diagonal (D,), with the rows (n,D) if they are few
+    """
+
+    level: float
     mean: Array
     matrix: Array
-    rows: Array | None
-    level: float
+    rows: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,8 @@ class Preconditioner:
         weights, bias = inner[..., :-1, :], inner[..., -1, :]  # views
         weights -= self.mean[:, None] * bias[..., None, :]
         for columns, inverse in self.inverses:
-            weights[..., columns] = _of_all(inverse, weights[..., columns])
+            r = weights[..., columns]  # of a stack all in one
+            weights[..., columns] = inverse(r) if r.ndim == 2 else apart(inverse(side_by_side(r)), len(r))
         bias /= self.curvatures
         bias -= self.mean @ weights
         return self._of_classes(inner, self.classes.T)
@@ -109,34 +112,27 @@ class Preconditioner:
         return g - g.mean(axis=-1, keepdims=True) if self.sums_to_zero else g.copy()
 
 
-def _of_all(inverse: Callable[[Array], Array], r: Array) -> Array:
-    """What an inverse makes of r (D,M), or of a stack of them, which it takes as one."""
-    if r.ndim == 2:
-        return inverse(r)
-    return apart(inverse(side_by_side(r)), len(r))
-
-
 def preconditioner(view: View, v: Array, before: Preconditioner | None = None) -> Preconditioner:
     """P for the problem of a view at v; the second moment of one before will do where curvatures are about alike."""
     mean_hessian, t = measured(view, v)
     if not view.sums.canonical:
         mean_hessian = mean_hessian + _straight(view, v) * (1 if mean_hessian.ndim == 1 else np.eye(v.shape[1]))
     level = float(t.mean())
-    basis, curvatures = _of_classes(mean_hessian, view.sums_to_zero)
+    basis, curvatures = _of_classes(mean_hessian, view.sums.shift_invariant)
     u, ridge = view.sample.u[:, :-1], view.ridge[:-1, 0]
     groups = _groups(curvatures, u.shape)
     if before is not None and 1 / ALIKE < level / (before.second.level or 1.0) < ALIKE:
         second = before.second
     else:
         t = t / t.sum() if level > 0 else np.full(len(t), 1 / len(t))
-        second = SecondMoment(*_moment(u, t, view.intercept), level)
+        second = SecondMoment(level, *_moment(u, t, view.intercept))
     inverses = []
     for columns in groups:
         c = float(np.exp(np.log(curvatures[columns]).mean()))
         start, stop = int(columns[0]), int(columns[-1]) + 1
         at = slice(start, stop) if stop - start == len(columns) else columns  # a slice is read faster
-        inverses.append((at, _inverse(c, second.matrix, second.rows, ridge)))
-    return Preconditioner(level, second, basis, curvatures, inverses, view.sums_to_zero)
+        inverses.append((at, _inverse(c, second, ridge)))
+    return Preconditioner(level, second, basis, curvatures, inverses, view.sums.shift_invariant)
 
 
 def _straight(view: View, v: Array) -> float:
@@ -176,33 +172,32 @@ def _groups(curvatures: Array, shape: tuple[int, int]) -> list[Array]:
     return [np.flatnonzero(step == name) for name in names]
 
 
-def _moment(u: Any, t: Array, centred: bool) -> tuple[Array, Array, Array | None]:
-    """The mean (D,) by t or zero, and S about it: the matrix (D,D), or its diagonal (D,) with the rows (n,D) if few.
+def _moment(u: Any, t: Array, centred: bool) -> tuple[Array, ...]:
+    """Mean, matrix and rows of SecondMoment, with rows that weigh t (n,).
 
     The diagonal alone, about zero, where neither features nor rows are few, and of many sparse features.
     """
     n, d = u.shape
     if not isinstance(u, np.ndarray):
         if d > DENSE or u.nnz**2 > n << 28:
-            return np.zeros(d), np.asarray(u.multiply(u).T @ t).ravel(), None
+            return np.zeros(d), np.asarray(u.multiply(u).T @ t).ravel()
         u = u.astype(np.float64)
         mean = centred * (t @ u)
-        return mean, (u.T @ u.multiply(t[:, None])).toarray() - np.outer(mean, mean), None
+        return mean, (u.T @ u.multiply(t[:, None])).toarray() - np.outer(mean, mean)
     mean = centred * (t @ u.astype(np.float64, copy=False) if d > DENSE else (t @ u).astype(np.float64))
-    if d <= DENSE and not 2 * n < d:
-        rows = (u - mean) * np.sqrt(t)[:, None]
-        return mean, rows.T @ rows, None
-    if n <= DENSE:
-        rows = (u - mean) * np.sqrt(t)[:, None]
-        return mean, np.square(rows).sum(axis=0), rows
-    return mean, t @ np.square(u - mean), None
+    few = d <= DENSE and not 2 * n < d
+    if not few and n > DENSE:
+        return mean, t @ np.square(u - mean)
+    rows = (u - mean) * np.sqrt(t)[:, None]
+    return (mean, rows.T @ rows) if few else (mean, np.square(rows).sum(axis=0), rows)
 
 
-def _inverse(c: float, moment: Array, rows: Array | None, ridge: Array) -> Callable[[Array], Array]:
+def _inverse(c: float, second: SecondMoment, ridge: Array) -> Callable[[Array], Array]:
     """r (D,M) -> (c S + ridge)^-1 r."""
     from scipy.linalg import cho_factor  # type: ignore[import-untyped]  # slow to import
     from scipy.linalg.lapack import dpotrs  # type: ignore[import-untyped]  # cho_solve takes longer to look at its input
 
+    moment, rows = second.matrix, second.rows
     diagonal = moment if moment.ndim == 1 else np.diag(moment)
     if moment.ndim == 1 and rows is None:
         h = c * diagonal + ridge

@@ -13,7 +13,7 @@ and the last column of u is 0 in the place of 1: E and its derivatives know noth
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from threading import local
 from typing import Any, NamedTuple
 
@@ -59,14 +59,13 @@ def _moments(x: Any, centred: bool) -> tuple[Array, Array]:
 
     In units of a column's largest number, whose squares neither overflow nor underflow.
     """
+    size = abs(x).max(axis=0)
+    size = (size.toarray().ravel() if is_sparse(x) else size).astype(np.float64)
+    unit = np.where(size > 0, size, 1.0)
     if is_sparse(x):
-        size = abs(x).max(axis=0).toarray().ravel().astype(np.float64)
-        unit = np.where(size > 0, size, 1.0)
         scaled = x.astype(np.float64)
         scaled.data /= unit[scaled.indices]
         return np.zeros(x.shape[1]), unit * np.sqrt(np.asarray(scaled.power(2).sum(axis=0)).ravel() / x.shape[0])
-    size = np.abs(x).max(axis=0).astype(np.float64)
-    unit = np.where(size > 0, size, 1.0)
     mean = unit * (x / unit).mean(axis=0) if centred else np.zeros(len(unit))
     rest = x / unit - mean / unit
     spread = np.sqrt(np.mean(rest * rest, axis=0))
@@ -147,8 +146,8 @@ class View:
         self._exact = exact
         self.mean, self.scale, self.intercept = sample.mean, sample.scale, sums.objective.intercept
         penalty, x = sums.objective.penalty, sums.data.x
-        self.ridge = np.append(np.minimum(self._by_scale(penalty.ridge, 2), LARGEST), 0.0)[:, None]  # (D+1,1)
-        self.lasso = np.append(np.minimum(self._by_scale(penalty.lasso, 1), LARGEST), 0.0)[:, None]
+        self.ridge = self._by_scale(penalty.ridge, self.scale)
+        self.lasso = self._by_scale(penalty.lasso, 1.0)
         self._shift = np.where(np.abs(self.mean) > FAR * self.scale, self.mean, 0.0)
         in_file, numbers = getattr(x, "reader", None) is not None, x.shape[0] * numbers_a_row(x)
         memory = sums.device.memory  # a quarter for u at most; x and u aside, what is kept has up to four fifths
@@ -162,9 +161,11 @@ class View:
         """The view in double precision; kept as None by itself, or a fit's copies of the rows would outlive it."""
         return self._exact or self
 
-    def _by_scale(self, strength: float, power: int) -> Array:
+    def _by_scale(self, strength: float, again: Any) -> Array:
+        """A strength in these coordinates (D+1,1), zero for the bias."""
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            return np.where(strength > 0, strength / self.scale / (self.scale if power == 2 else 1.0), 0.0)
+            of_weights = np.where(strength > 0, strength / self.scale / again, 0.0)
+        return np.append(np.minimum(of_weights, LARGEST), 0.0)[:, None]
 
     def times_ridge(self, strength: float) -> "View":
         """The view with so many times the ridge."""
@@ -214,10 +215,6 @@ class View:
         y = part.y if self.sums.short else part.targets(self.dtype)
         return objective.gradient(*objective.pair, z, y)
 
-    def _anew(self, block: Block, part: Data, v: Ready) -> Array:
-        """dl_dz (B,K) of a block at v."""
-        return self._slopes(part, self.times(block, v)).dl_dz
-
     def keeps(self, classes: int) -> bool:
         """Whether there is room in a process, or on its device, for numbers of each row and class."""
         return len(self.sums.data) * classes <= max(KEPT, self._room)
@@ -258,16 +255,12 @@ class View:
         return np.concatenate([centred / self.scale[:, None], sums[-1:]])
 
     def _features(self, block: Block) -> Any:
-        if self.copies.room:
-            return self.copies.of(block, lambda: self._standardised(block))
-        if self._last is None:
-            return self._made(block)
+        make = self._standardised if self.single else self._in_double
+        if self.copies.room or self._last is None:
+            return self.copies.of(block, lambda: make(block))
         if self._last.number != block.number:  # a block is asked for two or three times in a row
-            self._last.features, self._last.number = self._made(block), block.number
+            self._last.features, self._last.number = make(block), block.number
         return self._last.features
-
-    def _made(self, block: Block) -> Any:
-        return self._standardised(block) if self.single else self._in_double(block)
 
     def _in_double(self, block: Block) -> Any:
         x = self.sums.data.x[block.rows]
@@ -296,7 +289,7 @@ class View:
     def hessian(self, here: Evaluated) -> Callable[[Array], Array]:
         """d (D+1,K) -> H d, the Hessian of E's smooth part by v at what was evaluated, whose rows are made once."""
         sums, pair = self.sums, self.sums.objective.pair
-        rows, made = here.rows, self.store(here.v.shape[1])
+        rows, products = here.rows, self.store(here.v.shape[1])
         single, many = here.dtype == np.float32, not self.keeps(here.v.shape[1])
         # Of many rows only u is at hand, which knows z well enough for a product in single precision.
         sloped = sums.softmax_like and (single or (many and self.single))
@@ -304,17 +297,20 @@ class View:
 
         def of_rows(block: Block) -> RowHessian:
             part = sums.targets.rows(block.rows)
+
+            def anew() -> Array:
+                return self._slopes(part, self.times(block, at)).dl_dz if sloped else self.exact.times(block, at)
+
+            made = rows.of(block, anew) if sloped == single else anew()
             if sloped:
-                anew = partial(self._anew, block, part, at)
-                return row_hessian_of_slope(*pair, rows.of(block, anew) if single else anew(), part)
-            z = self.exact.times(block, at) if single else rows.of(block, lambda: self.exact.times(block, at))
-            return row_hessian(*pair, z, part.targets(np.float64), self.dtype)
+                return row_hessian_of_slope(*pair, made, part)
+            return row_hessian(*pair, made, part.targets(np.float64), self.dtype)
 
         def product(d: Array) -> Array:
             along = self.ready(d)
 
             def of_block(block: Block) -> tuple[Array]:
-                q = made.of(block, lambda: of_rows(block))(self.times(block, along))
+                q = products.of(block, lambda: of_rows(block))(self.times(block, along))
                 if sums.data.weight is not None:
                     q = as_type(sums.data.weight[block.rows], self.dtype)[:, None] * q
                 return (self.against(block, q),)
@@ -324,11 +320,6 @@ class View:
             return result
 
         return product
-
-    @property
-    def sums_to_zero(self) -> bool:
-        """Whether the weights of all classes together mean nothing, and are to stay zero."""
-        return self.sums.shift_invariant
 
     def moments(self, make: Callable[[Array, Array], Any]) -> Any:
         """What make(u, share) says of the sample's rows u (n,D+1) and the shares (n,) of E's denominator; made once."""
