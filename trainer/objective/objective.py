@@ -182,14 +182,11 @@ class BlockSum:
         self.objective, self.device = objective, objective.device
         self.device.check(data)
         self._given = data
-        self._there: Data | None = None
 
-    @property
+    @cached_property
     def data(self) -> Data:
         """The rows, where they are summed."""
-        if self._there is None:
-            self._there = self.device.rows(self._given)
-        return self._there
+        return self.device.rows(self._given)
 
     @cached_property
     def canonical(self) -> bool:
@@ -229,19 +226,18 @@ class BlockSum:
     @cached_property
     def blocks(self) -> list[Block]:
         """The blocks of a sum over all of the data."""
-        return self.blocks_of(numbers_per_row(self.objective.gradient, len(self._given.classes)))
+        return self._blocks_of(numbers_per_row(self.objective.gradient, len(self._given.classes)))
 
-    def blocks_of(self, width: int) -> list[Block]:
+    def _blocks_of(self, width: int) -> list[Block]:
         """Those where the widest temporary has so many numbers a row."""
         return blocks(self._given, width, larger=LARGER if self.device.memory else 1)
 
     def map_sum(self, function: Callable[[Block], tuple[Any, ...]], parts: list[Block] | None = None) -> list[Any]:
         """The sums of a function over blocks, brought home; see trainer.objective.blocks.map_sum."""
-        return self.device.fetch(self._map_sum(function, parts))
+        return self.device.fetch(self._map_sum(function, parts or self.blocks))
 
-    def _map_sum(self, function: Callable[[Block], tuple[Any, ...]], parts: list[Block] | None = None) -> list[Any]:
+    def _map_sum(self, function: Callable[[Block], tuple[Any, ...]], parts: list[Block]) -> list[Any]:
         """The same, where the blocks are; threads are for numpy, and a device has its own."""
-        parts = parts or self.blocks
         if self.engine is not None:
             return self.engine.map_sum(self, function, parts)
         threads = self.objective.threads if self.device is HOST else 1
@@ -252,26 +248,24 @@ class BlockSum:
         """Who has the rows, if they are elsewhere."""
         return self.data.x.engine if isinstance(self.data.x, Features) else None
 
-    def part(self, block: Block) -> Data:
-        """The rows of a block; of a block that is all of the data, as in a small batch, no views are made."""
-        rows = block.rows
-        whole = rows.stop - rows.start == len(self.data) and isinstance(self.data.x, np.ndarray)
-        return self.data if whole else self.data.rows(rows)
-
     def value_and_grad(self, w: Array) -> tuple[Any, Array]:
         """E (...) and dE_dw (...,D+1,K) at w (...,D+1,K): of one model, or of each of a stack over the same rows.
 
         Of a w that is on the device they stay there, and whether they are finite is not asked.
         """
         objective, here = self.objective, self.device.put(w)
-        sums = Sums(*self._map_sum(lambda block: gradient_sums(objective, self.part(block), here, self.short)))
+
+        def sums(block: Block) -> Sums:
+            return gradient_sums(objective, part_of(self.data, block), here, self.short)
+
+        loss, dl_dw, total = self._map_sum(sums, self.blocks)
         if isinstance(w, np.ndarray):
-            sums = Sums(*self.device.fetch(sums))
-            if not math.isfinite(float(sums.loss.sum()) + float(sums.dl_dw.sum())):
+            loss, dl_dw, total = self.device.fetch((loss, dl_dw, total))
+            if not math.isfinite(float(loss.sum()) + float(dl_dw.sum())):
                 for model in w.reshape(-1, *w.shape[-2:]):
                     self.name_the_row(model)
-        total, penalty = _divisor(sums.total), objective.penalty
-        return sums.loss / total + penalty.value(w), sums.dl_dw / total + penalty.grad(w)
+        total, penalty = divisor(total), objective.penalty
+        return loss / total + penalty.value(w), dl_dw / total + penalty.grad(w)
 
     def evaluate(self, w: Array, metrics: Mapping[str, Metric], slopes: bool = False) -> Evaluation:
         """The mean loss, and the metrics over the samples that have a target at all; slopes asks for dE_dw, too.
@@ -282,12 +276,12 @@ class BlockSum:
         objective, here = self.objective, self.device.put(w)
 
         def sums(block: Block) -> tuple[Any, ...]:
-            part = self.part(block)
+            part = part_of(self.data, block)
             with np.errstate(all="ignore"):  # of each thread
                 found = of_rows(objective, part, here, metrics, self.short_exactly, slopes)
                 return metric_sums(Counting.of(objective, part, found.there), found)
 
-        found = self.map_sum(sums, self.blocks_of(w.shape[1]))
+        found = self.map_sum(sums, self._blocks_of(w.shape[1]))
         with np.errstate(invalid="ignore"):
             return evaluated(objective, w, metrics, found, slopes)
 
@@ -315,7 +309,13 @@ class BlockSum:
             )
 
 
-def _divisor(total: Any) -> Any:
+def part_of(rows: Any, block: Block) -> Any:
+    """The rows of a block; of a block that is all of them, as in a small batch, no views are made."""
+    whole = len(rows) == block.rows.stop - block.rows.start and isinstance(rows.x, np.ndarray)
+    return rows if whole else rows.rows(block.rows)
+
+
+def divisor(total: Any) -> Any:
     """The denominator of E, which is one where the rows of a batch all weigh nothing."""
     return float(total) or 1.0 if isinstance(total, float) else namespace(total).where(total == 0, 1.0, total)
 

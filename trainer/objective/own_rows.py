@@ -23,10 +23,12 @@ from trainer.objective.objective import (
     Objective,
     OfRows,
     Sums,
+    divisor,
     evaluated,
     gradient_sums,
     metric_sums,
     of_rows,
+    part_of,
 )
 
 AT_ONCE = 1 << 15  # scores of all models that are worked on together: 256 KiB, which the cache holds several times
@@ -112,16 +114,14 @@ def gradients(objective: Objective, rows: Rows, w: Array, penalty: Callable[[Arr
     width = numbers_per_row(objective.gradient, len(rows.classes))
 
     def sums(block: Block) -> tuple[Any, ...]:
-        parts = _in_parts(_part(rows, block), len(w), width)
+        parts = _in_parts(part_of(rows, block), len(w), width)
         found = [gradient_sums(objective, part, w[some], labels) for some, part in parts]
         return found[0] if len(found) == 1 else _joined(found)
 
     loss, dl_dw, total = map_sum(sums, blocks(rows, width), objective.threads, objective.progress)  # type: ignore[arg-type]
-    if isinstance(total, np.ndarray):
-        total = np.where(total == 0, 1.0, total)  # of rows that all weigh nothing
-        return loss / total, dl_dw / total.astype(dl_dw.dtype)[:, None, None] + penalty(w)
-    total = total or 1.0
-    return loss / total, dl_dw / total + penalty(w)
+    total = divisor(total)
+    by = total.astype(dl_dw.dtype)[:, None, None] if isinstance(total, np.ndarray) else total
+    return loss / total, dl_dw / by + penalty(w)
 
 
 def evaluations(
@@ -134,7 +134,7 @@ def evaluations(
     def sums(block: Block) -> tuple[Any, ...]:
         found = []
         with np.errstate(all="ignore"):  # of each thread
-            for some, part in _in_parts(_part(rows, block), len(w), w.shape[-1]):
+            for some, part in _in_parts(part_of(rows, block), len(w), w.shape[-1]):
                 measured = of_rows(first, part, w[some], metrics, labels, slopes)
                 counting = _countings(first, part, measured.there, len(w[some]))
                 found += [metric_sums(counting[number], _of_model(measured, number)) for number in range(len(w[some]))]
@@ -147,12 +147,6 @@ def evaluations(
             evaluated(objective, w[m], metrics, flat[m * each : (m + 1) * each], slopes)
             for m, objective in enumerate(objectives)
         ]
-
-
-def _part(rows: Rows, block: Block) -> Any:
-    """The rows of a block, read once for all models; of all of them no views are made."""
-    whole = len(rows) == block.rows.stop - block.rows.start and isinstance(rows.x, np.ndarray)
-    return rows if whole else rows.rows(block.rows)
 
 
 def _in_parts(part: Any, models: int, width: int) -> list[tuple[slice, Any]]:
