@@ -7,7 +7,6 @@ https://distributed.dask.org.
 """
 
 import atexit
-import io
 import logging
 import pickle
 import time
@@ -29,7 +28,7 @@ from trainer.objective import worker
 from trainer.objective.blocks import SHARDS, Block, Kept, added, shards
 from trainer.objective.objective import BlockSum, Objective
 from trainer.objective.view import View
-from trainer.objective.worker import Answer, Piece, Shard, versions
+from trainer.objective.worker import Answer, Piece, Shard, packed, versions
 
 SECONDS = 10  # until a scheduler must have answered, or a worker come back
 ANSWER = 3  # until a worker of this machine must have taken a call
@@ -140,9 +139,7 @@ class Cluster:
         found: dict[str, Any] = {}
         losses, self._gone = 0, []
         while left := [name for name in names if name not in found]:
-            asked: dict[str, list[str]] = {}
-            for name, home in self._settled(left).items():
-                asked.setdefault(home, []).append(name)
+            asked = self._settled(left)
             answers = self._run(worker.answer, None, call, asked, gone)
             for home in asked:
                 answer = answers.get(home)
@@ -175,31 +172,28 @@ class Cluster:
 
     def _packed(self, function: Callable[..., Any]) -> bytes:
         """A function with what it closes over, but for what a worker has its own of."""
-        name, pickler = self._name, import_module("cloudpickle").Pickler
 
-        class Call(pickler):  # type: ignore[misc,valid-type]
-            def persistent_id(self, obj: Any) -> Any:
-                if isinstance(obj, Objective):
-                    return "objective", *obj.pair, obj.gradient, obj.penalty, obj.reduction, obj.intercept
-                if isinstance(obj, BlockSum):
-                    return "sums", obj.objective, obj.total
-                if isinstance(obj, View):
-                    return "view", obj.dtype.str, obj.mean, obj.scale, obj.sums
-                if isinstance(obj, Kept):
-                    return "kept", name(obj), obj.room
-                return None
+        def name(obj: Any) -> Any:
+            if isinstance(obj, Objective):
+                return "objective", *obj.pair, obj.gradient, obj.penalty, obj.reduction, obj.intercept
+            if isinstance(obj, BlockSum):
+                return "sums", obj.objective, obj.total
+            if isinstance(obj, View):
+                return "view", obj.dtype.str, obj.mean, obj.scale, obj.sums
+            return ("kept", self._name(obj), obj.room) if isinstance(obj, Kept) else None
 
-        with io.BytesIO() as file:
-            Call(file).dump(function)
-            return file.getvalue()
+        return packed(function, name, import_module("cloudpickle").Pickler)
 
-    def _settled(self, names: Sequence[str]) -> dict[str, str]:
-        """The worker of each piece; neighbours go to the same."""
+    def _settled(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """The pieces of each worker; neighbours go to the same."""
         new = [name for name in names if name not in self._homes]
         workers = self._workers() if new else []
         for place, name in enumerate(new):
             self._homes[name] = workers[place * len(workers) // len(new)]
-        return {name: self._homes[name] for name in names}
+        asked: dict[str, list[str]] = {}
+        for name in names:
+            asked.setdefault(self._homes[name], []).append(name)
+        return asked
 
     def _workers(self) -> list[str]:
         """The addresses of all workers, of which there may be none for some seconds."""
@@ -276,12 +270,5 @@ def _shard(sums: BlockSum, run: Sequence[Block]) -> Shard:
 def _packed_piece(piece: Piece | Shard) -> bytes:
     """A piece, whose reader a worker may have already."""
     reader = piece.x.reader
-    packed = pickle.dumps(reader)
-
-    class Packer(pickle.Pickler):
-        def persistent_id(self, obj: Any) -> Any:
-            return packed if obj is reader else None
-
-    with io.BytesIO() as file:
-        Packer(file).dump(piece)
-        return file.getvalue()
+    pickled = pickle.dumps(reader)
+    return packed(piece, lambda obj: pickled if obj is reader else None)

@@ -12,10 +12,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -80,15 +82,17 @@ async def answer(call: bytes, asked: Mapping[str, Sequence[str]], gone: Sequence
     _here.threads = dask_worker.state.nthreads
     limit = dask_worker.memory_manager.memory_limit
     _here.room = int(SHARE * limit) if limit else UNLIMITED
-    work = import_module("asyncio").get_running_loop().run_in_executor
-    found: Answer = await work(_here.thread, _here.answer, call, asked.get(dask_worker.address, ()), gone)
+    found: Answer = await _on_its_thread(_here.answer, call, asked.get(dask_worker.address, ()), gone)
     return found
 
 
 async def install(pieces: Mapping[str, bytes]) -> None:
     """Takes pieces, by their names."""
-    work = import_module("asyncio").get_running_loop().run_in_executor
-    await work(_here.thread, _here.install, pieces)
+    await _on_its_thread(_here.install, pieces)
+
+
+async def _on_its_thread(function: Callable[..., Any], *args: Any) -> Any:
+    return await import_module("asyncio").get_running_loop().run_in_executor(_here.thread, function, *args)
 
 
 def _says_more(record: logging.LogRecord) -> bool:
@@ -106,35 +110,44 @@ class _Worker:
         self.thread = ThreadPoolExecutor(1)
         self.threads, self.room, self.used = 1, UNLIMITED, 0
         self.pieces: dict[str, Piece | Shard] = {}
-        self.readers: dict[str, Reader] = {}  # which keep open files and what they have decoded
+        # They keep open files and what they have decoded, for as long as there are pieces of them.
+        self.readers: WeakValueDictionary[str, Reader] = WeakValueDictionary()
         self.stores: OrderedDict[str, _Bounded] = OrderedDict()
 
     def install(self, pieces: Mapping[str, bytes]) -> None:
         for name, packed in pieces.items():
-            piece = _PieceReader(io.BytesIO(packed)).load()
+            piece = unpacked(packed, self.reader)
             x = Remembered(**{f.name: getattr(piece.x, f.name) for f in fields(Features)})
             of_x = {"x": x} if isinstance(piece, Piece) else {"data": replace(piece.data, x=x)}
             self.pieces[name] = replace(piece, **of_x)
 
     def answer(self, call: bytes, names: Sequence[str], gone: Sequence[str]) -> Answer:
         self.drop(gone)
-        found, missing, read = {}, [name for name in names if name not in self.pieces], 0
+        there = {name: self.pieces[name] for name in names if name in self.pieces}
+        found, read = {}, 0
         error: TrainerError | None = None
         try:
             with blas_on_one_thread(), np.errstate(all="ignore"):
-                for name in names:
-                    if name in self.pieces:
-                        before = self.pieces[name].x.tally.bytes
-                        found[name] = self.result(call, self.pieces[name])
-                        read += self.pieces[name].x.tally.bytes - before
+                for name, piece in there.items():
+                    before = piece.x.tally.bytes
+                    found[name] = self.result(call, piece)
+                    read += piece.x.tally.bytes - before
         except TrainerError as reason:
             error = reason
         except Exception as reason:  # whatever it is, and however it pickles
             error = TrainerError(f"A worker has failed with {type(reason).__name__}: {reason}.")
-        return Answer(found, missing, read, error)
+        return Answer(found, [name for name in names if name not in there], read, error)
+
+    def reader(self, packed: bytes) -> Reader:
+        """That of a piece; those of the same files share one."""
+        digest = sha256(packed).hexdigest()
+        reader = self.readers.get(digest)
+        if reader is None:
+            reader = self.readers[digest] = pickle.loads(packed)
+        return reader
 
     def result(self, call: bytes, piece: Piece | Shard) -> list[Any]:
-        function = _CallReader(io.BytesIO(call), piece).load()
+        function = unpacked(call, partial(self.stand_in, piece))
         if isinstance(piece, Piece):
             return [function(piece.x[rows]) for rows in piece.slices]
         return map_sum(function, list(piece.blocks), self.threads, lambda rows: None)
@@ -145,8 +158,6 @@ class _Worker:
             self.pieces = {name: piece for name, piece in self.pieces.items() if name.partition(" ")[0] not in gone}
             for name in gone:
                 self.stores.pop(name, None)
-            there = {id(piece.x.reader) for piece in self.pieces.values()}
-            self.readers = {digest: reader for digest, reader in self.readers.items() if id(reader) in there}
             self.count()
 
     def store(self, name: str, room: bool) -> Kept:
@@ -158,6 +169,29 @@ class _Worker:
                 self.count()
         self.stores.move_to_end(name)
         return self.stores[name]
+
+    def stand_in(self, piece: Piece | Shard, named: tuple[Any, ...]) -> Any:
+        """What this worker has in the place of what did not travel with a call on a piece."""
+        kind, *rest = named
+        if kind == "kept":
+            return self.store(*rest)
+        if kind == "objective":
+            activation, loss, gradient, penalty, reduction, own = rest
+            return Objective(activation, loss, gradient, penalty, self.threads, reduction, intercept=own)
+        assert isinstance(piece, Shard)
+        if kind == "sums":
+            objective, total = rest
+            sums = BlockSum(objective, piece.data)
+            sums.total = total  # of all shards
+            return sums
+        dtype, mean, scale, sums = rest
+        sample: Any = Sample(None, None, mean, scale)  # type: ignore[arg-type]  # its rows are not needed
+        exact = View(sums, sample, np.float64)
+        if np.dtype(dtype) == np.float64:
+            return exact
+        view = View(sums, sample, dtype, exact)
+        view.copies = piece.copies.setdefault(mean.tobytes() + scale.tobytes(), _Bounded(True))
+        return view
 
     def count(self) -> None:
         """Counts the bytes of what is kept, after some has gone."""
@@ -207,49 +241,17 @@ def _shortest(x: Array) -> Array:
     return short if np.array_equal(short, x, equal_nan=True) else x
 
 
-class _PieceReader(pickle.Unpickler):
-    """Reads a piece; those of the same files share a reader."""
-
-    def persistent_load(self, pid: Any) -> Any:
-        packed: bytes = pid
-        digest = sha256(packed).hexdigest()
-        if digest not in _here.readers:
-            _here.readers[digest] = pickle.loads(packed)
-        return _here.readers[digest]
+def packed(what: Any, name: Callable[[Any], Any], pickler: Any = pickle.Pickler) -> bytes:
+    """A pickle that has names in the place of some things, and not of those that name makes None of."""
+    with io.BytesIO() as file:
+        packing = pickler(file)
+        packing.persistent_id = name
+        packing.dump(what)
+        return file.getvalue()
 
 
-class _CallReader(pickle.Unpickler):
-    """Reads a function that is to run on a piece, with what this worker has in the place of what did not travel."""
-
-    def __init__(self, file: Any, piece: Piece | Shard) -> None:
-        super().__init__(file)
-        self._piece = piece
-
-    def persistent_load(self, pid: Any) -> Any:
-        kind, *rest = pid
-        load: Callable[..., Any] = getattr(self, f"_{kind}")
-        return load(*rest)
-
-    def _objective(
-        self, activation: Any, loss: Any, gradient: Any, penalty: Any, reduction: str, own: bool
-    ) -> Objective:
-        return Objective(activation, loss, gradient, penalty, _here.threads, reduction, intercept=own)
-
-    def _sums(self, objective: Objective, total: float) -> BlockSum:
-        assert isinstance(self._piece, Shard)
-        sums = BlockSum(objective, self._piece.data)
-        sums.total = total  # of all shards
-        return sums
-
-    def _view(self, dtype: str, mean: Array, scale: Array, sums: BlockSum) -> View:
-        assert isinstance(self._piece, Shard)
-        sample: Any = Sample(None, None, mean, scale)  # type: ignore[arg-type]  # its rows are not needed
-        exact = View(sums, sample, np.float64)
-        if np.dtype(dtype) == np.float64:
-            return exact
-        view = View(sums, sample, dtype, exact)
-        view.copies = self._piece.copies.setdefault(mean.tobytes() + scale.tobytes(), _Bounded(True))
-        return view
-
-    def _kept(self, name: str, room: bool) -> Kept:
-        return _here.store(name, room)
+def unpacked(pickled: bytes, named: Callable[[Any], Any]) -> Any:
+    """What was packed, with what the names stand for here."""
+    unpacking: Any = pickle.Unpickler(io.BytesIO(pickled))
+    unpacking.persistent_load = named
+    return unpacking.load()
