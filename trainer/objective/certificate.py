@@ -195,8 +195,7 @@ class _Scores:
         self.value, self._slope = self.at_bias(np.zeros(v.shape[1]))  # the mean loss, and its derivative by the bias
 
     def z(self, block: Block) -> Array:
-        z: Array = self._kept.of(block, lambda: self.view.times(block, self._ready))
-        return z
+        return self._kept.of(block, lambda: self.view.times(block, self._ready))
 
     def _rows(self, block: Block, shift: Array) -> LossGrad:
         """The weighted loss (B,) and dl_dz (B,K) of a block."""
@@ -265,8 +264,7 @@ class _Scores:
         moved = self.sums.device.put(shift)
         with np.errstate(all="ignore"):
             (g,) = self.sums.map_sum(lambda block: (self.view.against(block, self._rows(block, moved).dl_dz),))
-        result: Array = self.view.outer(g)[:-1] * self.view.scale[:, None] / self.sums.total
-        return result
+        return self.view.outer(g)[:-1] * self.view.scale[:, None] / self.sums.total
 
     def divergence(self, shift: Array, c: float) -> float:
         """The weighted mean of L(z; a') at a' = y + c (a - y), for rows of any sum s: s L(z; a'/s)."""

@@ -79,5 +79,4 @@ def conjugate_gradients_of_each(
 
 def dots(a: Array, b: Array) -> Array:
     """<a, b> (M,) of each model of two stacks (M,D+1,K)."""
-    result: Array = np.einsum("mdk,mdk->m", a, b)
-    return result
+    return np.einsum("mdk,mdk->m", a, b)

@@ -80,8 +80,7 @@ class Elsewhere:
         if not isinstance(array, np.ndarray):
             return array
         plain = array.astype(np.int64) if array.dtype.kind == "u" else np.ascontiguousarray(array)
-        result: Array = self.xp.asarray(plain, device=self.device, copy=True)
-        return result
+        return self.xp.asarray(plain, device=self.device, copy=True)
 
     def fetch(self, sums: Sequence[Any]) -> list[Any]:
         """Arrays and numbers from there, in their shapes and dtypes, after a single wait for all of them."""
@@ -110,8 +109,7 @@ class Streamed:
 
     @property
     def shape(self) -> tuple[int, int]:
-        shape: tuple[int, int] = self.source.shape
-        return shape
+        return self.source.shape
 
     @property
     def reader(self) -> Any:
@@ -168,8 +166,7 @@ def device_of(name: str) -> Device:
 
 
 def _home(tensor: Any) -> Array:
-    array: Array = tensor.cpu().numpy()
-    return array
+    return tensor.cpu().numpy()
 
 
 class _Pinned:
@@ -200,5 +197,4 @@ class _Pinned:
         now = torch.cuda.current_stream(self._device)
         now.wait_event(self._copied[turn])
         there.record_stream(now)  # or its memory might be given away while it is worked on
-        result: Array = there
-        return result
+        return there

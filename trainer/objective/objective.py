@@ -100,8 +100,7 @@ def gradient_sums(objective: Objective, part: Any, w: Array, labels: bool) -> Su
 def pulled_back(objective: Objective, x: Array, dl_dz: Array) -> Array:
     """dl_dw (...,D+1,K), summed over the rows."""
     bias = float(objective.intercept) * over_rows(dl_dz)
-    result: Array = namespace(bias).concat([against(x, dl_dz), bias], axis=-2)
-    return result
+    return namespace(bias).concat([against(x, dl_dz), bias], axis=-2)
 
 
 class OfRows(NamedTuple):
@@ -322,5 +321,4 @@ def divisor(total: Any) -> Any:
 
 def _finite_rows(result: LossGrad) -> Array:
     """Which rows (N,) have a finite loss and derivative."""
-    finite: Array = np.isfinite(result.loss) & np.isfinite(result.dl_dz).all(axis=1)
-    return finite
+    return np.isfinite(result.loss) & np.isfinite(result.dl_dz).all(axis=1)

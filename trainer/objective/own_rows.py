@@ -94,8 +94,7 @@ class OwnRows:
         if not self.smoothing:
             return y
         smoothing, rest = (per_model(numbers, y.dtype) for numbers in (self.smoothing, [1 - s for s in self.smoothing]))
-        smooth: Array = rest * y + smoothing * y.sum(axis=-1, keepdims=True) / y.shape[-1]
-        return smooth
+        return rest * y + smoothing * y.sum(axis=-1, keepdims=True) / y.shape[-1]
 
 
 def per_model(numbers: Sequence[float], dtype: Any) -> Any:

@@ -219,8 +219,7 @@ def _inverse(c: float, second: SecondMoment, ridge: Array) -> Callable[[Array], 
 
     def through_rows(r: Array) -> Array:
         s = root[:, None] * r
-        result: Array = root[:, None] * (s - b.T @ dpotrs(small, b @ s, lower=True)[0])
-        return result
+        return root[:, None] * (s - b.T @ dpotrs(small, b @ s, lower=True)[0])
 
     return through_rows
 

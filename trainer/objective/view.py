@@ -244,8 +244,7 @@ class View:
         product = against(self._features(block), q)
         if self.single:
             return as_type(product, np.float64)
-        result: Array = namespace(q).concat([product, float(self.intercept) * over_rows(q)])
-        return result
+        return namespace(q).concat([product, float(self.intercept) * over_rows(q)])
 
     def outer(self, sums: Array) -> Array:
         """u^T q (D+1,K) from the sum of ``against`` over the blocks."""
@@ -316,8 +315,7 @@ class View:
                 return (self.against(block, q),)
 
             (product,) = sums.map_sum(of_block)
-            result: Array = self.outer(product) / sums.total + self.ridge * d
-            return result
+            return self.outer(product) / sums.total + self.ridge * d
 
         return product
 

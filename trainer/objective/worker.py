@@ -54,8 +54,7 @@ class Shard:
 
     @property
     def x(self) -> Features:
-        x: Features = self.data.x
-        return x
+        return self.data.x
 
 
 class Answer(NamedTuple):
@@ -82,8 +81,7 @@ async def answer(call: bytes, asked: Mapping[str, Sequence[str]], gone: Sequence
     _here.threads = dask_worker.state.nthreads
     limit = dask_worker.memory_manager.memory_limit
     _here.room = int(SHARE * limit) if limit else UNLIMITED
-    found: Answer = await _on_its_thread(_here.answer, call, asked.get(dask_worker.address, ()), gone)
-    return found
+    return await _on_its_thread(_here.answer, call, asked.get(dask_worker.address, ()), gone)
 
 
 async def install(pieces: Mapping[str, bytes]) -> None:

@@ -72,8 +72,7 @@ class Scores:
     @property
     def mean(self) -> Array:
         """The mean over the folds (S,), each of which counts the same."""
-        mean: Array = self.values.mean(axis=0)
-        return mean
+        return self.values.mean(axis=0)
 
     @property
     def deviation(self) -> Array:
@@ -81,8 +80,7 @@ class Scores:
         if len(self.values) == 1:
             return np.full(self.values.shape[1], np.nan)
         with np.errstate(invalid="ignore"):  # of a score that is infinite
-            deviation: Array = self.values.std(axis=0, ddof=1)
-        return deviation
+            return self.values.std(axis=0, ddof=1)
 
     @property
     def error(self) -> Array:

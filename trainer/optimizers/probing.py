@@ -227,8 +227,7 @@ def _check_grid(low: float, high: float, strengths: int) -> None:
 
 def _grid(low: float, high: float, strengths: int) -> list[float]:
     """So many C from 10^low to 10^high, in logarithmic steps."""
-    grid: list[float] = np.logspace(low, high, strengths).tolist()
-    return grid
+    return np.logspace(low, high, strengths).tolist()
 
 
 def _hold_out(labels: Array, share: float, seed: int) -> Fold:

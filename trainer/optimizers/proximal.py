@@ -170,8 +170,7 @@ class _SecondMoment(NamedTuple):
 
     def times(self, v: Array) -> Array:
         """M v for v (...,D+1,K)."""
-        result: Array = self.moment[:, None] * v if self.moment.ndim == 1 else self.moment @ v
-        return result
+        return self.moment[:, None] * v if self.moment.ndim == 1 else self.moment @ v
 
     def over(self, v: Array) -> Array:
         """M^-1 v (D+1,K)."""
@@ -210,8 +209,7 @@ class _Model:
     def __call__(self, d: Array, ridge: bool = True) -> Array:
         """B d (D+1,K)."""
         low_rank = ((self.left @ d.ravel()) @ self.basis).reshape(d.shape)
-        result: Array = self._base(d) - low_rank + (self.view.ridge * d if ridge else 0.0)
-        return result
+        return self._base(d) - low_rank + (self.view.ridge * d if ridge else 0.0)
 
     def part(self, free: Array) -> Array:
         """The rows and columns (F,F) of B where free (D+1,K) is true."""
@@ -364,14 +362,12 @@ class _Model:
         mean = math.sqrt(high.sum() / low.sum())
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = np.where(low > 0, np.sqrt(high / low), mean)  # one that stands still has none
-        clipped: Array = np.clip(scale, 0.1 * mean, 10 * mean)
-        return clipped
+        return np.clip(scale, 0.1 * mean, 10 * mean)
 
 
 def _soft(v: Array, threshold: Array) -> Array:
     """Soft thresholding, argmin_u (u - v)^2/2 + threshold |u|: sign(v) max(|v| - threshold, 0)."""
-    u: Array = v - np.clip(v, -threshold, threshold)
-    return u
+    return v - np.clip(v, -threshold, threshold)
 
 
 def _shorter(share: float, value: float, after: float, predicted: float) -> float:
