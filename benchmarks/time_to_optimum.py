@@ -179,7 +179,7 @@ def data_of(name: str) -> Data:
 def value(problem: Problem, w: np.ndarray) -> float:
     """f(w), by the strategy that is exact."""
     with blas_on_one_thread(), np.errstate(all="ignore"):
-        return problem.evaluate(w, {}).loss + problem.penalty.value(w)
+        return problem.evaluate(w, {}).loss + problem.objective.penalty.value(w)
 
 
 def record(problem: Problem, solver: str) -> list[float]:
@@ -188,7 +188,7 @@ def record(problem: Problem, solver: str) -> list[float]:
     state = TrainState.start(optimizer, problem.data)
     values, start = [value(problem, state.w)], time.perf_counter()
     for report in fit(problem.objective, optimizer, problem.data, None, state, epochs=10_000, metrics={}):
-        values.append(report.metrics["loss"] + problem.penalty.value(report.state.w))
+        values.append(report.metrics["loss"] + problem.objective.penalty.value(report.state.w))
         if time.perf_counter() - start > LIMIT:
             break
     return values

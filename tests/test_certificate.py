@@ -54,7 +54,7 @@ def problem_of(pair, penalty, data=None):
 
 def best(problem):
     """w after a long run of a solver."""
-    solver = Fista(1e-10, 1e-11) if problem.penalty.lasso > 0 else Newton(1e-12, 1e-12)
+    solver = Fista(1e-10, 1e-11) if problem.objective.penalty.lasso > 0 else Newton(1e-12, 1e-12)
     start = TrainState.start(solver, problem.data)
     return list(fit(problem.objective, solver, problem.data, None, start, epochs=300, metrics={}))[-1].state.w
 

@@ -40,7 +40,7 @@ from trainer.objective.penalties import subgradient
 from trainer.objective.preconditioner import measured, preconditioner
 from trainer.objective.view import Evaluated, View
 
-STEPS, SHORTEST = 100, 1e-6  # to the best bias, and the shortest of them
+STEPS, HALVINGS = 100, 20  # to the best bias, and of each of them
 ROUNDING, FLAT = 1e-15, 1e-10  # of the derivative by the bias: where it is rounding, and where it may count as zero
 LITTLE = 0.01  # of what the best bias gained, or of the gap that is wanted, not worth a pass over the rows
 USUAL = 1e-6  # of E: the gap where none is wanted
@@ -233,14 +233,14 @@ class _Scores:
             if inverse is None:
                 moved = np.concatenate([self.v[:-1], self.v[-1:] + shift])
                 inverse = _Inverse(measured(self.view, moved)[0])
-            step, t = -inverse(g), 1.0
+            step = -inverse(g)
             if self.sums.shift_invariant:
                 step -= step.mean()
-            after, slope = self.at_bias(shift + step)
-            while not (after < value or np.abs(slope).max() < size) and t > SHORTEST:
-                t /= 2
+            for t in 0.5 ** np.arange(HALVINGS + 1):
                 after, slope = self.at_bias(shift + t * step)
-            if not (after < value or np.abs(slope).max() < size):
+                if after < value or np.abs(slope).max() < size:
+                    break
+            else:
                 break
             if np.abs(slope).max() > 0.3 * size:
                 inverse = None  # made anew where the bias is now

@@ -18,10 +18,6 @@ PROBABILITIES = DISTRIBUTIONS | {"unit"}
 ANY = frozenset(RANGES)
 
 
-def _single(means: Array) -> float:
-    return float(means[0])
-
-
 @dataclass(frozen=True)
 class Metric:
     """``finish(mean over the rows of statistics(a, y))``.
@@ -33,7 +29,7 @@ class Metric:
     """
 
     statistics: Callable[[Array, Array], Array]
-    finish: Callable[[Array], float] = _single
+    finish: Callable[[Array], float] = lambda means: float(means[0])
     accepts: frozenset[str] = ANY
     higher: bool | None = False
 

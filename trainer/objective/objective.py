@@ -189,7 +189,7 @@ class BlockSum:
 
     @cached_property
     def canonical(self) -> bool:
-        """Whether the rows' Hessians are known in closed form."""
+        """Whether dl_dz is a - y, up to a factor, and the rows' Hessians therefore known in closed form."""
         return canonical(*self.objective.pair)
 
     @cached_property

@@ -14,7 +14,6 @@ from trainer.data.rows import Data
 from trainer.objective.certificate import Certificate, certify, no_proof
 from trainer.objective.device import Streamed
 from trainer.objective.objective import BlockSum, Objective
-from trainer.objective.penalties import Penalty
 from trainer.objective.view import Evaluated, Sample, View
 
 
@@ -33,19 +32,9 @@ class Problem:
         return self.data if isinstance(self.sums.data.x, Streamed) else self.sums.data
 
     @property
-    def penalty(self) -> Penalty:
-        """What E adds to the mean loss; its share lasso |w[:-1]|_1 is in the value and not in the gradient."""
-        return self.objective.penalty
-
-    @property
-    def canonical(self) -> bool:
-        """Whether dl_dz is a - y, up to a factor, and the rows' Hessians therefore known in closed form."""
-        return self.sums.canonical
-
-    @property
     def rough(self) -> bool:
         """Whether single precision will do for the way to the minimum: with strategies that keep their digits there."""
-        return self.canonical and self.objective.gradient in (auto, fused, log, precise)
+        return self.sums.canonical and self.objective.gradient in (auto, fused, log, precise)
 
     @cached_property
     def provable(self) -> bool:
@@ -58,9 +47,9 @@ class Problem:
         For a loss whose dl_dz is softmax(z/T) - y it is z = T log of the mean of y.  Weights of all classes together
         that mean nothing are made zero, which lowers an l2 penalty.
         """
-        data = self.data
+        data, free = self.data, self.sums.shift_invariant and self.objective.penalty.lasso == 0
         if w.any() or not (self.sums.softmax_like and self.objective.intercept):
-            return w - w.mean(axis=1, keepdims=True) if self.sums.shift_invariant and self.penalty.lasso == 0 else w
+            return w - w.mean(axis=1, keepdims=True) if free else w
         weight = np.ones(len(data)) if data.weight is None else data.weight
         sums: Array = np.bincount(data.y, weight, w.shape[1]) if data.y.ndim == 1 else weight @ data.y
         sums = data.smooth(sums[None, :])[0].astype(np.float64)

@@ -45,9 +45,9 @@ class Auto:
 
     def choose(self, problem: Problem, classes: int, steps: int = 0) -> Optimizer:
         """The solver that runs after so many iterations."""
-        if problem.penalty.lasso > 0:
+        if problem.objective.penalty.lasso > 0:
             return Fista(tol=self.tol, gap=self.gap)
-        newton = (problem.canonical and classes > 2) or steps >= Newton.patience
+        newton = (problem.sums.canonical and classes > 2) or steps >= Newton.patience
         return Newton(tol=self.tol, gap=self.gap) if newton else Lbfgs(tol=self.tol, gap=self.gap)
 
     def copies(self, problem: Problem, classes: int) -> int:

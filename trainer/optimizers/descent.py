@@ -47,7 +47,7 @@ class State(NamedTuple):
     here     what was evaluated at w, and the preconditioner; both can be computed again
     metric
 
-    >>> state = iterate(Newton(), problem, w, State()).state
+    >>> state = Newton().step(problem, w, State()).state
     >>> state.steps, state.age, len(state.pairs)
     (1, 1, 0)
     """
@@ -99,7 +99,7 @@ class Newton:
         return State()
 
     def step(self, problem: Problem, w: Array, state: State) -> Step:
-        return iterate(self, problem, w, state)
+        return _iterate(self, problem, w, state)
 
     def stale(self, view: View, here: Evaluated, metric: Preconditioner, age: int) -> bool:
         """Whether the preconditioner, so many iterations old, is to be made anew."""
@@ -150,7 +150,7 @@ class Lbfgs:
         return State()
 
     def step(self, problem: Problem, w: Array, state: State) -> Step:
-        return iterate(self, problem, w, state)
+        return _iterate(self, problem, w, state)
 
     def stale(self, view: View, here: Evaluated, metric: Preconditioner, age: int) -> bool:
         return age >= RENEWED
@@ -190,13 +190,8 @@ def two_loops(g: Array, pairs: tuple[Pair, ...], precondition: Callable[[Array],
     return r
 
 
-def iterate(solver: Newton | Lbfgs, problem: Problem, w: Array, state: State) -> Step:
-    """One iteration from w; see Step.
-
-    >>> step = iterate(Newton(), problem, w, State())
-    >>> print(f"{step.value:.3f}, then {problem.value_and_grad(step.w)[0]:.3f}")
-    0.693, then 0.646
-    """
+def _iterate(solver: Newton | Lbfgs, problem: Problem, w: Array, state: State) -> Step:
+    """One iteration from w."""
     if state.first == 0:
         w = problem.start(w)
     if state.stage == SINGLE and not problem.rough:
@@ -204,10 +199,12 @@ def iterate(solver: Newton | Lbfgs, problem: Problem, w: Array, state: State) ->
     if state.steps >= solver.patience:
         state = state._replace(stage=CAREFUL)
     while True:
-        at, state = _look(solver, problem, w, state)
-        value = at.here.value
+        view = problem.view(np.float32 if state.stage == SINGLE else np.float64)
+        here = state.here if state.here is not None and state.here.dtype == view.dtype else view.at(w)
+        value = here.value
         if not np.isfinite(value):
             return Step(w, state, value)
+        at, state = _look(solver, view, here, state)
         if state.stage == SINGLE and not at.length**2 / 2 > NEAR * value:
             state = state._replace(stage=DOUBLE)
             continue
@@ -219,9 +216,9 @@ def iterate(solver: Newton | Lbfgs, problem: Problem, w: Array, state: State) ->
         if found is not None:
             last = value if state.stage != SINGLE else np.inf  # in single precision it says nothing
             state = state._replace(here=found, age=state.age + 1, steps=state.steps + 1, value=last)
-            return Step(found.w, solver.learn(state, at.here, found), value, after=(at.view, found))
+            return Step(found.w, solver.learn(state, here, found), value, after=(view, found))
         if state.stage == CAREFUL:
-            proof = problem.certify(w, solver.gap, at.here)
+            proof = problem.certify(w, solver.gap, here)
             why = "no step lowers the objective by more than its rounding"
             return _end(solver, at, state, proof, why if proof.proves(solver.gap) else "")
         state = state._replace(stage=state.stage + 1)
@@ -237,17 +234,13 @@ class _Look(NamedTuple):
     length: float
 
 
-def _look(solver: Newton | Lbfgs, problem: Problem, w: Array, state: State) -> tuple[_Look, State]:
-    """E and its gradient at w, by what the last step has left where that will do."""
-    view = problem.view(np.float32 if state.stage == SINGLE else np.float64)
-    here = state.here if state.here is not None and state.here.dtype == view.dtype else view.at(w)
+def _look(solver: Newton | Lbfgs, view: View, here: Evaluated, state: State) -> tuple[_Look, State]:
+    """The preconditioner and its length of the gradient, by what the last step has left where that will do."""
     metric = state.metric
-    if not np.isfinite(here.value):
-        return _Look(view, here, metric, here.g, np.inf), state  # type: ignore[arg-type]
     if metric is None and state.made is not None:  # of a run that goes on
         metric = preconditioner(view, view.enter(state.made))
     if metric is None or solver.stale(view, here, metric, state.age):
-        metric, state = preconditioner(view, here.v), state._replace(made=w, age=0)
+        metric, state = preconditioner(view, here.v), state._replace(made=here.w, age=0)
     y = metric(here.g)
     size = max(float(np.vdot(here.g, y)), 0.0)  # |g|_P^2
     state = state._replace(first=max(state.first, size), here=here, metric=metric)
