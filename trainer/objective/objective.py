@@ -54,14 +54,6 @@ class Objective:
         return self.activation, self.loss
 
 
-class Sums(NamedTuple):
-    """What a block adds to the loss (...), to its derivative dl_dw (...,D+1,K), and to the denominator of both."""
-
-    loss: Any
-    dl_dw: Array
-    total: Any
-
-
 class Evaluation(NamedTuple):
     """The mean loss without the penalty, by the objective's reduction, each metric, and dE_dw (D+1,K) where asked."""
 
@@ -86,15 +78,16 @@ def count(objective: Objective, data: Any) -> Any:
     return float(total) if isinstance(total, float) else total
 
 
-def gradient_sums(objective: Objective, part: Any, w: Array, labels: bool) -> Sums:
-    """The sums of rows at w (...,D+1,K), one model or a stack over them or over rows of their own.
+def gradient_sums(objective: Objective, part: Any, w: Array, labels: bool) -> tuple[Any, ...]:
+    """What rows add to the loss (...), to its derivative dl_dw (...,D+1,K), and to the denominator of both.
 
-    The strategy gets labels in the place of one-hot rows where it takes them.
+    At w (...,D+1,K), one model or a stack over them or over rows of their own. The strategy gets labels in the place of
+    one-hot rows where it takes them.
     """
     y = part.y if labels else part.targets(w.dtype)
     with np.errstate(all="ignore"):  # what is not finite is seen in the sums
         loss, dl_dz = weighted(part, *objective.gradient(*objective.pair, scores(w, part.x), y))
-        return Sums(in_double(loss, axis=-1), pulled_back(objective, part.x, dl_dz), count(objective, part))
+        return in_double(loss, axis=-1), pulled_back(objective, part.x, dl_dz), count(objective, part)
 
 
 def pulled_back(objective: Objective, x: Array, dl_dz: Array) -> Array:
@@ -253,11 +246,9 @@ class BlockSum:
         Of a w that is on the device they stay there, and whether they are finite is not asked.
         """
         objective, here = self.objective, self.device.put(w)
-
-        def sums(block: Block) -> Sums:
-            return gradient_sums(objective, part_of(self.data, block), here, self.short)
-
-        loss, dl_dw, total = self._map_sum(sums, self.blocks)
+        loss, dl_dw, total = self._map_sum(
+            lambda block: gradient_sums(objective, part_of(self.data, block), here, self.short), self.blocks
+        )
         if isinstance(w, np.ndarray):
             loss, dl_dw, total = self.device.fetch((loss, dl_dw, total))
             if not math.isfinite(float(loss.sum()) + float(dl_dw.sum())):

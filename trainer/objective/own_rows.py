@@ -22,7 +22,6 @@ from trainer.objective.objective import (
     Evaluation,
     Objective,
     OfRows,
-    Sums,
     divisor,
     evaluated,
     gradient_sums,
@@ -157,7 +156,7 @@ def _in_parts(part: Any, models: int, width: int) -> list[tuple[slice, Any]]:
     return [(these, part.models(these) if isinstance(part, OwnRows) else part) for these in some]
 
 
-def _joined(found: Sequence[Sums]) -> tuple[Any, ...]:
+def _joined(found: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     """The sums of all models from those of some at a time."""
     loss, dl_dw, totals = zip(*found, strict=True)
     total = np.concatenate(totals) if isinstance(totals[0], np.ndarray) else totals[0]

@@ -15,7 +15,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from threading import local
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -85,18 +85,7 @@ def _largest(data: Data, mean: Array, columns: Array) -> Array:
     return found
 
 
-class _Last(local):
-    """The features of the block that a thread is at work on."""
-
-    number = -1
-    features: Any = None
-
-
-class Ready(NamedTuple):
-    """v (D+1,K) as the products with the rows take it, where these are: a factor of the features, and of the ones."""
-
-    weights: Array
-    bias: Array | None
+Ready = tuple[Array, Array | None]  # v (D+1,K) where the rows are: the factors of their features, and of the ones
 
 
 def standardised(x: Any, mean: Array, scale: Array, dtype: Any, intercept: bool) -> Any:
@@ -152,7 +141,7 @@ class View:
         in_file, numbers = getattr(x, "reader", None) is not None, x.shape[0] * numbers_a_row(x)
         memory = sums.device.memory  # a quarter for u at most; x and u aside, what is kept has up to four fifths
         self.copies = Kept(self.single and not in_file and numbers <= max(COPIED, memory // 16))  # u of each block
-        self._last = _Last() if in_file else None
+        self._last = local() if in_file else None  # the features of the block that a thread is at work on
         self._room: int = (memory * 4 // 5 - 12 * numbers) // 32
         self._moments: Any = None
 
@@ -227,16 +216,17 @@ class View:
         """v (D+1,K) for ``times``."""
         put = self.sums.device.put
         if self.single:
-            return Ready(put(v.astype(np.float32)), None)
+            return put(v.astype(np.float32)), None
         weights = v[:-1] / self.scale[:, None]
         bias = put(v[-1] - (self.mean - self._shift) @ weights) if self.intercept else None
-        return Ready(put(weights), bias)
+        return put(weights), bias
 
     def times(self, block: Block, v: Ready) -> Array:
         """z = u v (B,K) of a block, in the view's precision."""
-        z = times(self._features(block), v.weights)
-        if v.bias is not None:
-            z += v.bias
+        weights, bias = v
+        z = times(self._features(block), weights)
+        if bias is not None:
+            z += bias
         return z
 
     def against(self, block: Block, q: Array) -> Array:
@@ -257,7 +247,7 @@ class View:
         make = self._standardised if self.single else self._in_double
         if self.copies.room or self._last is None:
             return self.copies.of(block, lambda: make(block))
-        if self._last.number != block.number:  # a block is asked for two or three times in a row
+        if getattr(self._last, "number", None) != block.number:  # it is asked for two or three times in a row
             self._last.features, self._last.number = make(block), block.number
         return self._last.features
 

@@ -93,12 +93,9 @@ async def _on_its_thread(function: Callable[..., Any], *args: Any) -> Any:
     return await import_module("asyncio").get_running_loop().run_in_executor(_here.thread, function, *args)
 
 
-def _says_more(record: logging.LogRecord) -> bool:
-    """Whether a worker's line is another than that of each call, of which there are thousands."""
-    return not str(record.msg).startswith("Run out-of-band function")
-
-
-logging.getLogger("distributed.worker").addFilter(_says_more)
+# Of the lines of a worker that of each call is left out, of which there are thousands.
+EACH_CALL = "Run out-of-band function"
+logging.getLogger("distributed.worker").addFilter(lambda record: not str(record.msg).startswith(EACH_CALL))
 
 
 class _Worker:
