@@ -63,16 +63,12 @@ class Problem:
         return self._single if np.dtype(dtype) == np.float32 else self._double
 
     @cached_property
-    def _sample(self) -> Sample:
-        return Sample.of(self.data, self.objective.intercept)
-
-    @cached_property
     def _double(self) -> View:
-        return View(self.sums, self._sample, np.float64)
+        return View(self.sums, Sample.of(self.data, self.objective.intercept), np.float64)
 
     @cached_property
     def _single(self) -> View:
-        return View(self.sums, self._sample, np.float32, self._double)
+        return View(self.sums, self._double.sample, np.float32, self._double)
 
     def certify(self, w: Array, wanted: float = math.inf, here: Evaluated | None = None) -> Certificate:
         """How far E(w) is from its minimum at most, as far as that can be proved; see trainer.objective.certificate.

@@ -1,25 +1,14 @@
 """optimizer=auto: the solver that fits the problem, by a rule in one line, or the other one if it does not get on."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from trainer.arrays import Array
 from trainer.objective.problem import Problem
-from trainer.optimizers.descent import Lbfgs, Newton
+from trainer.optimizers.descent import Lbfgs, Newton, State
 from trainer.optimizers.protocols import Optimizer, Step
 from trainer.optimizers.proximal import Fista
 from trainer.optimizers.stopping import check_tol
-
-
-class Turn(NamedTuple):
-    """Whose turn it is: the iterations so far, and the solver's state.
-
-    >>> Auto().step(problem, w, Turn(0, Lbfgs().init(w))).state.steps
-    1
-    """
-
-    steps: int
-    state: Any
 
 
 @dataclass(frozen=True)
@@ -35,7 +24,7 @@ class Auto:
     """
 
     name: ClassVar[str] = "auto"
-    state: ClassVar[type] = Turn
+    state: ClassVar[type] = State  # or that of fista
     full_batch: ClassVar[bool] = True
     tol: float = 1e-6
     gap: float = 1e-6
@@ -56,8 +45,6 @@ class Auto:
     def init(self, w: Array) -> Any:
         return None
 
-    def step(self, problem: Problem, w: Array, state: Turn | None) -> Step:
-        steps = 0 if state is None else state.steps
-        solver = self.choose(problem, w.shape[1], steps)
-        found = solver.step(problem, w, solver.init(w) if state is None else state.state)
-        return found._replace(state=Turn(steps + 1, found.state))
+    def step(self, problem: Problem, w: Array, state: Any) -> Step:
+        solver = self.choose(problem, w.shape[1], getattr(state, "steps", 0))
+        return solver.step(problem, w, solver.init(w) if state is None else state)
