@@ -133,12 +133,11 @@ class Cluster:
         self, function: Callable[..., Any], name: str, x: Features, makes: Sequence[Callable[[], Piece | Shard]]
     ) -> list[Any]:
         """What the function makes of each of the pieces of this name, which are made where a worker has them not."""
-        names = [f"{name} {n}" for n in range(len(makes))]
-        make = dict(zip(names, makes, strict=True))
+        make = {f"{name} {n}": one for n, one in enumerate(makes)}
         call, gone = self._packed(function), self._gone
         found: dict[str, Any] = {}
         losses, self._gone = 0, []
-        while left := [name for name in names if name not in found]:
+        while left := [name for name in make if name not in found]:
             asked = self._settled(left)
             answers = self._run(worker.answer, None, call, asked, gone)
             for home in asked:
@@ -150,7 +149,7 @@ class Cluster:
                 x.tally.count(answer.read)
                 found |= answer.results
                 self._send(home, {name: make[name] for name in answer.missing})
-        return [found[name] for name in names]
+        return [found[name] for name in make]
 
     def _send(self, home: str, makes: dict[str, Callable[[], Piece | Shard]]) -> None:
         """Gives a worker its pieces, some at a time, for as long as it is there."""

@@ -28,12 +28,10 @@ class Penalty(Protocol):
     name: ClassVar[str]
 
     @property
-    def ridge(self) -> float:
-        """The factor of half the sum of the squared weights."""
+    def ridge(self) -> float: ...
 
     @property
-    def lasso(self) -> float:
-        """The factor of the sum of the absolute weights."""
+    def lasso(self) -> float: ...
 
     def value(self, w: Array) -> Any:
         """The penalty's share of the objective, ridge/2 |w[:-1]|_2^2 + lasso |w[:-1]|_1, for each model of a stack."""

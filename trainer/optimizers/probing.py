@@ -10,11 +10,10 @@ With two classes scikit-learn has one column b = w_1 - w_0, and |b|^2 = 2 |W|^2 
 All of them fit softmax (with two classes the logistic function, which is the same) with cross entropy to the features
 as they are: nothing is standardised, and the bias is not penalised. The C that was found is that of the fit on all
 rows, where it means a smaller strength, as there are more of them. They stop lbfgs after 1,000 or 100 iterations,
-wherever it is then; here each fit goes to its minimum, with a proof. Each protocol is told with its source and how ours
-differs, so the file is long.
+wherever it is then; here each fit goes to its minimum, with a proof.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, NamedTuple, Protocol
@@ -332,9 +331,7 @@ def probe(
     """
     fits: list[tuple[float, Cell]] = []
     while wanted := protocol.wanted({one.c: by.score(one) for one in tried(fits)}):
-        path = penalties(wanted, len(data.classes))
-        optimizer = solver(data)
-        for cell in cross_validate(objective, optimizer, data, folds, path, epochs=ITERATIONS, metrics=metrics):
+        for cell in _cells(objective, data, folds, wanted, metrics):
             fits.append((wanted[cell.place], cell._replace(w=np.empty((0, 0)))))
             yield fits[-1]
 
@@ -346,8 +343,7 @@ def refit(objective: Objective, data: Data, c: float) -> Cell:
     0.647
     """
     rows = np.arange(len(data))
-    path = penalties([c], len(data.classes))
-    (cell,) = cross_validate(objective, solver(data), data, [Fold(rows, rows)], path, epochs=ITERATIONS, metrics={})
+    (cell,) = _cells(objective, data, [Fold(rows, rows)], [c], {})
     return cell
 
 
@@ -363,13 +359,16 @@ def solver(data: Data) -> Auto:
     return Auto(tol=max(Auto.tol, ROUNDINGS * float(np.finfo(data.x.dtype).eps)), gap=ASKED)
 
 
-def penalties(cs: Sequence[float], classes: int) -> Callable[[float], list[Penalty]]:
-    """Those that scikit-learn's C stand for, in their order, for so many training rows.
+def _cells(
+    objective: Objective, data: Data, folds: Sequence[Fold], cs: Sequence[float], metrics: Mapping[str, Metric]
+) -> Iterator[Cell]:
+    """The fits of these C to the folds, each at the strength that it stands for there."""
+    times = 2 if len(data.classes) == 2 else 1
 
-    >>> penalties([0.1, 1.0], classes=3)(100.0)
-    [L2(strength=0.1), L2(strength=0.01)]
-    """
-    return lambda total: [L2((2 if classes == 2 else 1) / (c * total)) for c in cs]
+    def path(total: float) -> list[Penalty]:
+        return [L2(times / (c * total)) for c in cs]
+
+    return cross_validate(objective, solver(data), data, folds, path, epochs=ITERATIONS, metrics=metrics)
 
 
 def tried(fits: Iterable[tuple[float, Cell]]) -> list[Tried]:
