@@ -1,8 +1,8 @@
 """First-order optimisers: sgd, adam and adamw.  Each asks the problem once a step.
 
 A step is an update: w, the state, the gradient and the rate go in, with the numbers of the settings as the update needs
-them. They are floats, or arrays (M,1,1) of a stack of M models, see trainer.optimizers.together; w decides their dtype, so
-each model of the stack gets the bits that it would get alone.
+them. They are floats, or arrays (M,1,1) of M models side by side, see trainer.optimizers.together; w decides their
+dtype, so each model gets the bits that it would get alone.
 """
 
 import math
