@@ -16,7 +16,7 @@ wherever it is then; here each fit goes to its minimum, with a proof.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -33,27 +33,6 @@ ITERATIONS = 1000  # of a fit at most
 CERTIFIED, ASKED = 1e-6, 1e-8  # gaps: what counts as proved, as elsewhere, and what a fit goes for; see solver
 ROUNDINGS = 16  # of the features' dtype: no gradient is known more precisely
 COARSE, FINE, DECADES = 16, 8, 6  # of clip: a step of its first round, steps of a decade, decades on both sides of 1
-
-
-class ProbeProtocol(Protocol):
-    """Which rows are held out, and which C are tried.
-
-    >>> protocol: ProbeProtocol = Mteb(samples=1, draws=3)
-    >>> protocol.most, len(protocol.splits(np.array([0, 0, 1, 1]), 0)), protocol.wanted({}), protocol.wanted({1.0: 0.5})
-    (1, 3, [1.0], [])
-    """
-
-    name: ClassVar[str]
-
-    @property
-    def most(self) -> int:
-        """How many C are tried at most."""
-
-    def splits(self, labels: Array, seed: int) -> list[Fold]:
-        """What is held out of rows with these labels (N,), 0..K-1, each of which has a row to train on."""
-
-    def wanted(self, scores: Mapping[float, float]) -> list[float]:
-        """The C to try next, rising, by what those tried are worth, the higher the better; none at the end."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +63,15 @@ class Dinov2:
 
     @property
     def most(self) -> int:
+        """How many C are tried at most."""
         return self.strengths
 
     def splits(self, labels: Array, seed: int) -> list[Fold]:
+        """What is held out of rows with these labels (N,), 0..K-1, each of which has a row to train on."""
         return [_hold_out(labels, self.held_out, seed)]
 
     def wanted(self, scores: Mapping[float, float]) -> list[float]:
+        """The C to try next, rising, by what those tried are worth, the higher the better; none at the end."""
         return [] if scores else _grid(self.low, self.high, self.strengths)
 
 
@@ -211,6 +193,7 @@ class Cv:
         return [] if scores else _grid(self.low, self.high, self.strengths)
 
 
+ProbeProtocol = Dinov2 | Clip | Mteb | Cv  # which rows are held out, and which C are tried
 PROTOCOLS: dict[str, type[ProbeProtocol]] = {cls.name: cls for cls in (Dinov2, Clip, Mteb, Cv)}
 
 

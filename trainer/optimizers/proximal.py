@@ -30,6 +30,7 @@ from trainer.objective.penalties import Penalty, subgradient
 from trainer.objective.preconditioner import DENSE, preconditioner
 from trainer.objective.problem import Problem
 from trainer.objective.view import Evaluated, View
+from trainer.optimizers.line_search import SUFFICIENT
 from trainer.optimizers.protocols import Step
 from trainer.optimizers.stopping import check_tol, told, unproved
 
@@ -38,7 +39,6 @@ INNER_STEPS = 1000  # of FISTA on one model
 SOLVE_EVERY = 10  # inner steps
 SOLVED = 600  # unknowns at most of a dense solution
 FORCING = 0.05  # the share of the residual that the model's minimisation may leave
-SUFFICIENT = 1e-4  # Armijo's share of the predicted decrease
 HALVINGS = 30
 
 
