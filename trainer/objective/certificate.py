@@ -67,14 +67,12 @@ class Certificate(NamedTuple):
 
 
 def certify(view: View, w: Array, wanted: float = math.inf, at: Evaluated | None = None) -> Certificate:
-    """What can be proved of w (D+1,K) in a view in double precision; at has z of each block where it is known.
+    """What can be proved of w (D+1,K) in a view in double precision, unless no_proof; at has z of each block if known.
 
     The bound is tight at the minimum and loose beside it. So where it is above what is wanted and a penalty is smooth,
     some of Newton's steps go on from w in double precision, and what is proved of E there is true of w, too.
     """
     objective = view.sums.objective
-    if (unproved := no_proof(view.sums)) is not None:
-        return unproved
     try:
         here = _Scores(view, view.enter(w), at.rows if at is not None and at.dtype == np.float64 else None)
         if isinstance(objective.loss, ZLoss) and not here.z_loss_is_convex():
