@@ -67,10 +67,11 @@ class Certificate(NamedTuple):
 
 
 def certify(view: View, w: Array, wanted: float = math.inf, at: Evaluated | None = None) -> Certificate:
-    """What can be proved of w (D+1,K) in a view in double precision, unless no_proof; at has z of each block if known.
+    """What can be proved of w (D+1,K) in a view in double precision; at has z of each block where it is known.
 
-    The bound is tight at the minimum and loose beside it. So where it is above what is wanted and a penalty is smooth,
-    some of Newton's steps go on from w in double precision, and what is proved of E there is true of w, too.
+    It is asked where no_proof has nothing to say. The bound is tight at the minimum and loose beside it. So where it is
+    above what is wanted and a penalty is smooth, some of Newton's steps go on from w in double precision, and what is
+    proved of E there is true of w, too.
     """
     objective = view.sums.objective
     try:
