@@ -20,7 +20,7 @@ from trainer.objective.refusals import check_solver
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.fit import TrainState, fit
-from trainer.optimizers.proximal import INNER_STEPS, Fista, _Model, _SecondMoment, check_penalty
+from trainer.optimizers.proximal import INNER_STEPS, Fista, _Model, _second_moment, check_penalty
 
 
 def example(n=400, d=8, k=3, scale=0.0, seed=0, weighted=False, dtype=np.float64):
@@ -184,7 +184,7 @@ def test_features_without_data_and_copies_of_features_do_no_harm():
 
 
 def moment_of(data, threads=1):
-    return Problem(objective(L1(), threads), data).view(np.float64).moments(_SecondMoment.of).moment
+    return Problem(objective(L1(), threads), data).view(np.float64).moments(_second_moment)[0]
 
 
 def test_many_features_take_the_diagonal(monkeypatch):
@@ -221,10 +221,10 @@ def test_the_second_moment_is_the_weighted_mean_of_the_standardised_features(wei
 def test_the_model_meets_the_last_pair_and_stays_positive():
     rng = np.random.default_rng(0)
     view = Problem(objective(L1()), example(d=3)).view(np.float64)
-    moments, state = view.moments(_SecondMoment.of), Fista().init(np.zeros((4, 3)))
+    (moment, _), state = view.moments(_second_moment), Fista().init(np.zeros((4, 3)))
     for _ in range(30):  # more than the memory holds
         s = rng.normal(size=(4, 3))
-        y = moments.times(s) * np.array([0.1, 0.2, 0.3]) + 0.01 * rng.normal(size=(4, 3))
+        y = moment @ s * np.array([0.1, 0.2, 0.3]) + 0.01 * rng.normal(size=(4, 3))
         state = _Model(view, state).learnt(s, y)
     assert len(state.steps) == 20
     model = _Model(view, state)

@@ -144,35 +144,26 @@ class Fista:
         return bool(solved) and -float(np.vdot(g, d)) / 2 <= self.gap * abs(here.value)
 
 
-class _SecondMoment(NamedTuple):
+def _second_moment(u: Any, weight: Array) -> tuple[Array, Array]:
     """The second moment M of the sample's u (D+1,D+1), or its diagonal (D+1,), and its inverse.
 
     In units of the diagonal, M's directions without any data count as 1e-8 instead of nothing.
     """
+    if not isinstance(u, np.ndarray) or u.shape[1] > DENSE:
+        square = u.multiply(u) if hasattr(u, "multiply") else np.square(u)
+        moment = np.asarray(square.T @ weight).ravel().astype(np.float64)
+        return moment, 1 / np.where(moment > 0, moment, 1.0)
+    rows = u * np.sqrt(weight)[:, None]
+    moment = rows.T @ rows
+    unit = np.sqrt(np.diag(moment))
+    unit = np.where(unit > 0, unit, 1.0)
+    units = unit[:, None] * unit
+    return moment, np.linalg.inv(moment / units + 1e-8 * np.eye(len(unit))) / units
 
-    moment: Array
-    inverse: Array
 
-    @classmethod
-    def of(cls, u: Any, weight: Array) -> "_SecondMoment":
-        if not isinstance(u, np.ndarray) or u.shape[1] > DENSE:
-            square = u.multiply(u) if hasattr(u, "multiply") else np.square(u)
-            moment = np.asarray(square.T @ weight).ravel().astype(np.float64)
-            return cls(moment, 1 / np.where(moment > 0, moment, 1.0))
-        rows = u * np.sqrt(weight)[:, None]
-        moment = rows.T @ rows
-        unit = np.sqrt(np.diag(moment))
-        unit = np.where(unit > 0, unit, 1.0)
-        units = unit[:, None] * unit
-        return cls(moment, np.linalg.inv(moment / units + 1e-8 * np.eye(len(unit))) / units)
-
-    def times(self, v: Array) -> Array:
-        """M v for v (...,D+1,K)."""
-        return self.moment[:, None] * v if self.moment.ndim == 1 else self.moment @ v
-
-    def over(self, v: Array) -> Array:
-        """M^-1 v (D+1,K)."""
-        return self.inverse[:, None] * v if self.inverse.ndim == 1 else self.inverse @ v
+def _times(m: Array, v: Array) -> Array:
+    """m v for v (...,D+1,K) and a matrix m (D+1,D+1), or its diagonal (D+1,)."""
+    return m[:, None] * v if m.ndim == 1 else m @ v
 
 
 class _Model:
@@ -184,9 +175,9 @@ class _Model:
 
     def __init__(self, view: View, state: Memory) -> None:
         self.view, self.state = view, state
-        self.moments: _SecondMoment = view.moments(_SecondMoment.of)
-        moment = self.moments.moment
-        h = (moment if moment.ndim == 1 else np.diag(moment))[:, None] * state.scale + view.ridge
+        self.moment, self.inverse = view.moments(_second_moment)
+        diagonal = self.moment if self.moment.ndim == 1 else np.diag(self.moment)
+        h = diagonal[:, None] * state.scale + view.ridge
         # A feature that is always zero has no curvature and no gradient either; any positive number will do.
         self.h = np.maximum(h, np.finfo(np.float64).tiny ** 0.5)
         m, rows, classes = state.steps.shape
@@ -202,7 +193,7 @@ class _Model:
         self.left = unit * (np.linalg.pinv(middle * unit * unit.T, rcond=1e-14, hermitian=True) @ (unit * self.basis))
 
     def _base(self, d: Array) -> Array:
-        return self.moments.times(d * self.state.scale)
+        return _times(self.moment, d * self.state.scale)
 
     def __call__(self, d: Array, ridge: bool = True) -> Array:
         """B d (D+1,K)."""
@@ -212,7 +203,7 @@ class _Model:
     def part(self, free: Array) -> Array:
         """The rows and columns (F,F) of B where free (D+1,K) is true."""
         rows, classes = np.nonzero(free)
-        moment, scale = self.moments.moment, self.state.scale
+        moment, scale = self.moment, self.state.scale
         places = rows * free.shape[1] + classes
         if moment.ndim == 1:
             base = np.diag(moment[rows] * scale[classes])
@@ -353,8 +344,8 @@ class _Model:
         Along a step the first is the mean curvature and the second, as in L-BFGS, leans to the larger ones. Alone the
         first makes steps too long and the second too short.
         """
-        low = np.sum(s * self.moments.times(s), axis=0)  # (K,)
-        high = np.maximum(np.sum(y * self.moments.over(y), axis=0), 0.0)
+        low = np.sum(s * _times(self.moment, s), axis=0)  # (K,)
+        high = np.maximum(np.sum(y * _times(self.inverse, y), axis=0), 0.0)
         if not (low.sum() > 0 and high.sum() > 0):
             return self.state.scale
         mean = math.sqrt(high.sum() / low.sum())
