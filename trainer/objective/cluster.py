@@ -140,7 +140,7 @@ class Cluster:
         while left := [name for name in make if name not in found]:
             asked = self._settled(left)
             answers = self._run(worker.answer, None, call, asked, gone)
-            for home in asked:
+            for home, pieces in asked.items():
                 answer = answers.get(home)
                 if answer is None:
                     losses += 1
@@ -148,7 +148,7 @@ class Cluster:
                     continue
                 x.tally.count(answer.read)
                 found |= answer.results
-                self._send(home, {name: make[name] for name in answer.missing})
+                self._send(home, {name: make[name] for name in pieces if name not in found})
         return [found[name] for name in make]
 
     def _send(self, home: str, makes: dict[str, Callable[[], Piece | Shard]]) -> None:

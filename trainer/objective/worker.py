@@ -58,10 +58,9 @@ class Shard:
 
 
 class Answer(NamedTuple):
-    """What a function made of each piece, which pieces the worker has not, the bytes it read, and why it stopped."""
+    """What a function made of each piece that the worker has, the bytes it read, and why it stopped."""
 
     results: dict[str, Any]
-    missing: list[str]
     read: int
     error: TrainerError | None
 
@@ -118,20 +117,20 @@ class _Worker:
 
     def answer(self, call: bytes, names: Sequence[str], gone: Sequence[str]) -> Answer:
         self.drop(gone)
-        there = {name: self.pieces[name] for name in names if name in self.pieces}
         found, read = {}, 0
         error: TrainerError | None = None
         try:
             with blas_on_one_thread(), np.errstate(all="ignore"):
-                for name, piece in there.items():
-                    before = piece.x.tally.bytes
-                    found[name] = self.result(call, piece)
-                    read += piece.x.tally.bytes - before
+                for name in names:
+                    if (piece := self.pieces.get(name)) is not None:
+                        before = piece.x.tally.bytes
+                        found[name] = self.result(call, piece)
+                        read += piece.x.tally.bytes - before
         except TrainerError as reason:
             error = reason
         except Exception as reason:  # whatever it is, and however it pickles
             error = TrainerError(f"A worker has failed with {type(reason).__name__}: {reason}.")
-        return Answer(found, [name for name in names if name not in there], read, error)
+        return Answer(found, read, error)
 
     def reader(self, packed: bytes) -> Reader:
         """That of a piece; those of the same files share one."""

@@ -164,9 +164,8 @@ def _without_features(objective: Objective, data: Data) -> tuple[float, Array]:
     solver = Auto(tol=1e-10, gap=1e-12)
     start = TrainState.start(solver, constant, intercept=objective.intercept)
     alone = replace(objective, penalty=L2(1.0))
-    w = start.w
-    for report in fit(alone, solver, constant, None, start, epochs=100, metrics=None):
-        w = report.state.w
+    *_, last = fit(alone, solver, constant, None, start, epochs=100, metrics=None)
+    w = last.state.w
     zero = np.vstack([np.zeros((data.x.shape[1], w.shape[1]), w.dtype), w[-1:]])
     with blas_on_one_thread():
         loss, dl_dw = Problem(replace(objective, penalty=NoPenalty()), data).value_and_grad(zero)
