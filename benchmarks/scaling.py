@@ -27,7 +27,7 @@ from trainer.objective.objective import Objective
 from trainer.objective.penalties import L2
 from trainer.objective.problem import Problem
 from trainer.objective.threads import available_cores, blas_on_one_thread
-from trainer.optimizers.descent import Newton
+from trainer.optimizers.newton import Newton
 from trainer.runs.plots import COLORS, save, tidy
 
 CORES = available_cores()

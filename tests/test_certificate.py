@@ -20,8 +20,8 @@ from trainer.objective.certificate import _Scores
 from trainer.objective.objective import Objective
 from trainer.objective.penalties import L1, L2, ElasticNet, NoPenalty
 from trainer.objective.problem import Problem
-from trainer.optimizers.descent import Newton
 from trainer.optimizers.fit import TrainState, fit, proved
+from trainer.optimizers.newton import Newton
 from trainer.optimizers.proximal import Fista
 
 N, D, K = 60, 4, 3

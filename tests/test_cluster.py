@@ -42,9 +42,9 @@ from trainer.objective.penalties import L1, L2
 from trainer.objective.problem import Problem
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers.cross_validation import Fold, cross_validate
-from trainer.optimizers.descent import Lbfgs, Newton
 from trainer.optimizers.first_order import Sgd
 from trainer.optimizers.fit import TrainState, fit
+from trainer.optimizers.newton import Lbfgs, Newton
 from trainer.optimizers.proximal import Fista
 from trainer.runs.model import Model
 from trainer.runs.run import run

@@ -38,9 +38,9 @@ from trainer.objective.refusals import check_solver
 from trainer.objective.threads import blas_on_one_thread
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.auto import Auto
-from trainer.optimizers.descent import SINGLE, Lbfgs, Newton
 from trainer.optimizers.fit import TrainState, fit, samples_a_step
 from trainer.optimizers.line_search import Trial, along, armijo, wolfe
+from trainer.optimizers.newton import SINGLE, Lbfgs, Newton
 from trainer.optimizers.schedules import Constant, Cosine
 from trainer.runs.run import run
 

@@ -38,9 +38,9 @@ from trainer.objective.penalties import L1, NoPenalty
 from trainer.objective.problem import Problem
 from trainer.optimizers import OPTIMIZERS
 from trainer.optimizers.auto import Auto
-from trainer.optimizers.descent import Lbfgs, Newton
 from trainer.optimizers.first_order import Adam, AdamW, Sgd
 from trainer.optimizers.fit import TrainState, fit, proved
+from trainer.optimizers.newton import Lbfgs, Newton
 from trainer.optimizers.proximal import Fista
 
 torch = pytest.importorskip("torch")

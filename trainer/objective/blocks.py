@@ -136,7 +136,8 @@ def against(x: Array, q: Array) -> Array:
         return (q.mT @ x).mT  # of a stack there is no other that makes each model's product by one call
     if q.ndim > 2:
         return np.stack([against(x, one) for one in q])
-    return (np.dot(q.T, x) if isinstance(x, np.ndarray) else q.T @ x).T
+    result: Array = (np.dot(q.T, x) if isinstance(x, np.ndarray) else q.T @ x).T
+    return result
 
 
 def side_by_side(v: Array) -> Array:

@@ -194,7 +194,8 @@ class _Scores:
         self.value, self._slope = self.at_bias(np.zeros(v.shape[1]))  # the mean loss, and its derivative by the bias
 
     def z(self, block: Block) -> Array:
-        return self._kept.of(block, lambda: self.view.times(block, self._ready))
+        result: Array = self._kept.of(block, lambda: self.view.times(block, self._ready))
+        return result
 
     def _rows(self, block: Block, shift: Array) -> LossGrad:
         """The weighted loss (B,) and dl_dz (B,K) of a block."""

@@ -79,4 +79,5 @@ def conjugate_gradients_of_each(
 
 def dots(a: Array, b: Array) -> Array:
     """<a, b> (M,) of each model of two stacks (M,D+1,K)."""
-    return np.einsum("mdk,mdk->m", a, b)
+    result: Array = np.einsum("mdk,mdk->m", a, b)
+    return result

@@ -80,7 +80,8 @@ class Elsewhere:
         if not isinstance(array, np.ndarray):
             return array
         plain = array.astype(np.int64) if array.dtype.kind == "u" else np.ascontiguousarray(array)
-        return self.xp.asarray(plain, device=self.device, copy=True)
+        result: Array = self.xp.asarray(plain, device=self.device, copy=True)
+        return result
 
     def fetch(self, sums: Sequence[Any]) -> list[Any]:
         """Arrays and numbers from there, in their shapes and dtypes, after a single wait for all of them."""
@@ -109,7 +110,8 @@ class Streamed:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.source.shape
+        result: tuple[int, int] = self.source.shape
+        return result
 
     @property
     def reader(self) -> Any:
@@ -166,7 +168,8 @@ def device_of(name: str) -> Device:
 
 
 def _home(tensor: Any) -> Array:
-    return tensor.cpu().numpy()
+    result: Array = tensor.cpu().numpy()
+    return result
 
 
 class _Pinned:
@@ -197,4 +200,5 @@ class _Pinned:
         now = torch.cuda.current_stream(self._device)
         now.wait_event(self._copied[turn])
         there.record_stream(now)  # or its memory might be given away while it is worked on
-        return there
+        result: Array = there
+        return result

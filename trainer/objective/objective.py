@@ -93,7 +93,8 @@ def gradient_sums(objective: Objective, part: Any, w: Array, labels: bool) -> tu
 def pulled_back(objective: Objective, x: Array, dl_dz: Array) -> Array:
     """dl_dw (...,D+1,K), summed over the rows."""
     bias = float(objective.intercept) * over_rows(dl_dz)
-    return namespace(bias).concat([against(x, dl_dz), bias], axis=-2)
+    result: Array = namespace(bias).concat([against(x, dl_dz), bias], axis=-2)
+    return result
 
 
 class OfRows(NamedTuple):

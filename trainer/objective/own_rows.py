@@ -93,7 +93,8 @@ class OwnRows:
         if not self.smoothing:
             return y
         smoothing, rest = (per_model(numbers, y.dtype) for numbers in (self.smoothing, [1 - s for s in self.smoothing]))
-        return rest * y + smoothing * y.sum(axis=-1, keepdims=True) / y.shape[-1]
+        result: Array = rest * y + smoothing * y.sum(axis=-1, keepdims=True) / y.shape[-1]
+        return result
 
 
 def per_model(numbers: Sequence[float], dtype: Any) -> Any:

@@ -52,7 +52,8 @@ class NoPenalty:
         return 0.0
 
     def grad(self, w: Array) -> Array:
-        return namespace(w).zeros_like(w)
+        result: Array = namespace(w).zeros_like(w)
+        return result
 
 
 @dataclass(frozen=True)
@@ -171,4 +172,5 @@ def _single(strength: float | list[float]) -> float:
 def ridge_slope(ridge: Any, w: Array) -> Array:
     """The derivative of ridge/2 |w[:-1]|_2^2, for one number or for one a model of a stack (M,1,1)."""
     xp = namespace(w)
-    return xp.concat([ridge * w[..., :-1, :], xp.zeros_like(w[..., -1:, :])], axis=-2)
+    result: Array = xp.concat([ridge * w[..., :-1, :], xp.zeros_like(w[..., -1:, :])], axis=-2)
+    return result

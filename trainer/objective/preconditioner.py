@@ -219,7 +219,8 @@ def _inverse(c: float, second: SecondMoment, ridge: Array) -> Callable[[Array], 
 
     def through_rows(r: Array) -> Array:
         s = root[:, None] * r
-        return root[:, None] * (s - b.T @ dpotrs(small, b @ s, lower=True)[0])
+        result: Array = root[:, None] * (s - b.T @ dpotrs(small, b @ s, lower=True)[0])
+        return result
 
     return through_rows
 

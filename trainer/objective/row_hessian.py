@@ -35,7 +35,8 @@ def row_hessian(activation: Activation, loss: Loss, z: Array, y: Array, dtype: A
 def row_hessian_of_slope(activation: Activation, loss: Loss, dl_dz: Array, data: Data) -> RowHessian:
     """The same for softmax and log_softmax, from dl_dz (...,N,K), where that is known already."""
     softmax: Any = entropic(activation)
-    return softmax.row_hessian(*prediction_of_slope(activation, loss, dl_dz, data))
+    result: RowHessian = softmax.row_hessian(*prediction_of_slope(activation, loss, dl_dz, data))
+    return result
 
 
 def prediction_of_slope(activation: Activation, loss: Loss, dl_dz: Array, data: Data) -> tuple[Array, Any]:
@@ -58,8 +59,10 @@ def prediction_of_slope(activation: Activation, loss: Loss, dl_dz: Array, data: 
 def row_factor(activation: Activation, loss: Loss, y: Array) -> Array:
     """The factor (N,1) of a in dl_dz: s/T for softmax with ce, one for fenchel_young and where classes stand alone."""
     if known(loss, "entropy") == "own" or not softmax_like(activation, loss):
-        return namespace(y).ones((y.shape[0], 1), dtype=y.dtype, device=y.device)
-    return namespace(y).sum(y, axis=1, keepdims=True) / known(activation, "temperature")
+        ones: Array = namespace(y).ones((y.shape[0], 1), dtype=y.dtype, device=y.device)
+        return ones
+    result: Array = namespace(y).sum(y, axis=1, keepdims=True) / known(activation, "temperature")
+    return result
 
 
 def _by_differences(activation: Activation, loss: Loss, z: Array, y: Array, dtype: Any) -> RowHessian:

@@ -234,7 +234,8 @@ class View:
         product = against(self._features(block), q)
         if self.single:
             return as_type(product, np.float64)
-        return namespace(q).concat([product, float(self.intercept) * over_rows(q)])
+        result: Array = namespace(q).concat([product, float(self.intercept) * over_rows(q)])
+        return result
 
     def outer(self, sums: Array) -> Array:
         """u^T q (D+1,K) from the sum of ``against`` over the blocks."""
@@ -305,7 +306,8 @@ class View:
                 return (self.against(block, q),)
 
             (product,) = sums.map_sum(of_block)
-            return self.outer(product) / sums.total + self.ridge * d
+            result: Array = self.outer(product) / sums.total + self.ridge * d
+            return result
 
         return product
 

@@ -54,7 +54,8 @@ class Shard:
 
     @property
     def x(self) -> Features:
-        return self.data.x
+        result: Features = self.data.x
+        return result
 
 
 class Answer(NamedTuple):
@@ -80,7 +81,8 @@ async def answer(call: bytes, asked: Mapping[str, Sequence[str]], gone: Sequence
     _here.threads = dask_worker.state.nthreads
     limit = dask_worker.memory_manager.memory_limit
     _here.room = int(SHARE * limit) if limit else UNLIMITED
-    return await _on_its_thread(_here.answer, call, asked.get(dask_worker.address, ()), gone)
+    result: Answer = await _on_its_thread(_here.answer, call, asked.get(dask_worker.address, ()), gone)
+    return result
 
 
 async def install(pieces: Mapping[str, bytes]) -> None:

@@ -17,10 +17,10 @@ The examples of this room know its optimisers and a problem, two classes of poin
 """
 
 from trainer.chain.known import parts
-from trainer.optimizers import auto, descent, first_order, proximal
+from trainer.optimizers import auto, first_order, newton, proximal
 from trainer.optimizers.auto import Auto
-from trainer.optimizers.descent import Lbfgs, Newton
 from trainer.optimizers.first_order import Adam, AdamW, Sgd
+from trainer.optimizers.newton import Lbfgs, Newton
 from trainer.optimizers.protocols import Optimizer, Step
 from trainer.optimizers.proximal import Fista
 from trainer.optimizers.schedules import SCHEDULES, Schedule
@@ -28,4 +28,4 @@ from trainer.optimizers.schedules import SCHEDULES, Schedule
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Optimizer", "Schedule", "Step"]
 __all__ += ["Adam", "AdamW", "Auto", "Fista", "Lbfgs", "Newton", "Sgd"]
 
-OPTIMIZERS: dict[str, type[Optimizer]] = parts(auto, descent, proximal, first_order)
+OPTIMIZERS: dict[str, type[Optimizer]] = parts(auto, newton, proximal, first_order)

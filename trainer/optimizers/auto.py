@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from trainer.arrays import Array
 from trainer.objective.problem import Problem
-from trainer.optimizers.descent import Lbfgs, Newton, State
+from trainer.optimizers.newton import Lbfgs, Newton, State
 from trainer.optimizers.protocols import Optimizer, Step
 from trainer.optimizers.proximal import Fista
 from trainer.optimizers.stopping import check_tol

@@ -72,7 +72,8 @@ class Scores:
     @property
     def mean(self) -> Array:
         """The mean over the folds (S,), each of which counts the same."""
-        return self.values.mean(axis=0)
+        result: Array = self.values.mean(axis=0)
+        return result
 
     @property
     def deviation(self) -> Array:
@@ -80,7 +81,8 @@ class Scores:
         if len(self.values) == 1:
             return np.full(self.values.shape[1], np.nan)
         with np.errstate(invalid="ignore"):  # of a score that is infinite
-            return self.values.std(axis=0, ddof=1)
+            result: Array = self.values.std(axis=0, ddof=1)
+            return result
 
     @property
     def error(self) -> Array:

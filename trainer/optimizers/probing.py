@@ -209,7 +209,8 @@ def _check_grid(low: float, high: float, strengths: int) -> None:
 
 def _grid(low: float, high: float, strengths: int) -> list[float]:
     """So many C from 10^low to 10^high, in logarithmic steps."""
-    return np.logspace(low, high, strengths).tolist()
+    result: list[float] = np.logspace(low, high, strengths).tolist()
+    return result
 
 
 def _hold_out(labels: Array, share: float, seed: int) -> Fold:

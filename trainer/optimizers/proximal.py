@@ -166,6 +166,17 @@ def _times(m: Array, v: Array) -> Array:
     return m[:, None] * v if m.ndim == 1 else m @ v
 
 
+class _Inner(NamedTuple):
+    """FISTA's state on a model: u, the extrapolated point, the model's gradients at both, momentum t and 1/step."""
+
+    u: Array
+    ahead: Array
+    g_u: Array
+    g_ahead: Array
+    t: float
+    size: float
+
+
 class _Model:
     """E around a point: ``E + <g, d> + <d, B d>/2 + |lasso (v + d)|_1``, B = M x diag(c) + ridge - basis^T left.
 
@@ -198,7 +209,8 @@ class _Model:
     def __call__(self, d: Array, ridge: bool = True) -> Array:
         """B d (D+1,K)."""
         low_rank = ((self.left @ d.ravel()) @ self.basis).reshape(d.shape)
-        return self._base(d) - low_rank + (self.view.ridge * d if ridge else 0.0)
+        result: Array = self._base(d) - low_rank + (self.view.ridge * d if ridge else 0.0)
+        return result
 
     def part(self, free: Array) -> Array:
         """The rows and columns (F,F) of B where free (D+1,K) is true."""
@@ -257,10 +269,9 @@ class _Model:
         solved for.
         """
         enough = FORCING**2 * self.distance(v, g)
-        # The model's gradient stands beside each point; t is the momentum.
-        u, g_u, ahead, g_ahead, t, size = v, g, v, g, 1.0, 1.0
+        at = _Inner(v, v, g, g, 1.0, 1.0)
         for count in range(1, INNER_STEPS + 1):
-            new, g_new, size = self._forward_backward(v, g, ahead, g_ahead, size)
+            new, g_new, size = self._forward_backward(v, g, at)
             if self.distance(new, g_new) <= enough:
                 return new
             if count % SOLVE_EVERY == 0:
@@ -269,28 +280,26 @@ class _Model:
                 if self._value(v, g, solved, g_solved) < self._value(v, g, new, g_new):
                     if self.distance(solved, g_solved) <= enough:
                         return solved
-                    u, g_u, ahead, g_ahead, t = solved, g_solved, solved, g_solved, 1.0
+                    at = _Inner(solved, solved, g_solved, g_solved, 1.0, size)
                     continue
-                if (new == u).all() and (new == ahead).all():  # too short for rounding, as all others will be
+                if (new == at.u).all() and (new == at.ahead).all():  # too short for rounding, as all others will be
                     return new
-            t = 1.0 if float(np.sum(self.h * (new - ahead) * (new - u))) < 0 else t
+            t = 1.0 if float(np.sum(self.h * (new - at.ahead) * (new - at.u))) < 0 else at.t
             following = (1 + math.sqrt(1 + 4 * t**2)) / 2
             weight = (t - 1) / following
-            ahead, g_ahead = new + weight * (new - u), g_new + weight * (g_new - g_u)
-            u, g_u, t = new, g_new, following
-        return u
+            at = _Inner(new, new + weight * (new - at.u), g_new, g_new + weight * (g_new - at.g_u), following, size)
+        return at.u
 
-    def _forward_backward(
-        self, v: Array, g: Array, ahead: Array, g_ahead: Array, size: float
-    ) -> tuple[Array, Array, float]:
+    def _forward_backward(self, v: Array, g: Array, at: _Inner) -> tuple[Array, Array, float]:
         """A gradient step and the soft threshold, with the model's gradient there and the size that it needed."""
+        size = at.size
         while True:
             step = 1 / (size * self.h)
-            new = _soft(ahead - step * g_ahead, self.view.lasso * step)
-            move = new - ahead
+            new = _soft(at.ahead - step * at.g_ahead, self.view.lasso * step)
+            move = new - at.ahead
             g_new = g + self(new - v)
             length = float(np.sum(self.h * move * move))
-            bend = float(np.sum(move * (g_new - g_ahead)))
+            bend = float(np.sum(move * (g_new - at.g_ahead)))
             if length == 0 or not bend > size * length * (1 + 1e-9):
                 return new, g_new, size
             size = max(1.1 * bend / length, 1.3 * size)
@@ -356,7 +365,8 @@ class _Model:
 
 def _soft(v: Array, threshold: Array) -> Array:
     """Soft thresholding, argmin_u (u - v)^2/2 + threshold |u|: sign(v) max(|v| - threshold, 0)."""
-    return v - np.clip(v, -threshold, threshold)
+    result: Array = v - np.clip(v, -threshold, threshold)
+    return result
 
 
 def _shorter(share: float, value: float, after: float, predicted: float) -> float:
