@@ -10,7 +10,8 @@ With two classes scikit-learn has one column b = w_1 - w_0, and |b|^2 = 2 |W|^2 
 All of them fit softmax (with two classes the logistic function, which is the same) with cross entropy to the features
 as they are: nothing is standardised, and the bias is not penalised. The C that was found is that of the fit on all
 rows, where it means a smaller strength, as there are more of them. They stop lbfgs after 1,000 or 100 iterations,
-wherever it is then; here each fit goes to its minimum, with a proof.
+wherever it is then; here each fit goes to its minimum, with a proof. The four protocols differ in what they share, so
+they stand side by side in one file, though it is long.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -15,6 +15,8 @@ For a linear model the curvature of class k is the moment matrix with the weight
 their mean c_k is what remains where they are alike; it knows the scale and the correlation of the features. c comes
 from the gradients' own differences (``y_k ~ c_k M s_k``), so the solver works for any pair, and the last m of them
 correct B along the steps that were taken (Byrd, Nocedal & Schnabel 1994, eq. 3.2 with M x diag(c) as B_0).
+
+The step, the model and its inner solver are one file, as none of them means anything without the others.
 """
 
 import math

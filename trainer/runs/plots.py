@@ -1,4 +1,7 @@
-"""The pictures of a run.  Drawn on figures of their own, so that nothing depends on a display or on global state."""
+"""The pictures of a run.  Drawn on figures of their own, so that nothing depends on a display or on global state.
+
+They share their axes, colours and margins, so they are one file, though a long one.
+"""
 
 import math
 from collections.abc import Collection, Mapping, Sequence

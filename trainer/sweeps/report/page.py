@@ -1,4 +1,7 @@
-"""summary.csv, and report.html: what the summary found, set for reading. Jinja escapes whatever comes from a run."""
+"""summary.csv, and report.html: what the summary found, set for reading. Jinja escapes whatever comes from a run.
+
+The parts of the page follow one another as on the page, in one file, though it is long.
+"""
 
 import itertools
 import math
