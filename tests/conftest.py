@@ -1,5 +1,7 @@
 """The lists that every test of the mathematics runs over: a new part is tested by being listed here."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,17 @@ from trainer.chain.losses import (
     ZLoss,
 )
 from trainer.chain.pairs import allowed
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is collected stays to the end: the collector of garbage need not look at it, which takes half of the time."""
+    gc.disable()
+    collected = yield
+    gc.freeze()
+    gc.enable()
+    return collected
+
 
 ACTIVATIONS = [
     Softmax(),
