@@ -42,7 +42,7 @@ from trainer.chain.pairs import allowed
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """What is collected stays to the end: the collector of garbage need not look at it, which takes half of the time."""
+    """What is collected stays to the end, so the collector of garbage need not look at it: half of the time."""
     gc.disable()
     collected = yield
     gc.freeze()

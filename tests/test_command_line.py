@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +22,13 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from numpy.testing import assert_allclose, assert_array_equal
+from omegaconf import read_write
 
 import trainer.commands.train
 from tests.test_run import SETTINGS
 from trainer import __version__
 from trainer.chain.strategies import GRADIENTS
-from trainer.commands import COMMANDS, main
+from trainer.commands import COMMANDS, composing, main
 from trainer.commands.words import as_meant
 from trainer.runs.config import Settings, config_folder
 from trainer.runs.model import Model
@@ -60,10 +63,28 @@ def command(*arguments, cwd, module="trainer", **environment):
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
+compose = composing.composed
+
+
+@cache
+def composed_once(folder, config_name, overrides):
+    """What Hydra makes of these words, which takes it longer than a command takes for the rest."""
+    return compose(config_name, list(overrides))
+
+
+def composed(config_name, overrides):
+    """A composition that is as good as new."""
+    config = deepcopy(composed_once(composing.config_folder(), config_name, tuple(overrides)))
+    with read_write(config.hydra.runtime):
+        config.hydra.runtime.cwd = os.getcwd()
+    return config
+
+
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
     """The command in this process, in an empty folder: quicker, where nothing depends on a process of its own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(composing, "composed", composed)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it; this takes it back afterwards
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
