@@ -135,14 +135,13 @@ KINDS = {  # what each kind of targets that a loss may be stated on has as examp
 
 @pytest.fixture(params=KINDS["any"])
 def y(request):
-    """Target rows (7,4) of every kind, skipped where the loss of the test is not stated on them."""
-    for name in ("loss", "pair"):
-        if name in request.fixturenames:
-            part = request.getfixturevalue(name)
-            loss = part[1] if isinstance(part, tuple) else part
-            if request.param not in KINDS[loss.targets]:
-                pytest.skip(f"{loss.name} is stated on {loss.targets} targets")
+    """Target rows (7,4) of every kind."""
     return targets(request.param, 7, 4)
+
+
+def stated(loss):
+    """Each kind of targets that the loss is stated on, and target rows (7,4) of it."""
+    return [(kind, targets(kind, 7, 4)) for kind in KINDS[loss.targets]]
 
 
 @pytest.fixture

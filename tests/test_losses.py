@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from tests.conftest import targets
+from tests.conftest import ACTIVATIONS, LOSSES, stated, targets
 from trainer.chain.activations import Entmax, Spherical
 from trainer.chain.known import has
 from trainer.chain.losses import (
@@ -34,29 +34,33 @@ def predictions():
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_grad_is_the_derivative_of_the_value(loss, y):
+def test_grad_is_the_derivative_of_the_value(loss):
     a, step = predictions(), 1e-7
-    for k in range(4):
-        shift = step * np.eye(4)[k]
-        difference = (loss.value(a + shift, y) - loss.value(a - shift, y)) / (2 * step)
-        assert_allclose(loss.grad(a, y)[:, k], difference, rtol=1e-5, atol=1e-6)
+    for kind, y in stated(loss):
+        for k in range(4):
+            shift = step * np.eye(4)[k]
+            difference = (loss.value(a + shift, y) - loss.value(a - shift, y)) / (2 * step)
+            assert_allclose(loss.grad(a, y)[:, k], difference, rtol=1e-5, atol=1e-6, err_msg=kind)
 
 
-def test_value_and_grad_are_per_sample(loss, y):
+def test_value_and_grad_are_per_sample(loss):
     a = predictions()
-    for n in range(7):
-        assert_allclose(loss.value(a[n : n + 1], y[n : n + 1]), loss.value(a, y)[n : n + 1], rtol=1e-15)
-        assert_allclose(loss.grad(a[n : n + 1], y[n : n + 1]), loss.grad(a, y)[n : n + 1], rtol=1e-15)
+    for kind, y in stated(loss):
+        value, grad = loss.value(a, y), loss.grad(a, y)
+        for n in range(7):
+            row = slice(n, n + 1)
+            assert_allclose(loss.value(a[row], y[row]), value[row], rtol=1e-15, err_msg=kind)
+            assert_allclose(loss.grad(a[row], y[row]), grad[row], rtol=1e-15, err_msg=kind)
 
 
-def test_the_log_form_is_the_same_loss_with_h_equal_to_a_times_grad_up_to_a_multiple_of_a(loss, y):
-    if not has(loss, "value_log", "grad_log"):
-        pytest.skip("stated on a only")
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if has(loss, "value_log", "grad_log")], ids=repr)
+def test_the_log_form_is_the_same_loss_with_h_equal_to_a_times_grad_up_to_a_multiple_of_a(loss):
     a = predictions()
-    assert_allclose(loss.value_log(np.log(a), y), loss.value(a, y), rtol=1e-12, atol=1e-15)
-    h, chained = loss.grad_log(np.log(a), y), a * loss.grad(a, y)
-    multiple = (h - chained).sum(axis=1, keepdims=True)  # as the rows of a sum to one
-    assert_allclose(h, chained + multiple * a, rtol=1e-11, atol=1e-14)
+    for kind, y in stated(loss):
+        assert_allclose(loss.value_log(np.log(a), y), loss.value(a, y), rtol=1e-12, atol=1e-15, err_msg=kind)
+        h, chained = loss.grad_log(np.log(a), y), a * loss.grad(a, y)
+        multiple = (h - chained).sum(axis=1, keepdims=True)  # as the rows of a sum to one
+        assert_allclose(h, chained + multiple * a, rtol=1e-11, atol=1e-14, err_msg=kind)
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), BinaryCrossEntropy()], ids=repr)
@@ -100,10 +104,10 @@ def test_the_ends_of_a_closed_range_belong_to_it(part):
     assert np.isfinite(part.value(predictions(), targets("one-hot", 7, 4))).all()
 
 
-def test_parts_cannot_be_changed_after_their_checks(loss, activation):
-    for part in (loss, activation):
-        with pytest.raises(FrozenInstanceError):
-            part.name = "other"
+@pytest.mark.parametrize("part", ACTIVATIONS + LOSSES, ids=repr)
+def test_parts_cannot_be_changed_after_their_checks(part):
+    with pytest.raises(FrozenInstanceError):
+        part.name = "other"
 
 
 def test_the_documented_values_of_the_losses_on_one_row():

@@ -33,18 +33,15 @@ PAGE = (Path(__file__).parents[1] / "docs" / "pairs.md").read_text(encoding="utf
 CANONICAL = [pair for pair in SETTINGS if canonical(*pair)]
 
 
-@pytest.mark.parametrize("name", PROPERTIES)
 @pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
-def test_a_claim_is_made_just_where_it_holds(pair, name):
+def test_a_claim_is_made_just_where_it_holds(pair):
     with np.errstate(all="ignore"):
-        holds = MEASURES[name](*pair)
-    assert (name in properties(*pair)) == holds
+        holds = [name for name in PROPERTIES if MEASURES[name](*pair)]
+    assert [name for name in PROPERTIES if name in properties(*pair)] == holds
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[1].targets != "one_hot"], ids=pair_id)
 def test_the_gradient_jumps_on_soft_targets_just_where_that_is_claimed(pair):
-    if pair[1].targets == "one_hot":
-        pytest.skip("stated on one-hot rows")
     with np.errstate(all="ignore"):
         assert kinked(*pair, soft=True) == jumps(*pair, soft=True)
 

@@ -55,18 +55,17 @@ def one_row_a_target(data, y):
     return replace(repeated(data, K), y=np.tile(np.arange(K), len(data)), weight=y.ravel(), smoothing=0.0)
 
 
-@pytest.mark.parametrize("reduction", ["weights", "rows"])
-def test_a_weight_of_two_is_the_row_twice_for_every_pair(pair, reduction):
-    data = sample()
+def test_a_weight_of_two_is_the_row_twice_for_every_pair(pair):
+    data, w = sample(), parameters()
     counts = np.random.default_rng(2).integers(3, size=N)
-    objective = Objective(*pair, auto, NoPenalty(), reduction=reduction)
-    weighted = Problem(objective, replace(data, weight=counts.astype(float)))
-    w = parameters()
-    scale = 1.0 if reduction == "weights" else counts.sum() / N
-    value, grad = Problem(objective, repeated(data, counts)).value_and_grad(w)
-    assert_allclose(weighted.value_and_grad(w)[0], scale * value, rtol=1e-12)
-    assert_allclose(weighted.value_and_grad(w)[1], scale * grad, rtol=1e-10, atol=1e-13)
-    assert_allclose(weighted.evaluate(w, {}).loss, scale * value, rtol=1e-12)
+    for reduction, scale in (("weights", 1.0), ("rows", counts.sum() / N)):
+        objective = Objective(*pair, auto, NoPenalty(), reduction=reduction)
+        weighted = Problem(objective, replace(data, weight=counts.astype(float)))
+        value, grad = Problem(objective, repeated(data, counts)).value_and_grad(w)
+        found = weighted.value_and_grad(w)
+        assert_allclose(found[0], scale * value, rtol=1e-12, err_msg=reduction)
+        assert_allclose(found[1], scale * grad, rtol=1e-10, atol=1e-13, err_msg=reduction)
+        assert_allclose(weighted.evaluate(w, {}).loss, scale * value, rtol=1e-12, err_msg=reduction)
 
 
 def test_a_class_weight_of_two_is_its_rows_twice_for_every_pair(pair):
@@ -175,17 +174,16 @@ def test_multi_hot_rows_are_as_many_binary_logistic_regressions():
     assert np.abs(Problem(objective, data).value_and_grad(w)[1]).max() < 1e-6
 
 
-@pytest.mark.parametrize("epsilon", [0.1, 0.75])
-def test_smooth_labels_train_as_rows_that_were_smoothed_by_hand(pair, epsilon):
-    labels = sample()
-    y = (1 - epsilon) * np.eye(K)[labels.y] + epsilon / K
+def test_smooth_labels_train_as_rows_that_were_smoothed_by_hand(pair):
+    labels, w = sample(), parameters()
     objective = Objective(*pair, auto, NoPenalty())
-    smooth = for_training(labels, epsilon, None)
-    assert smooth.y is labels.y  # labels stay labels in memory
-    w = parameters()
-    one, other = (Problem(objective, data).value_and_grad(w) for data in (smooth, sample(y)))
-    assert one[0] == other[0]
-    assert_array_equal(one[1], other[1])
+    for epsilon in (0.1, 0.75):
+        y = (1 - epsilon) * np.eye(K)[labels.y] + epsilon / K
+        smooth = for_training(labels, epsilon, None)
+        assert smooth.y is labels.y  # labels stay labels in memory
+        one, other = (Problem(objective, data).value_and_grad(w) for data in (smooth, sample(y)))
+        assert one[0] == other[0], epsilon
+        assert_array_equal(one[1], other[1], err_msg=str(epsilon))
 
 
 def test_smoothing_goes_with_the_batches():
