@@ -9,6 +9,8 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
+# Bytecode stays for the next time whatever the environment says; pytest's takes each of its workers seconds to make.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test test-processes test-slow test-extras test-crash bench
 run: .venv/installed
