@@ -1,6 +1,7 @@
 """Rows on the workers of a cluster: the bits of one machine, whatever becomes of the workers, and sentences."""
 
 import csv
+import logging
 import os
 import re
 import shlex
@@ -60,6 +61,14 @@ FITS = {
     "hinge": (replace(CE, activation=Identity(), loss=SquaredHinge()), Newton(), None),
     "sgd": (CE, Sgd(lr=0.1), 8192),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_is_logged_is_heard_again():
+    """LocalCluster silences the handlers of pytest, too, and for good."""
+    yield
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")
