@@ -110,7 +110,7 @@ class ElasticNet(_WithStrength):
     l1_ratio: float = 0.5  # type: ignore[misc]
 
     def __post_init__(self) -> None:
-        _WithStrength.__post_init__(self)
+        super().__post_init__()
         ok = 0 <= self.l1_ratio <= 1
         require(ok, f"penalty.l1_ratio must be at least 0 (all l2) and at most 1 (all l1), got {self.l1_ratio}.")
 

@@ -124,7 +124,7 @@ class Stack:
                 loss, slope, rows = sums.map_sum(of_block)
                 slope *= view.intercept / total[:, None]
                 far = np.abs(slope).sum(axis=1) * _way(v[:, -1]) > enough * loss / total
-                if step == STEPS or not far.any():
+                if step == STEPS or not far.any():  # the biases are those that were evaluated last
                     break
                 shift = _shift(curvature, slope)
                 v[:, -1] += shift

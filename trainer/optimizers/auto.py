@@ -46,5 +46,5 @@ class Auto:
         return None
 
     def step(self, problem: Problem, w: Array, state: Any) -> Step:
-        solver = self.choose(problem, w.shape[1], getattr(state, "steps", 0))
+        solver = self.choose(problem, w.shape[1], state.steps if isinstance(state, State) else 0)
         return solver.step(problem, w, solver.init(w) if state is None else state)

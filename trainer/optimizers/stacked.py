@@ -150,9 +150,9 @@ def _approach(
 ) -> tuple[Stacked, Array, Array]:
     """Steps in single precision until half of the gap is all but proved, or least reached; and their numbers."""
     here, able = stack.at(models, v), np.full(len(v), True)
+    of_weights, _ = stack.bounds(models, here, metric.mean)
     iterations, products = np.zeros((2, len(v)), dtype=int)
     for _ in range(min(ROUNDS, aim.iterations)):
-        of_weights, _ = stack.bounds(models, here, metric.mean)
         away = dots(here.g, metric(here.g)) / 2 / here.value
         on = able & (of_weights > aim.gap / 2 * here.value) & (away > least)
         if not on.any():
@@ -160,8 +160,10 @@ def _approach(
         eta = np.maximum(_eta(of_weights, aim.gap * here.value), np.minimum(away**0.4, ROUGHEST))
         d, number = _newton(stack, models, here, metric, np.where(on, eta, 1.0))
         before, (here, low) = here, _lower(stack, models, here, np.where(on[:, None, None], d, 0.0))
+        # Where E has fallen by no more than its rounding, only the bound tells whether a step led anywhere.
         fell = before.value - here.value > noise(1.0, np.float32) * here.value
-        able &= low & (fell | (stack.bounds(models, here, metric.mean)[0] < of_weights / 2))
+        last, (of_weights, _) = of_weights, stack.bounds(models, here, metric.mean)
+        able &= low & (fell | (of_weights < last / 2))
         iterations += on
         products += number
     return here, iterations, products
