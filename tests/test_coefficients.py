@@ -67,6 +67,11 @@ def test_the_strongest_features_are_drawn_for_any_number_of_classes(classes, tmp
     assert image.shape[1] < 1300
 
 
+def test_the_picture_has_room_for_the_features_that_there_are(tmp_path):
+    few, many = (imread(coefficients(tmp_path / f"{n}.png", learnt(3, n), "t")) for n in (2, 8))
+    assert few.shape[0] < 0.7 * many.shape[0]
+
+
 def test_two_classes_that_mirror_each_other_are_drawn_once_and_nothing_is_not_drawn(tmp_path):
     one = learnt(1).per_deviation
     both = learnt(2)._replace(per_deviation=np.hstack([-one, one]))

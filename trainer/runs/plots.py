@@ -148,8 +148,8 @@ def coefficients(path: Path, learnt: Coefficients, title: str, most: int = 6, pa
     if not drawn:
         return None
     columns = min(3, len(drawn))
-    rows = -(-len(drawn) // columns)
-    figure = Figure(figsize=(4.2 * columns, 0.8 + rows * (0.9 + 0.25 * most)), layout="constrained")
+    rows, bars = -(-len(drawn) // columns), max(len(pairs) for _, pairs in drawn)
+    figure = Figure(figsize=(4.2 * columns, 0.8 + rows * (0.9 + 0.25 * bars)), layout="constrained")
     left_out = f"; {panels} of {len(classes)} classes" if len(classes) > panels else ""
     figure.suptitle(f"{title}: added by one standard deviation{left_out}", fontsize=10, parse_math=False)
     limit = 1.05 * max(abs(value) for _, pairs in drawn for _, value in pairs)
@@ -161,7 +161,7 @@ def coefficients(path: Path, learnt: Coefficients, title: str, most: int = 6, pa
         places = range(len(pairs))
         axes.barh(places, values, color=[COLORS[0] if value > 0 else COLORS[5] for value in values])
         axes.set_yticks(places, [shortened(name) for name, _ in pairs], parse_math=False, fontsize=8)
-        axes.set(xlim=(-limit, limit), ylim=(most - 0.4, -0.6))
+        axes.set(xlim=(-limit, limit), ylim=(bars - 0.4, -0.6))
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_title(shortened(str(learnt.classes[k])), parse_math=False, fontsize=9)
         tidy(axes)
